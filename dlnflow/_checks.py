@@ -1,0 +1,112 @@
+"""Small named checks: each says which argument, what was expected and what came."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dlnflow._typing import FloatArray, IntArray
+
+
+def positive(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it is finite and > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not (np.isscalar(value) and np.isreal(value) and np.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be a finite number > 0, got {value!r}. {hint}".rstrip())
+    return float(value)
+
+
+def positive_integer(name: str, value: int) -> int:
+    """Return `value` as an int if it is a whole number >= 1.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value):
+        raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}.")
+    if not np.isfinite(value) or value < 1 or value != int(value):
+        raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}.")
+    return int(value)
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Return `value` if it is one of `allowed`.
+
+    Raises
+    ------
+    ValueError
+        If it is not, with the nearest allowed value.
+    """
+    if value not in allowed:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(allowed)}; got {value!r}."
+            + did_you_mean(str(value), allowed)
+        )
+    return value
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return ' Did you mean ...?' for the nearest known word, or an empty string."""
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(word.lower(), list(lower), n=1, cutoff=0.5)
+    return f" Did you mean {lower[near[0]]!r}?" if near else ""
+
+
+def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a float64 matrix without NaN or infinity.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric, not two-dimensional, empty or not finite.
+    """
+    try:
+        matrix = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a numeric matrix: {error}.") from error
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"`{name}` must be a non-empty matrix, got shape {matrix.shape}.")
+    bad = np.argwhere(~np.isfinite(matrix))
+    if len(bad):
+        raise ValueError(
+            f"`{name}` must be finite; {len(bad)} entries are NaN or infinite, the first at "
+            f"row {bad[0][0]}, column {bad[0][1]}. Remove or impute them."
+        )
+    return matrix
+
+
+def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
+    """Return `steps` as strictly increasing whole numbers in [0, n_steps].
+
+    Raises
+    ------
+    ValueError
+        If they are empty, not whole, not increasing or beyond the run.
+    """
+    array = np.atleast_1d(np.asarray(steps))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"`steps` must be a non-empty list of steps, got shape {array.shape}.")
+    if array.dtype.kind not in "iuf" or np.any(array != np.floor(array)):
+        raise ValueError(f"`steps` must be whole numbers (optimiser steps), got {array[:5]}.")
+    array = array.astype(np.int64)
+    if np.any(np.diff(array) <= 0):
+        where = int(np.argmax(np.diff(array) <= 0))
+        raise ValueError(
+            f"`steps` must be strictly increasing; {array[where + 1]} follows {array[where]}. "
+            "Sort them and drop repeats, e.g. with numpy.unique."
+        )
+    if array[0] < 0 or array[-1] > n_steps:
+        beyond = array[0] if array[0] < 0 else array[-1]
+        raise ValueError(
+            f"`steps` must lie in [0, {n_steps}], the length of this run; got {beyond}. "
+            "Give Run a larger `n_steps`."
+        )
+    return array
