@@ -1,0 +1,1 @@
+"""When a training example matters: influence over training time."""

@@ -1,0 +1,1 @@
+"""Estimators of influence over training, one file each."""
