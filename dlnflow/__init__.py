@@ -1,1 +1,30 @@
-"""When a training example matters: influence over training time."""
+"""When a training example matters: influence over training time.
+
+Exact in deep linear networks, sampled in language models.
+"""
+
+from dlnflow import influence
+from dlnflow._simulation import DivergenceError
+from dlnflow.datasets import living_things, semantic_hierarchy
+from dlnflow.influence import ESTIMATORS
+from dlnflow.result import check, load, save, stack
+from dlnflow.schedule import Schedule
+from dlnflow.task import Task
+from dlnflow.training import Run, Trajectory
+
+__version__ = "0.1.0"
+__all__ = [
+    "ESTIMATORS",
+    "DivergenceError",
+    "Run",
+    "Schedule",
+    "Task",
+    "Trajectory",
+    "check",
+    "influence",
+    "living_things",
+    "load",
+    "save",
+    "semantic_hierarchy",
+    "stack",
+]

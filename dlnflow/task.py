@@ -8,7 +8,6 @@ from os import PathLike
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy import linalg
 
 from dlnflow import _checks
@@ -234,7 +233,7 @@ def _check_columns(frame: pd.DataFrame) -> None:
     if frame.shape[1] == 0:
         raise ValueError("the table has no feature column.")
     for name, column in frame.items():
-        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        if not pd.api.types.is_numeric_dtype(column):
             numeric = pd.to_numeric(column, errors="coerce")
             bad = column[numeric.isna()]
             example = f"; {bad.index[0]!r} has {bad.iloc[0]!r}" if len(bad) else ""

@@ -1,1 +1,16 @@
-"""Estimators of influence over training, one file each."""
+"""Estimators of influence over training, one file each.
+
+Every estimator is ``f(run, steps, *, options) -> xarray.DataArray`` and a choice of the response
+kernel, or the finite quantity that the kernel linearises; see docs/estimators.md.
+"""
+
+from dlnflow.influence.leave_one_out import leave_one_out
+from dlnflow.influence.tangent import tangent
+
+ESTIMATORS = {
+    "tangent": tangent,
+    "leave_one_out": leave_one_out,
+}
+"""Estimators by name, as used by `dlnflow influence --estimator`."""
+
+__all__ = ["ESTIMATORS", *ESTIMATORS]

@@ -1,0 +1,245 @@
+"""The loops that train: discrete steps or gradient flow, with or without derivatives.
+
+Everything here works on plain weights; `dlnflow.training` gives it names and units. A *record*
+function turns the weights at a requested step into what is kept, so that a run of any length
+stores only what was asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.integrate import solve_ivp
+
+from dlnflow import network
+from dlnflow._progress import Progress
+from dlnflow._typing import FloatArray, IntArray
+from dlnflow.network import Weights
+from dlnflow.optimizers import Base, Optimizer
+from dlnflow.schedule import Schedule
+
+Record = Callable[[Weights], FloatArray]
+TangentRecord = Callable[[Weights, Weights], FloatArray]
+
+DIVERGENCE_FACTOR = 1e4
+"""Training has diverged when the summed squared error exceeds its initial value this many times.
+
+A stable run never gets near it: its error starts near its maximum.
+"""
+FLOW_RTOL, FLOW_ATOL = 1e-11, 1e-14
+"""Tolerances of the Runge-Kutta solver (DOP853) for gradient flow."""
+
+
+class DivergenceError(FloatingPointError):
+    """Training left the region where the learning rate is stable."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained and how: initial weights, data, update rule.
+
+    ``optimizer`` is None for gradient flow, whose time is learning_rate * step.
+    """
+
+    weights: Weights
+    x: FloatArray | None
+    y: FloatArray
+    learning_rate: float
+    optimizer: Optimizer | None
+    stable_bound: float
+
+    @property
+    def n_items(self) -> int:
+        """Number of items N."""
+        return self.y.shape[1]
+
+    def copies(self, batch: tuple[int, ...]) -> Weights:
+        """Initial weights repeated along the batch axes, writable."""
+        return [np.broadcast_to(w, batch + w.shape).copy() for w in self.weights]
+
+    def scaled(self, item_weights: FloatArray) -> FloatArray:
+        """w_i / N with an axis for the output dimension, shape (..., 1, N)."""
+        return item_weights[..., None, :] / self.n_items
+
+    def diverged(self, step: int) -> DivergenceError:
+        """Return the error to raise when the loss has blown up at `step`."""
+        return DivergenceError(
+            f"training diverged at step {step}: learning_rate={self.learning_rate:g} is too large. "
+            "A stable value at the solution, from the largest singular value, is below "
+            f"{self.stable_bound:.4g}; `learning_rate=None` chooses one."
+        )
+
+
+def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -> FloatArray:
+    """Train and record at the requested steps; batched over the schedule's networks.
+
+    Returns
+    -------
+    array, shape (T, ...)
+        ``record(weights)`` at every requested step.
+
+    Raises
+    ------
+    DivergenceError
+        As soon as the error exceeds `DIVERGENCE_FACTOR` times its initial value.
+    """
+    if problem.optimizer is None:
+        return _flow(problem, steps, schedule, record)
+    weights, state = problem.copies(schedule.batch), None
+    wanted, kept = set(steps.tolist()), []
+    limit = None
+    with Progress(int(steps[-1]), "training") as progress, np.errstate(all="ignore"):
+        state = problem.optimizer.start(weights)
+        for first, last, item_weights in schedule.segments(int(steps[-1])):
+            scaled = problem.scaled(item_weights)
+            for step in range(first, last):
+                if step in wanted:
+                    kept.append(record(weights))
+                products = network.propagate(weights, problem.x, problem.y, scaled)
+                error = np.vdot(products.residual, products.residual)
+                limit = DIVERGENCE_FACTOR * error if limit is None else limit
+                if not error <= limit:
+                    raise problem.diverged(step)
+                problem.optimizer.step(weights, network.gradients(products), state)
+                progress.advance()
+    last_record = record(weights)
+    if not np.all(np.isfinite(last_record)):
+        raise problem.diverged(int(steps[-1]))
+    kept.append(last_record)
+    return np.stack(kept)
+
+
+def run_tangents(
+    problem: Problem,
+    steps: IntArray,
+    schedule: Schedule,
+    directions: FloatArray,
+    record: TangentRecord,
+) -> FloatArray:
+    """Train one network together with its derivatives along changes of the item weights.
+
+    Parameters
+    ----------
+    problem : Problem
+    steps : array of int, shape (T,)
+    schedule : Schedule
+        Item weights, shape (N,) at every step.
+    directions : array, shape (K, N)
+        Directions in item-weight space: the derivative of w along direction k, at all times.
+    record : function of (weights, tangents)
+        Tangents have a leading axis K.
+
+    Returns
+    -------
+    array, shape (T, ...)
+
+    Raises
+    ------
+    DivergenceError
+        As in `run`.
+    """
+    if problem.optimizer is None:
+        return _flow_tangents(problem, steps, schedule, directions, record)
+    weights = problem.copies(())
+    tangents = [np.zeros(directions.shape[:1] + w.shape) for w in weights]
+    forcing = problem.scaled(directions)
+    optimizer = problem.optimizer
+    wanted, kept, limit = set(steps.tolist()), [], None
+    with (
+        Progress(int(steps[-1]), "training with derivatives") as progress,
+        np.errstate(all="ignore"),
+    ):
+        state, state_tangent = optimizer.start(weights), optimizer.start(tangents)
+        for first, last, item_weights in schedule.segments(int(steps[-1])):
+            scaled = problem.scaled(item_weights)
+            for step in range(first, last):
+                if step in wanted:
+                    kept.append(record(weights, tangents))
+                products = network.propagate(weights, problem.x, problem.y, scaled)
+                error = np.vdot(products.residual, products.residual)
+                limit = DIVERGENCE_FACTOR * error if limit is None else limit
+                if not error <= limit:
+                    raise problem.diverged(step)
+                gradients = network.gradients(products)
+                moved = network.gradient_tangents(weights, tangents, products, scaled, forcing)
+                optimizer.step(weights, gradients, state)
+                optimizer.step_tangent(tangents, moved, state_tangent, base=Base(gradients, state))
+                progress.advance()
+    kept.append(record(weights, tangents))
+    if not np.all(np.isfinite(kept[-1])):
+        raise problem.diverged(int(steps[-1]))
+    return np.stack(kept)
+
+
+def _flow(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -> FloatArray:
+    """Gradient flow dW/dstep = - learning_rate * gradient, all networks as one ODE."""
+
+    def velocity(weights: Weights, scaled: FloatArray) -> Weights:
+        products = network.propagate(weights, problem.x, problem.y, scaled)
+        return network.gradients(products)
+
+    start = problem.copies(schedule.batch)
+    return _integrate(problem, steps, schedule, start, velocity, record)
+
+
+def _flow_tangents(
+    problem: Problem,
+    steps: IntArray,
+    schedule: Schedule,
+    directions: FloatArray,
+    record: TangentRecord,
+) -> FloatArray:
+    """Gradient flow together with its variational equation."""
+    depth, forcing = len(problem.weights), problem.scaled(directions)
+
+    def velocity(stacked: Weights, scaled: FloatArray) -> Weights:
+        weights, tangents = stacked[:depth], stacked[depth:]
+        products = network.propagate(weights, problem.x, problem.y, scaled)
+        moved = network.gradient_tangents(weights, tangents, products, scaled, forcing)
+        return network.gradients(products) + moved
+
+    start = problem.copies(())
+    start += [np.zeros(directions.shape[:1] + w.shape) for w in start]
+    return _integrate(
+        problem, steps, schedule, start, velocity, lambda s: record(s[:depth], s[depth:])
+    )
+
+
+def _integrate(
+    problem: Problem,
+    steps: IntArray,
+    schedule: Schedule,
+    start: Weights,
+    velocity: Callable[[Weights, FloatArray], Weights],
+    record: Record,
+) -> FloatArray:
+    """Solve d(state)/dstep = - learning_rate * velocity, restarting where item weights jump."""
+    shapes = [w.shape for w in start]
+    cuts = np.cumsum([w.size for w in start])[:-1]
+
+    def unpack(flat: FloatArray) -> Weights:
+        return [part.reshape(s) for part, s in zip(np.split(flat, cuts), shapes, strict=True)]
+
+    def slope(_: float, flat: FloatArray, scaled: FloatArray) -> FloatArray:
+        parts = velocity(unpack(flat), scaled)
+        return -problem.learning_rate * np.concatenate([part.ravel() for part in parts])
+
+    flat = np.concatenate([w.ravel() for w in start])
+    kept = [record(unpack(flat))] if steps[0] == 0 else []
+    for first, last, item_weights in schedule.segments(int(steps[-1])):
+        inside = steps[(steps > first) & (steps <= last)]
+        solution = solve_ivp(
+            slope,
+            (first, last),
+            flat,
+            method="DOP853",
+            t_eval=np.union1d(inside, [last]),
+            args=(problem.scaled(item_weights),),
+            rtol=FLOW_RTOL,
+            atol=FLOW_ATOL,
+        )
+        if not solution.success:
+            raise problem.diverged(first)
+        kept += [record(unpack(solution.y[:, k])) for k in range(len(inside))]
+        flat = solution.y[:, -1]
+    return np.stack(kept)

@@ -1,0 +1,69 @@
+"""What every estimator starts and ends with: validated times and items, and a labelled result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _checks, result
+from dlnflow._typing import FloatArray, IntArray
+from dlnflow.training import Run
+
+Items = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times and items at which influence is wanted.
+
+    ``query`` and ``train`` are positions of items; ``run`` is the run they belong to.
+    """
+
+    run: Run
+    steps: IntArray
+    query: IntArray
+    train: IntArray
+
+    @classmethod
+    def of(cls, run: Run, steps: ArrayLike, query: Items = None, train: Items = None) -> "Grid":
+        """Check steps against the run and item names against its task.
+
+        Raises
+        ------
+        TypeError
+            If `run` is not a Run.
+        ValueError
+            If steps are unsorted, not whole or beyond the run, or an item is unknown.
+        """
+        if not isinstance(run, Run):
+            raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
+        steps = _checks.recorded_steps(steps, run.n_steps)
+        return cls(run, steps, run.task.indices(query), run.task.indices(train))
+
+    @property
+    def flow_time(self) -> FloatArray:
+        """Dimensionless times, shape (T,)."""
+        return self.run.flow_time(self.steps)
+
+    def result(
+        self,
+        values: FloatArray,
+        estimator: str,
+        *,
+        attrs: Mapping[str, object] | None = None,
+        leading: Mapping[str, ArrayLike] | None = None,
+    ) -> xr.DataArray:
+        """Label `values`, shape (..., T, n_query, n_train)."""
+        names = np.asarray(self.run.task.items, dtype=str)
+        return result.influence(
+            values,
+            self.steps,
+            names[self.query],
+            names[self.train],
+            estimator=estimator,
+            flow_time=self.flow_time,
+            attrs=attrs,
+            leading=leading,
+        )

@@ -1,0 +1,86 @@
+"""The finite effect of removing a training item, by retraining."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _simulation, network
+from dlnflow._typing import FloatArray
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.network import Weights
+from dlnflow.schedule import Schedule
+from dlnflow.training import Run
+
+
+def leave_one_out(
+    run: Run,
+    steps: ArrayLike,
+    *,
+    fraction: float = 1.0,
+    query: Items = None,
+    train: Items = None,
+) -> xr.DataArray:
+    """Influence as the loss difference between training with and without an item.
+
+    K[t, q, i] = [ l_q(theta_t; w = 1) - l_q(theta_t; w_i = 1 - fraction) ] / fraction.
+
+    Both trainings start from the same weights and use the same optimizer; l_q is the loss on the
+    unchanged query item. Removal (fraction 1) takes the item's term out of the objective, which
+    keeps its factor 1/N; that is the same as setting its input and its output to zero. As
+    ``fraction`` goes to 0 this becomes `tangent`.
+
+    All retrainings run together as one batch.
+
+    Parameters
+    ----------
+    run : Run
+        Any optimizer, depth and inputs.
+    steps : sequence of int
+        Strictly increasing within the run.
+    fraction : float
+        How much of the item's weight is removed, nonzero and at most 1 (negative: added).
+    query, train : item names, optional
+        Default: all. One retraining per train item.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train); negative = the train item helps the query.
+
+    Raises
+    ------
+    ValueError
+        If steps, names or `fraction` are invalid.
+    dlnflow.DivergenceError
+        If a run diverges.
+
+    References
+    ----------
+    Lee et al. 2025, "Influence Dynamics and Stagewise Data Attribution", eq. 3 and appendix C.3.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy())
+    >>> inf = leave_one_out(run, [100, 200], query=["cat", "pine"], train="dog")
+    >>> inf.sel(time=200, train="dog").values.round(2).tolist()
+    [-0.2, 0.12]
+    """
+    grid = Grid.of(run, steps, query, train)
+    if not np.isfinite(fraction) or fraction == 0 or fraction > 1:
+        raise ValueError(
+            f"`fraction` must be nonzero and at most 1 (1 = remove the item), got {fraction!r}. "
+            "For the limit 0 use `tangent`."
+        )
+    problem, n_items = run.problem, run.task.n_items
+    y, x = problem.y[:, grid.query], run.task.x[:, grid.query]
+
+    def record(weights: Weights) -> FloatArray:
+        return network.losses(weights, x, y)  # (1 + n_train, n_query)
+
+    removed = 1.0 - fraction * np.eye(n_items)[grid.train]
+    schedule = Schedule.constant(np.vstack([np.ones(n_items), removed]))
+    losses = _simulation.run(problem, grid.steps, schedule, record)
+    difference = (losses[:, :1] - losses[:, 1:]) / fraction  # (T, n_train, n_query)
+    attrs = {"fraction": fraction, "retrainings": len(grid.train)}
+    return grid.result(np.swapaxes(difference, 1, 2), "leave_one_out", attrs=attrs)

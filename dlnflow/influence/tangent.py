@@ -1,0 +1,73 @@
+"""Exact derivative of the training run with respect to the weight of a training item."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _simulation, network
+from dlnflow._typing import FloatArray
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.network import Weights
+from dlnflow.schedule import Schedule
+from dlnflow.training import Run
+
+
+def tangent(
+    run: Run, steps: ArrayLike, *, query: Items = None, train: Items = None
+) -> xr.DataArray:
+    """Influence as the exact first-order response of the actual training run.
+
+    K[t, q, i] = d l_q(theta_t) / d w_i at w = 1, with w_i changed for the whole run and the
+    initial weights fixed. For gradient descent with step eta the derivative of the weights obeys
+
+        theta'_{k+1} = (I - eta H_k) theta'_k - (eta / N) grad l_i(theta_k),   theta'_0 = 0,
+
+    and K = grad l_q . theta'; momentum, Adam and gradient flow have the corresponding exact
+    recursion (for Adam through its moments). This is the response kernel with the full Hessian at
+    every step, integrated over training: HyDRA without its approximation.
+
+    Parameters
+    ----------
+    run : Run
+        Any optimizer, depth and inputs.
+    steps : sequence of int
+        Times at which influence is wanted, strictly increasing within the run.
+    query, train : item names, optional
+        Default: all. Cost is proportional to the number of train items.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train); negative = the train item helps the query.
+
+    Raises
+    ------
+    ValueError
+        If steps or names are invalid.
+    dlnflow.DivergenceError
+        If the run diverges.
+
+    References
+    ----------
+    Chen et al. 2021, "HyDRA: Hypergradient data relevance analysis"; docs/derivations/response.md.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy())
+    >>> inf = tangent(run, [100, 200], query=["cat", "pine"], train="dog")
+    >>> inf.sel(time=200, train="dog").values.round(2).tolist()
+    [-0.21, 0.13]
+    """
+    grid = Grid.of(run, steps, query, train)
+    problem, n_items = run.problem, run.task.n_items
+    y = problem.y[:, grid.query]
+    x = run.task.x[:, grid.query]
+
+    def record(weights: Weights, tangents: Weights) -> FloatArray:
+        return network.loss_tangents(weights, tangents, x, y).T
+
+    directions = np.eye(n_items)[grid.train]
+    unit = Schedule.constant(np.ones(n_items))
+    values = _simulation.run_tangents(problem, grid.steps, unit, directions, record)
+    return grid.result(values, "tangent")

@@ -1,0 +1,279 @@
+"""The labelled result that every estimator returns, and the only place where its sign is set."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+SIGN = "d loss(query) / d weight(train): negative = the train item helps the query"
+UNITS = "loss per unit of item weight"
+OBJECTIVE = "(1/N) sum_i w_i l_i,  l_i = 1/2 |y_i - W x_i|^2"
+CORE_DIMS = ("time", "query", "train")
+
+
+def influence(
+    values: ArrayLike,
+    time: ArrayLike,
+    query: Sequence[str],
+    train: Sequence[str],
+    *,
+    estimator: str,
+    flow_time: ArrayLike,
+    attrs: Mapping[str, object] | None = None,
+    leading: Mapping[str, ArrayLike] | None = None,
+) -> xr.DataArray:
+    """Build the labelled influence array; every estimator ends here.
+
+    Parameters
+    ----------
+    values : array, shape (..., T, n_query, n_train)
+        K = d l_query / d w_train. A finite removal enters as l(full) - l(without), a sampled
+        covariance as -beta Cov.
+    time : array of int, shape (T,)
+        Optimiser steps, strictly increasing.
+    query, train : sequences of str
+        Item labels.
+    estimator : str
+        Name in `dlnflow.ESTIMATORS`.
+    flow_time : array, shape (T,)
+        The same times in units of da/dt = L a^(2-2/L) (s - a); NaN where there is none.
+    attrs : mapping, optional
+        Options of the estimator, recorded with the result. Values must be text or numbers.
+    leading : mapping of dimension name to coordinate, optional
+        Sweeps, in the order of the leading axes of `values`.
+
+    Returns
+    -------
+    xarray.DataArray
+        Name ``influence``, dims (*leading, time, query, train).
+
+    Raises
+    ------
+    ValueError
+        If shapes and labels disagree.
+    """
+    leading = dict(leading or {})
+    coords: dict[str, object] = {name: np.asarray(value) for name, value in leading.items()}
+    coords |= {
+        "time": np.asarray(time, dtype=np.int64),
+        "query": np.asarray(list(query), dtype=str),
+        "train": np.asarray(list(train), dtype=str),
+        "flow_time": ("time", np.asarray(flow_time, dtype=np.float64)),
+    }
+    about = {"estimator": estimator, "sign": SIGN, "units": UNITS, "objective": OBJECTIVE}
+    array = xr.DataArray(
+        np.asarray(values, dtype=np.float64),
+        dims=(*leading, *CORE_DIMS),
+        coords=coords,
+        name="influence",
+        attrs=about | dict(attrs or {}),
+    )
+    array.time.attrs["units"] = "optimiser steps"
+    array.flow_time.attrs["units"] = "time of da/dt = L a^(2-2/L) (s - a)"
+    return check(array)
+
+
+def check(array: xr.DataArray) -> xr.DataArray:
+    """Return `array` if it keeps the contract of an influence result.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    xarray.DataArray
+        The same object.
+
+    Raises
+    ------
+    TypeError
+        If it is not a DataArray.
+    ValueError
+        If name, dims, labels, time or sign are not those of an influence result.
+    """
+    if not isinstance(array, xr.DataArray):
+        raise TypeError(f"expected an xarray.DataArray, got {type(array).__name__}.")
+    if array.name != "influence" or array.dims[-3:] != CORE_DIMS or "method" in array.dims:
+        raise ValueError(
+            "expected a DataArray named 'influence' with last dims (time, query, train) and no "
+            f"dim 'method'; got name {array.name!r}, dims {array.dims}."
+        )
+    missing = [n for n in (*array.dims, "flow_time") if n not in array.coords]
+    if missing:
+        raise ValueError(f"an influence result needs coordinates for {', '.join(missing)}.")
+    if array.time.dtype.kind not in "iu" or np.any(np.diff(array.time.values) <= 0):
+        raise ValueError("`time` must be strictly increasing whole steps.")
+    for name in ("query", "train"):
+        if len(np.unique(array[name].values)) < array.sizes[name]:
+            raise ValueError(f"labels of `{name}` must all differ.")
+    if array.attrs.get("sign") != SIGN:
+        raise ValueError(
+            f"the sign of an influence result is {SIGN!r}; got {array.attrs.get('sign')!r}. "
+            "Build results with dlnflow.result.influence."
+        )
+    return array
+
+
+def stack(*arrays: xr.DataArray) -> xr.DataArray:
+    """Join results of several estimators along a new leading dimension ``estimator``.
+
+    Parameters
+    ----------
+    *arrays : xarray.DataArray
+        Influence results on one grid; sweeps must be selected down to one value first.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (estimator, time, query, train), labelled by each result's estimator.
+
+    Raises
+    ------
+    ValueError
+        If grids, labels or signs differ (nothing is joined silently), if two results have the
+        same estimator name, or if one still has a sweep dimension.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy())
+    >>> both = dln.stack(
+    ...     dln.influence.analytic(run, [100, 200]), dln.influence.leave_one_out(run, [100, 200])
+    ... )
+    >>> both.dims, both.estimator.values.tolist()
+    (('estimator', 'time', 'query', 'train'), ['analytic', 'leave_one_out'])
+    """
+    if not arrays:
+        raise ValueError("give at least one influence result to stack.")
+    for array in arrays:
+        check(array)
+        if array.dims != CORE_DIMS:
+            extra = ", ".join(map(str, array.dims[:-3]))
+            raise ValueError(
+                f"{array.attrs['estimator']!r} still has the dim {extra}; select one value with "
+                ".sel(...) before stacking."
+            )
+    names = [str(array.attrs["estimator"]) for array in arrays]
+    if len(set(names)) < len(names):
+        raise ValueError(f"estimators must differ, got {', '.join(names)}.")
+    for array, name in zip(arrays[1:], names[1:], strict=True):
+        _same_grid(arrays[0], array, names[0], name)
+    shared = dict(arrays[0].attrs)
+    for array in arrays[1:]:
+        shared = {k: v for k, v in shared.items() if array.attrs.get(k) == v}
+    joined = xr.concat(
+        arrays,
+        xr.Variable("estimator", np.asarray(names, dtype=str)),
+        join="exact",
+        coords="minimal",
+        compat="override",
+        combine_attrs="drop",
+    ).transpose("estimator", *CORE_DIMS)
+    return check(joined.assign_attrs(shared | {"estimator": ", ".join(names)}))
+
+
+def _same_grid(first: xr.DataArray, other: xr.DataArray, first_name: str, name: str) -> None:
+    for dim in CORE_DIMS:
+        a, b = first[dim].values, other[dim].values
+        if len(a) != len(b) or np.any(a != b):
+            raise ValueError(
+                f"{first_name!r} and {name!r} differ in `{dim}`: {a[:4]}... ({len(a)}) against "
+                f"{b[:4]}... ({len(b)}). Compute both on the same steps and items."
+            )
+    for key in ("units", "objective"):
+        if first.attrs.get(key) != other.attrs.get(key):
+            raise ValueError(f"{first_name!r} and {name!r} differ in {key}.")
+
+
+def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
+    """Write a result to a netCDF file, atomically: the file is complete or unchanged.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        An influence result.
+    path : path-like
+        Usually ending in ``.nc``. An existing file is replaced only when the new one is whole.
+
+    Returns
+    -------
+    pathlib.Path
+        Where it stands.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `array` is not an influence result.
+    """
+    check(array)
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        array.to_netcdf(temporary, engine="scipy")
+    return path
+
+
+def load(path: str | PathLike[str]) -> xr.DataArray:
+    """Read a result that `save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        If the file is not a netCDF file or does not hold an influence result.
+    FileNotFoundError
+        If there is no such file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        array = xr.load_dataarray(path, engine="scipy")
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a netCDF file written by dlnflow: {error}") from error
+    for name in array.coords:
+        if array[name].dtype.kind in "iu":
+            attrs = array[name].attrs
+            array = array.assign_coords({name: array[name].astype(np.int64)})
+            array[name].attrs.update(attrs)
+        elif array[name].dtype.kind in "SOT":
+            array = array.assign_coords({name: array[name].astype(str)})
+    return check(array)
+
+
+class atomic_path:
+    """Context manager: a temporary path beside `path` that replaces it when all went well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers choose their format by it.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{self.path.stem}.", suffix=self.path.suffix, dir=self.path.parent
+        )
+        os.close(handle)
+        self._temporary = Path(name)
+        return self._temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            umask = os.umask(0)
+            os.umask(umask)
+            self._temporary.chmod(0o666 & ~umask)
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)

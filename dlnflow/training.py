@@ -1,0 +1,338 @@
+"""A training run of a deep linear network, described before it is trained."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy.integrate import quad
+
+from dlnflow import _checks, _simulation, network
+from dlnflow._typing import FloatArray, IntArray
+from dlnflow.network import Weights
+from dlnflow.optimizers import Adam, GradientDescent, Momentum
+from dlnflow.schedule import Schedule
+from dlnflow.task import Task
+
+OPTIMIZERS = ("gd", "flow", "momentum", "adam")
+STEP_FRACTION = 0.01
+"""Default learning rate, as a fraction of the largest stable one at the solution."""
+ADAM_FRACTION = 2e-3
+"""Adam's default: the change per step relative to the final size of a weight."""
+LEARNED = 1e-3
+"""A mode counts as learned when this fraction of its strength is missing."""
+MAX_DEFAULT_STEPS = 200_000
+"""The default length is cut here, with a warning that names the modes left out."""
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Full-batch training of W = W_L ... W_1 on a task; nothing is computed until asked for.
+
+    The objective is (1/N) sum_i w_i l_i with l_i = 1/2 |y_i - W x_i|^2 and item weights w_i = 1.
+
+    Parameters
+    ----------
+    task : Task
+    hidden : int
+        Width of every hidden layer. Two-layer runs cost the same for every width beyond
+        n_in + d_out (see `dlnflow.network.reduced`), except with Adam.
+    init_std : float
+        Standard deviation of the initial weights.
+    learning_rate : float, optional
+        Default: a hundredth of the largest value that is stable at the solution.
+    n_steps : int, optional
+        Length of the run. Default: every mode is learned to 0.1 %.
+    seed : int
+        Of the initial weights.
+    optimizer : {"gd", "flow", "momentum", "adam"}
+        Gradient descent; its continuous-time limit (solved to a relative 1e-11, one step =
+        ``learning_rate`` of time); heavy ball (0.9); Adam, as in torch.optim.
+    depth : int
+        Number of weight matrices L, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive or the optimizer is unknown.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy(), hidden=50, init_std=1e-2)
+    >>> trajectory = run.train([0, run.n_steps])
+    >>> trajectory.w1.shape, trajectory.w2.shape, bool(trajectory.loss[-1].max() < 1e-3)
+    ((2, 50, 8), (2, 15, 50), True)
+    """
+
+    task: Task
+    hidden: int = 50
+    init_std: float = 1e-2
+    learning_rate: float = None  # type: ignore[assignment]  # filled in by __post_init__
+    n_steps: int = None  # type: ignore[assignment]  # filled in by __post_init__
+    seed: int = 0
+    optimizer: str = "gd"
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, Task):
+            raise TypeError(f"`task` must be a dlnflow.Task, got {type(self.task).__name__}.")
+        _checks.positive_integer("hidden", self.hidden)
+        _checks.positive("init_std", self.init_std)
+        _checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        if _checks.positive_integer("depth", self.depth) < 2:
+            raise ValueError("`depth` must be at least 2 (the number of weight matrices), got 1.")
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", self._default_learning_rate())
+        _checks.positive("learning_rate", self.learning_rate)
+        if self.n_steps is None:
+            object.__setattr__(self, "n_steps", self._default_length())
+        _checks.positive_integer("n_steps", self.n_steps)
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.task!r}, hidden={self.hidden}, init_std={self.init_std:g}, "
+            f"learning_rate={self.learning_rate:.4g}, n_steps={self.n_steps}, seed={self.seed}, "
+            f"optimizer={self.optimizer!r}, depth={self.depth})"
+        )
+
+    @cached_property
+    def stable_learning_rate(self) -> float:
+        """The largest step that is stable at the solution, 2 / (largest curvature there).
+
+        For a balanced solution with strengths s_j the curvature of the objective is
+        L s_max^(2 - 2/L) lambda_max(X X^T) / N; momentum beta allows 1 + beta times the step.
+        """
+        strength = self.task.modes.s[0] ** (2 - 2 / self.depth)
+        scale = np.linalg.norm(self.task.x, 2) ** 2 / self.task.n_items
+        bound = 2 / (self.depth * strength * scale)
+        return float(bound * (1 + MOMENTUM) if self.optimizer == "momentum" else bound)
+
+    def initial_weights(self) -> tuple[FloatArray, ...]:
+        """Initial weights (W_1, ..., W_L): for two layers (hidden, n_in) and (d_out, hidden)."""
+        sizes = [self.task.n_in, *[self.hidden] * (self.depth - 1), self.task.n_out]
+        return tuple(network.initial_weights(sizes, self.init_std, self.seed))
+
+    def flow_time(self, steps: ArrayLike) -> FloatArray:
+        """Dimensionless time in which mode strengths obey da/dt = L a^(2-2/L) (s - a).
+
+        t = learning_rate * steps * c / N, where X X^T = c I (the mean eigenvalue of X X^T where
+        inputs are not whitened); momentum beta multiplies by 1/(1 - beta), its effective step.
+        NaN for Adam, which has no such time.
+
+        Parameters
+        ----------
+        steps : array of int, any shape
+
+        Returns
+        -------
+        array, same shape
+        """
+        steps = np.asarray(steps, dtype=np.float64)
+        if self.optimizer == "adam":
+            return np.full(steps.shape, np.nan)
+        return steps * self._time_per_step
+
+    @property
+    def _time_per_step(self) -> float:
+        scale = float(np.sum(self.task.x**2)) / self.task.n_in
+        boost = 1 / (1 - MOMENTUM) if self.optimizer == "momentum" else 1.0
+        return self.learning_rate * boost * scale / self.task.n_items
+
+    @cached_property
+    def problem(self) -> _simulation.Problem:
+        """The run in the reduced hidden basis, ready for `dlnflow._simulation`."""
+        weights, _ = self._reduced
+        rule = {
+            "gd": GradientDescent(self.learning_rate),
+            "momentum": Momentum(self.learning_rate, MOMENTUM),
+            "adam": Adam(self.learning_rate),
+            "flow": None,
+        }[self.optimizer]
+        x = None if self.task.one_hot else self.task.x
+        return _simulation.Problem(
+            weights, x, self.task.y, self.learning_rate, rule, self.stable_learning_rate
+        )
+
+    @cached_property
+    def _reduced(self) -> tuple[Weights, FloatArray | None]:
+        weights = list(self.initial_weights())
+        return (weights, None) if self.optimizer == "adam" else network.reduced(weights)
+
+    def train(self, steps: ArrayLike, weights: ArrayLike | Schedule | None = None) -> "Trajectory":
+        """Train and keep the weights at the requested steps.
+
+        Parameters
+        ----------
+        steps : sequence of int
+            Strictly increasing, within [0, n_steps]; 0 is the initialisation.
+        weights : array of shape (N,) or Schedule, optional
+            Item weights, constant or changing over steps. Default: all 1.
+
+        Returns
+        -------
+        Trajectory
+
+        Raises
+        ------
+        ValueError
+            If steps or weights have a wrong shape or range.
+        dlnflow.DivergenceError
+            As soon as the loss blows up, with the step and a stable learning rate.
+        """
+        steps = _checks.recorded_steps(steps, self.n_steps)
+        schedule = self._schedule(weights)
+        if schedule.batch:
+            raise ValueError("`weights` must describe one network; use `losses` for a batch.")
+        layers = [w.shape for w in self.problem.weights]
+        flat = _simulation.run(
+            self.problem, steps, schedule, lambda w: np.concatenate([a.ravel() for a in w])
+        )
+        cuts = np.cumsum([a * b for a, b in layers])[:-1]
+        parts = np.split(flat, cuts, axis=1)
+        kept = [p.reshape(-1, *shape) for p, shape in zip(parts, layers, strict=True)]
+        return Trajectory(self, steps, kept, self._reduced[1])
+
+    def losses(self, steps: ArrayLike, weights: ArrayLike | Schedule) -> FloatArray:
+        """Per-item losses of many trainings that differ in item weights, run as one batch.
+
+        Parameters
+        ----------
+        steps : sequence of int
+        weights : array of shape (B, N) or batched Schedule
+
+        Returns
+        -------
+        array, shape (B, T, N)
+            Losses l_i on the unchanged items, whatever their weight in training.
+
+        Raises
+        ------
+        ValueError, dlnflow.DivergenceError
+            As `train`.
+        """
+        steps = _checks.recorded_steps(steps, self.n_steps)
+        schedule = self._schedule(weights)
+        problem = self.problem
+        losses = _simulation.run(
+            problem, steps, schedule, lambda w: network.losses(w, problem.x, problem.y)
+        )
+        return np.moveaxis(losses, 0, -2)
+
+    def _schedule(self, weights: ArrayLike | Schedule | None) -> Schedule:
+        n_items = self.task.n_items
+        if weights is None:
+            weights = np.ones(n_items)
+        schedule = weights if isinstance(weights, Schedule) else Schedule.constant(weights)
+        if schedule.values.shape[-1] != n_items:
+            raise ValueError(
+                f"`weights` must hold one weight per item, {n_items}, on the last axis; got "
+                f"shape {schedule.values.shape[1:]}."
+            )
+        return schedule
+
+    def _default_learning_rate(self) -> float:
+        if self.optimizer == "adam":
+            size = (self.task.modes.s[0] ** (2 / self.depth) / self.hidden) ** 0.5
+            return float(ADAM_FRACTION * size)
+        damping = 1 - MOMENTUM if self.optimizer == "momentum" else 1.0
+        bound = self.stable_learning_rate / (1 + MOMENTUM if damping < 1 else 1)
+        return float(STEP_FRACTION * bound * damping)
+
+    def _default_length(self) -> int:
+        """Steps until the slowest mode is within `LEARNED` of its strength, plus a margin."""
+        if self.optimizer == "adam":
+            return int(np.ceil(10 / ADAM_FRACTION))
+        start = (self.hidden * self.init_std**2 / 2) ** (self.depth / 2)
+        s = self.task.modes.s
+        transition = _half_time(s, np.minimum(start, s / 2), self.depth)
+        times = transition - np.log(LEARNED) / (self.depth * s ** (2 - 2 / self.depth))
+        # Without whitening the slowest input direction slows a mode: lambda_mean / lambda_min.
+        spread = np.linalg.svd(self.task.x, compute_uv=False) ** 2
+        spread = spread[spread > 1e-12 * spread[0]]
+        slowing = float(np.sum(self.task.x**2)) / self.task.n_in / spread[-1]
+        steps = np.ceil(1.1 * max(slowing, 1.0) * times / self._time_per_step)
+        if steps[-1] > MAX_DEFAULT_STEPS:
+            late = int(np.sum(steps > MAX_DEFAULT_STEPS))
+            warnings.warn(
+                f"{late} of {len(s)} modes need up to {steps[-1]:.3g} steps; the run is cut at "
+                f"{MAX_DEFAULT_STEPS}. Give `n_steps` or a larger `learning_rate` (stable below "
+                f"{self.stable_learning_rate:.3g}).",
+                stacklevel=4,
+            )
+        return int(min(steps.max(), MAX_DEFAULT_STEPS))
+
+
+def _half_time(s: FloatArray, start: FloatArray, depth: int) -> FloatArray:
+    """Time from `start` to s/2 under da/dt = L a^p (s - a), by quadrature over log a."""
+    p = 2 - 2 / depth
+
+    def one(s: float, a0: float) -> float:
+        return quad(lambda q: np.exp((1 - p) * q) / (s - np.exp(q)), np.log(a0), np.log(s / 2))[0]
+
+    return np.array([one(*pair) for pair in zip(s, start, strict=True)]) / depth
+
+
+class Trajectory:
+    """Weights and losses of one run at the recorded steps.
+
+    Attributes
+    ----------
+    run : Run
+    steps : array of int, shape (T,)
+    weights : list of arrays, shapes (T, out, in)
+        In the reduced hidden basis where the run has one; `w1` and `w2` expand it.
+    """
+
+    def __init__(
+        self, run: Run, steps: IntArray, weights: Weights, basis: FloatArray | None
+    ) -> None:
+        self.run, self.steps, self.weights, self._basis = run, steps, weights, basis
+
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self.steps)} steps of {self.run!r})"
+
+    @cached_property
+    def w1(self) -> FloatArray:
+        """First layer, shape (T, hidden, n_in)."""
+        first = self.weights[0]
+        return first if self._basis is None else self._basis @ first
+
+    @cached_property
+    def w2(self) -> FloatArray:
+        """Second layer, shape (T, d_out, hidden) for a network of two layers."""
+        second = self.weights[1]
+        return second if self._basis is None else second @ self._basis.T
+
+    @cached_property
+    def w(self) -> FloatArray:
+        """End-to-end map W_L ... W_1, shape (T, d_out, n_in)."""
+        return network.outputs(self.weights, None)[-1]
+
+    @cached_property
+    def hidden(self) -> FloatArray:
+        """First-layer representations W_1 x_i, shape (T, k, N).
+
+        In the reduced basis: lengths and distances are those of the full hidden layer.
+        """
+        return self.weights[0] @ self.run.task.x
+
+    @cached_property
+    def mode_strengths(self) -> FloatArray:
+        """a_j(t) = u_j^T W v_j for the modes of the task, shape (T, r)."""
+        modes = self.run.task.modes
+        return np.einsum("dj,tdn,nj->tj", modes.u, self.w, modes.v, optimize=True)
+
+    @cached_property
+    def loss(self) -> xr.DataArray:
+        """Per-item losses l_i = 1/2 |y_i - W x_i|^2, dims (time, item)."""
+        task = self.run.task
+        values = network.losses(self.weights, None if task.one_hot else task.x, task.y)
+        flow_time = ("time", self.run.flow_time(self.steps))
+        coords = {"time": self.steps, "flow_time": flow_time, "item": list(task.items)}
+        return xr.DataArray(values, coords=coords, dims=("time", "item"), name="loss")
