@@ -110,3 +110,48 @@ def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
             "Give Run a larger `n_steps`."
         )
     return array
+
+
+def finite(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a float64 array without NaN or infinity.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric or not finite.
+    """
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be numeric: {error}.") from error
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"`{name}` must be finite, got {array[~np.isfinite(array)][:3]}.")
+    return array
+
+
+def nonnegative(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a finite float64 array >= 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric, not finite or has a negative entry.
+    """
+    array = finite(name, value)
+    if np.any(array < 0):
+        raise ValueError(f"`{name}` must be >= 0, got {array.min():g}.")
+    return array
+
+
+def finite_stack(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a finite float64 matrix, or stack of matrices on leading axes.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric, has fewer than two axes, is empty or not finite.
+    """
+    array = finite(name, value)
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"`{name}` must be a non-empty matrix, got shape {array.shape}.")
+    return array
