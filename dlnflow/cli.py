@@ -1,0 +1,198 @@
+"""The dlnflow command: influence curves and comparisons from a table, without writing Python.
+
+Exit codes: 0 done, 1 the data or the training failed (the message says what to change), 2 the
+command was used wrongly.
+"""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+import xarray as xr
+
+from dlnflow import _report, datasets, result
+from dlnflow._simulation import DivergenceError
+from dlnflow.analysis import compare as compare_curves
+from dlnflow.analysis import events, summary
+from dlnflow.influence import ESTIMATORS
+from dlnflow.task import Task
+from dlnflow.training import OPTIMIZERS, Run
+
+BUILT_IN = {"hierarchy": datasets.semantic_hierarchy, "living-things": datasets.living_things}
+"""Data sets by name, where DATA is not a file."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="When a training example matters: influence over training time.",
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="CSV file: item names in the first column, numeric features in the others; or "
+        f"{' or '.join(BUILT_IN)}."
+    ),
+]
+Estimators = Annotated[
+    list[str], typer.Option("--estimator", "-e", help="Estimator; repeat for several.")
+]
+TrainItems = Annotated[
+    list[str] | None, typer.Option("--train", help="Train item; repeat. Default: all.")
+]
+QueryItems = Annotated[
+    list[str] | None, typer.Option("--query", help="Query item; repeat. Default: all.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--run",
+        metavar="NAME=VALUE",
+        help="Setting of the run; repeat: hidden, init_std, learning_rate, n_steps, seed, depth, "
+        f"optimizer ({', '.join(OPTIMIZERS)}).",
+    ),
+]
+Points = Annotated[int, typer.Option(min=3, help="Recorded time points over the run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
+
+
+@app.command()
+def influence(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
+    estimator: Estimators = DEFAULT_ESTIMATORS,
+    train: TrainItems = None,
+    query: QueryItems = None,
+    run: Settings = None,
+    points: Points = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
+    described = _run(data, run)
+    curves, seconds = _estimate(described, estimator, train, query, points)
+    from dlnflow import plotting  # matplotlib is only needed here
+
+    files = [result.save(curves, out / "influence.nc")]
+    files += plotting.save_figure(plotting.overview(curves), out / "influence")
+    table = events(curves)
+    if as_json:
+        _print_json(
+            described, seconds, files=[str(f) for f in files], events=_report.records(table)
+        )
+        return
+    _report.print_run(described, seconds)
+    _report.print_events(table)
+    _report.print_files(files)
+
+
+@app.command()
+def compare(
+    data: Data,
+    estimator: Estimators = DEFAULT_ESTIMATORS,
+    reference: Annotated[
+        str, typer.Option(help="Estimator that the others are to predict.")
+    ] = "leave_one_out",
+    train: TrainItems = None,
+    query: QueryItems = None,
+    run: Settings = None,
+    points: Points = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Print how well each estimator predicts retraining, over all pairs of different items."""
+    _known([reference])
+    described = _run(data, run)
+    names = list(dict.fromkeys([*estimator, reference]))
+    if len(names) < 2:
+        raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
+    curves, seconds = _estimate(described, names, train, query, points)
+    table = compare_curves(curves, reference=reference)
+    if as_json:
+        _print_json(
+            described, seconds, reference=reference, pairs=_report.records(table),
+            summary=_report.records(summary(table).reset_index()),
+        )  # fmt: skip
+        return
+    _report.print_run(described, seconds)
+    _report.print_comparison(summary(table), reference, seconds)
+
+
+def _known(names: list[str]) -> None:
+    from dlnflow._checks import did_you_mean
+
+    for name in names:
+        if name not in ESTIMATORS:
+            hint = did_you_mean(name, list(ESTIMATORS))
+            raise typer.BadParameter(
+                f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}.{hint}"
+            )
+
+
+def _run(data: str, settings: list[str] | None) -> Run:
+    """Read the data and describe the run."""
+    task = Task.from_csv(data) if Path(data).exists() or data not in BUILT_IN else BUILT_IN[data]()
+    return Run(task, **_parsed(settings or []))
+
+
+def _parsed(settings: list[str]) -> dict[str, object]:
+    kinds = {
+        "hidden": int, "init_std": float, "learning_rate": float, "n_steps": int, "seed": int,
+        "depth": int, "optimizer": str,
+    }  # fmt: skip
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in kinds:
+            raise typer.BadParameter(f"expected NAME=VALUE with NAME one of {', '.join(kinds)}; "
+                                     f"got {setting!r}", param_hint="--run")  # fmt: skip
+        try:
+            parsed[name] = kinds[name](value)
+        except ValueError as error:
+            raise typer.BadParameter(f"{setting!r}: {error}", param_hint="--run") from error
+    return parsed
+
+
+def _estimate(
+    run: Run,
+    names: list[str],
+    train: list[str] | None,
+    query: list[str] | None,
+    points: int,
+) -> tuple[xr.DataArray, dict[str, float]]:
+    """Return the stacked curves and the seconds that each estimator took."""
+    names = list(dict.fromkeys(names))
+    _known(names)
+    steps = np.unique(np.linspace(0, run.n_steps, points).round().astype(np.int64))
+    curves, seconds = [], {}
+    for name in names:
+        started = time.perf_counter()
+        curves.append(ESTIMATORS[name](run, steps, train=train, query=query))
+        seconds[name] = time.perf_counter() - started
+    return result.stack(*curves), seconds
+
+
+def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:
+    settings = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
+    about = {
+        "items": list(run.task.items),
+        "run": {name: getattr(run, name) for name in settings},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+    print(json.dumps(about | content, indent=1, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point of the ``dlnflow`` command."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except (ValueError, OSError, DivergenceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
