@@ -62,9 +62,9 @@ def leave_one_out(
     --------
     >>> import dlnflow as dln
     >>> run = dln.Run(dln.semantic_hierarchy())
-    >>> inf = leave_one_out(run, [100, 200], query=["cat", "pine"], train="dog")
-    >>> inf.sel(time=200, train="dog").values.round(2).tolist()
-    [-0.2, 0.12]
+    >>> inf = leave_one_out(run, [400, 800], query=["cat", "pine"], train="dog")
+    >>> inf.sel(train="dog").values.round(3).tolist()
+    [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
     if not np.isfinite(fraction) or fraction == 0 or fraction > 1:

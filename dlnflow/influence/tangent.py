@@ -55,9 +55,9 @@ def tangent(
     --------
     >>> import dlnflow as dln
     >>> run = dln.Run(dln.semantic_hierarchy())
-    >>> inf = tangent(run, [100, 200], query=["cat", "pine"], train="dog")
-    >>> inf.sel(time=200, train="dog").values.round(2).tolist()
-    [-0.21, 0.13]
+    >>> inf = tangent(run, [400, 800], query=["cat", "pine"], train="dog")
+    >>> inf.sel(train="dog").values.round(3).tolist()
+    [[-0.507, 0.052], [0.096, -0.006]]
     """
     grid = Grid.of(run, steps, query, train)
     problem, n_items = run.problem, run.task.n_items
