@@ -1,1 +1,10 @@
-"""What to read off influence curves."""
+"""What to read off influence curves.
+
+`embedding` stands apart: it is imported as ``from dlnflow.analysis import embedding``, so that
+scikit-learn is loaded only where it is used.
+"""
+
+from dlnflow.analysis.compare import compare, summary
+from dlnflow.analysis.events import events
+
+__all__ = ["compare", "events", "summary"]

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dlnflow as dln
+from dlnflow.analysis import events
+from tests.analysis.curves import of_curves, sampled
+
+
+def bump(x):
+    """Skewed bump, maximum at exactly x = 3."""
+    return x**3 * np.exp(-x)
+
+
+def test_extrema_and_flips_of_a_sine():
+    t = np.arange(0, 1001)
+    table = events(of_curves(np.sin(2 * np.pi * t / 500), time=t))
+    cycle = ["peak", "sign_flip", "trough", "sign_flip"]
+    assert table["kind"].tolist() == (cycle * 2)[:-1]  # the last zero is the end of the record
+    expected = np.arange(1, len(table) + 1) * 125.0
+    np.testing.assert_allclose(table["step"], expected, atol=1e-6)
+    np.testing.assert_allclose(table["flow_time"], expected / 100, atol=1e-8)
+    np.testing.assert_allclose(table["value"], [1, 0, -1, 0, 1, 0, -1], atol=1e-9)
+    assert table["sign"].tolist() == [1, -1, -1, 1, 1, -1, -1]
+
+
+@pytest.mark.parametrize(("kind", "order"), [("peak", 2), ("sign_flip", 2)])
+def test_interpolated_times_converge_at_second_order(kind, order):
+    def curve(x):
+        return bump(x) if kind == "peak" else np.cos(x) * np.exp(-x / 3)
+
+    truth = 3.0 if kind == "peak" else np.pi / 2
+
+    def worst(spacing):
+        errors = []
+        for share in np.linspace(0, 1, 23, endpoint=False):  # all positions relative to the grid
+            table = events(sampled(curve, spacing, share * spacing, span=6))
+            step = table.loc[table["kind"] == kind, "step"].iloc[0]
+            errors.append(abs(share * spacing + step * spacing - truth))
+        return max(errors)
+
+    slope = np.log2(worst(0.1) / worst(0.05))
+    assert abs(slope - order) < 0.15
+
+
+def test_peak_on_an_uneven_grid_is_exact_for_a_parabola():
+    time = np.array([0, 3, 10, 12, 30, 31, 50])
+    table = events(of_curves(100 - (time - 17.3) ** 2 / 10, time=time))
+    peak = table[table["kind"] == "peak"].iloc[0]
+    assert peak["step"] == pytest.approx(17.3, abs=1e-12)
+    assert peak["value"] == pytest.approx(100.0, abs=1e-12)
+
+
+def test_rounding_noise_at_both_ends_is_not_an_event():
+    t = np.arange(400)
+    noise = 1e-16 * np.random.default_rng(0).standard_normal(400)
+    clean = -np.exp(-(((t - 200) / 20.0) ** 2))
+    curve = np.where(np.abs(clean) < 1e-12, 0.0, clean) + noise
+    assert np.sum(np.diff(np.sign(curve)) != 0) > 50  # raw sign changes
+    assert events(of_curves(curve))["kind"].tolist() == ["trough"]
+
+
+@given(
+    st.lists(st.floats(0.02, 50), min_size=1, max_size=6),
+    st.floats(1e-6, 1e6),
+    st.integers(0, 2**32 - 1),
+)
+def test_known_bumps_are_counted_and_noise_is_not(heights, scale, seed):
+    """Alternating bumps, each above the floor: one extremum each, a flip between neighbours."""
+    heights = np.array(heights) / max(heights)
+    heights = np.maximum(heights, 0.02)
+    t = np.arange(100 * (len(heights) + 1))
+    signs = (-1.0) ** np.arange(len(heights))
+    centres = 100 * np.arange(1, len(heights) + 1)
+    curve = sum(
+        s * h * np.exp(-(((t - c) / 12.0) ** 2))
+        for s, h, c in zip(signs, heights, centres, strict=True)
+    )
+    curve = curve + 1e-4 * np.random.default_rng(seed).uniform(-1, 1, len(t))
+    table = events(of_curves(scale * curve))
+    extrema = table[table["kind"] != "sign_flip"]
+    assert extrema["sign"].tolist() == signs.tolist()
+    np.testing.assert_allclose(extrema["step"], centres, atol=6)
+    assert (table["kind"] == "sign_flip").sum() == len(heights) - 1
+    assert np.all(np.diff(table["step"]) > 0)
+
+
+@given(st.floats(0.1, 10), st.integers(1, 3))
+def test_negating_a_curve_swaps_peaks_and_troughs(width, count):
+    t = np.linspace(0, 1, 301)
+    curve = np.sin(np.pi * (count + 1) * t) * np.exp(-width * t)
+    up, down = events(of_curves(curve)), events(of_curves(-curve))
+    np.testing.assert_allclose(up["step"], down["step"])
+    np.testing.assert_allclose(up["value"], -down["value"])
+    swap = {"peak": "trough", "trough": "peak", "sign_flip": "sign_flip"}
+    assert up["kind"].map(swap).tolist() == down["kind"].tolist()
+
+
+def test_floor_decides():
+    t = np.arange(301)
+    curve = np.exp(-(((t - 100) / 15) ** 2)) - 0.05 * np.exp(-(((t - 200) / 15) ** 2))
+    assert len(events(of_curves(curve), floor=0.04)) == 3
+    assert events(of_curves(curve), floor=0.06)["kind"].tolist() == ["peak"]
+    assert events(of_curves(curve), floor=2.0).empty
+    two = of_curves(curve, curve)
+    per_pair = xr.DataArray([0.04, 0.06], dims="query", coords={"query": two["query"].values})
+    table = events(two, floor=per_pair)
+    assert table.groupby("query").size().tolist() == [3, 1]
+    assert table["floor"].tolist() == [0.04] * 3 + [0.06]
+    assert table.attrs["floor"] == "given by the caller"
+
+
+def test_small_curves_are_judged_against_all_curves():
+    t = np.arange(301)
+    curve = np.exp(-(((t - 100) / 15) ** 2))
+    table = events(of_curves(curve, 5e-4 * curve, 2e-3 * curve))
+    assert table["query"].tolist() == ["query0", "query2"]
+    assert table["floor"].tolist() == pytest.approx([0.01, 0.001])
+    assert "1%" in table.attrs["floor"]
+
+
+def test_zero_and_constant_curves_have_no_events():
+    assert events(of_curves(np.zeros(9), np.ones(9))).empty
+    assert events(of_curves(np.ones(1))).empty
+
+
+def test_touching_zero_is_not_a_flip():
+    t = np.linspace(-1, 1, 101)
+    assert "sign_flip" not in events(of_curves(t**2))["kind"].tolist()
+
+
+def test_leading_dims_and_labels_are_kept():
+    t = np.arange(200)
+    first = of_curves(np.sin(t / 20.0))
+    stacked = dln.stack(first, of_curves(np.cos(t / 20.0), estimator="other"))
+    table = events(stacked)
+    assert table.columns[:3].tolist() == ["estimator", "train", "query"]
+    one = events(first)
+    rest = table[table["estimator"] == "made_up"].drop(columns="estimator")
+    np.testing.assert_array_equal(rest["step"], one["step"])
+
+
+@pytest.mark.parametrize("floor", [-1.0, float("nan")])
+def test_bad_floor(floor):
+    with pytest.raises(ValueError, match="floor"):
+        events(of_curves(np.arange(5.0)), floor=floor)
