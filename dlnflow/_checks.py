@@ -37,6 +37,21 @@ def positive_integer(name: str, value: int) -> int:
     return int(value)
 
 
+def whole_number(name: str, value: int) -> int:
+    """Return `value` as an int if it is a whole number >= 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value):
+        raise ValueError(f"`{name}` must be a whole number >= 0, got {value!r}.")
+    if not np.isfinite(value) or value < 0 or value != int(value):
+        raise ValueError(f"`{name}` must be a whole number >= 0, got {value!r}.")
+    return int(value)
+
+
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """Return `value` if it is one of `allowed`.
 
