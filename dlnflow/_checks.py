@@ -170,3 +170,33 @@ def finite_stack(name: str, value: ArrayLike) -> FloatArray:
     if array.ndim < 2 or 0 in array.shape:
         raise ValueError(f"`{name}` must be a non-empty matrix, got shape {array.shape}.")
     return array
+
+
+def positive_array(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a finite float64 array > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric, not finite or has an entry <= 0.
+    """
+    array = finite(name, value)
+    if np.any(array <= 0):
+        raise ValueError(f"`{name}` must be > 0, got {array.min():g}.")
+    return array
+
+
+def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> FloatArray:
+    """Return `value` as an array of whole numbers >= `smallest`.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not.
+    """
+    array = finite(name, value)
+    bad = (array < smallest) | (array != np.floor(array))
+    if np.any(bad):
+        first = float(array[bad].flat[0])
+        raise ValueError(f"`{name}` must be whole and >= {smallest}, got {first:g}.")
+    return array
