@@ -1,0 +1,198 @@
+"""One matplotlib axis at a time: influence curves, their events, heat maps.
+
+`dlnflow.plotting` arranges these into figures; use them directly to build your own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.lines import Line2D
+
+from dlnflow import _checks
+from dlnflow._typing import FloatArray
+
+OKABE_ITO = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A90F",
+)  # fmt: skip
+"""Okabe & Ito's colours, distinct for colour-blind readers; yellow darkened for white paper."""
+STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+"""Line styles for estimators drawn over each other."""
+TITLES = {
+    "analytic": "closed form",
+    "tangent": "exact tangent",
+    "leave_one_out": "leave-one-out",
+    "closed_form_loo": "closed-form leave-one-out",
+    "windowed": "windowed removal",
+    "damped_hessian": "damped Hessian",
+    "damped_gauss_newton": "damped Gauss-Newton",
+    "tracin": "TracIn",
+    "source": "SOURCE",
+    "bif": "Bayesian influence",
+    "laplace_bif": "Bayesian influence, Laplace",
+}
+"""What estimators are called in figures."""
+TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
+INFLUENCE_LABEL = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
+"""Sign of d loss(query) / d weight(train) in words: down is help."""
+MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
+DIVERGING = "RdBu_r"
+"""Blue below zero (helps), white at zero, red above (harms)."""
+
+
+def title(estimator: str) -> str:
+    """Name of an estimator in figures."""
+    return TITLES.get(estimator, estimator.replace("_", " "))
+
+
+def draw_curves(
+    axis: Axes,
+    curves: xr.DataArray,
+    *,
+    time: str = "flow_time",
+    colors: Sequence[str] = OKABE_ITO,
+    styles: Sequence[object] = ("-",),
+    labels: Sequence[str] | None = None,
+    width: float = 1.4,
+) -> list[Line2D]:
+    """Draw several curves over time and label the time axis.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    curves : xarray.DataArray
+        Two dims, one of them ``time``; one line per entry of the other.
+    time : {"flow_time", "time"}
+        Coordinate on the horizontal axis; flow time falls back to steps where a run has none.
+    colors, styles : sequences
+        Cycled over the lines.
+    labels : sequence of str, optional
+        Default: the labels of the other dim.
+    width : float
+        Line width in points.
+
+    Returns
+    -------
+    list of matplotlib Line2D
+
+    Raises
+    ------
+    ValueError
+        If there are not two dims with ``time`` among them.
+    """
+    if curves.ndim != 2 or "time" not in curves.dims:
+        raise ValueError(f"`curves` must have two dims, one of them 'time'; got {curves.dims}.")
+    (other,) = (dim for dim in curves.dims if dim != "time")
+    labels = [str(value) for value in curves[other].values] if labels is None else labels
+    axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    name = time_name(curves, time)
+    lines = []
+    for k, (row, label) in enumerate(zip(curves.transpose(other, "time"), labels, strict=True)):
+        color, style = colors[k % len(colors)], styles[k % len(styles)]
+        lines += axis.plot(
+            curves[name], row, color=color, linestyle=style, linewidth=width, label=label
+        )
+    axis.set_xlim(float(curves[name][0]), float(curves[name][-1]))
+    axis.set_xlabel(TIME_LABELS[name])
+    return lines
+
+
+def time_name(curves: xr.DataArray, time: str) -> str:
+    """Return the coordinate to use as time: `time`, or steps where flow time is undefined.
+
+    Parameters
+    ----------
+    curves : xarray.DataArray
+    time : {"flow_time", "time"}
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If `time` is neither "flow_time" nor "time".
+    """
+    _checks.one_of("time", time, list(TIME_LABELS))
+    return time if np.all(np.isfinite(curves[time].values)) else "time"
+
+
+def draw_events(
+    axis: Axes, table: pd.DataFrame, *, color: str, time: str = "flow_time", size: float = 3.2
+) -> None:
+    """Mark peaks (triangle up), troughs (triangle down) and sign flips (open circle).
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    table : pandas.DataFrame
+        Rows of `dlnflow.events` that belong to one curve.
+    color : str
+    time : {"flow_time", "time"}
+    size : float
+        Marker size in points.
+    """
+    column = "step" if time == "time" else time
+    for kind, marker in MARKERS.items():
+        rows = table[table["kind"] == kind]
+        face = "white" if kind == "sign_flip" else color
+        drawn = axis.plot(
+            rows[column], rows["value"], marker, color=color, markerfacecolor=face,
+            markersize=size, markeredgewidth=0.8, zorder=3, clip_on=False,
+        )  # fmt: skip
+        drawn[0].set_in_layout(False)  # unclipped markers would otherwise collapse the layout
+
+
+def draw_marks(axis: Axes, marks: Mapping[str, float], *, labelled: bool = True) -> None:
+    """Thin dotted vertical lines at times of interest, named above the axis.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    marks : mapping of label to time
+        In the units of the axis.
+    labelled : bool
+        Whether to write the labels.
+    """
+    for label, when in marks.items():
+        axis.axvline(when, color="0.45", linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=0)
+        if labelled:
+            axis.annotate(
+                label, (when, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
+                color="0.25",
+            )  # fmt: skip
+
+
+def draw_heat(
+    axis: Axes, time: FloatArray, values: FloatArray, *, limit: float | None = None
+) -> QuadMesh:
+    """Heat map of many curves over time, one row each, first row on top.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    time : array, shape (T,)
+    values : array, shape (P, T)
+    limit : float, optional
+        Colours span [-limit, limit]. Default: the largest |value|.
+
+    Returns
+    -------
+    matplotlib QuadMesh
+        For a colour bar.
+    """
+    limit = limit or float(np.abs(values).max()) or 1.0
+    middle = (time[1:] + time[:-1]) / 2
+    edges = np.concatenate([time[:1], middle, time[-1:]])
+    mesh = axis.pcolormesh(
+        edges, np.arange(len(values) + 1), values, cmap=DIVERGING, vmin=-limit, vmax=limit,
+        rasterized=True,
+    )  # fmt: skip
+    axis.set_ylim(len(values), 0)
+    axis.set_xlim(edges[0], edges[-1])
+    return mesh
