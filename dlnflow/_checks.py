@@ -22,6 +22,21 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
     return float(value)
 
 
+def real_number(name: str, value: float) -> float:
+    """Return `value` as a float if it is one finite real number.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(value, str) or not (
+        np.isscalar(value) and np.isreal(value) and np.isfinite(value)
+    ):
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+    return float(value)
+
+
 def positive_integer(name: str, value: int) -> int:
     """Return `value` as an int if it is a whole number >= 1.
 
