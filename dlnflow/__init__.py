@@ -3,8 +3,9 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import influence
+from dlnflow import flow, influence
 from dlnflow._simulation import DivergenceError
+from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
 from dlnflow.influence import ESTIMATORS
 from dlnflow.result import check, load, save, stack
@@ -21,6 +22,9 @@ __all__ = [
     "Task",
     "Trajectory",
     "check",
+    "compare",
+    "events",
+    "flow",
     "influence",
     "living_things",
     "load",

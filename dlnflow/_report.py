@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +44,7 @@ def print_events(table: pd.DataFrame) -> None:
     shown = Table(
         title="Influence on another item over training (negative = helps)",
         caption=f"noise floor: {table.attrs['floor']}",
+        box=SIMPLE,
     )
     for name, justify in (
         ("estimator", "left"), ("train", "left"), ("query", "left"), ("largest", "right"),
@@ -75,14 +77,15 @@ def print_comparison(table: pd.DataFrame, reference: str, seconds: dict[str, flo
     """Print one line per estimator: agreement with the reference and cost."""
     shown = Table(
         title=f"Agreement with {reference} over time, pairs of different items",
-        caption="offsets: median, in steps, positive = later than the reference",
+        caption="medians, and Pearson's minimum; peak and trough: offset in steps, + = later;\n"
+        "flips: share of pairs with the same sequence of signs; sec: time taken",
+        box=SIMPLE,
+        padding=(0, 1),
     )
-    heads = (
-        "estimator", "Pearson", "min", "Spearman", "rel. L2", "peak", "trough", "flips agree",
-        "seconds",
-    )  # fmt: skip
+    heads = ("estimator", "Pearson", "min", "Spearman", "relL2", "peak", "trough", "flips", "sec")
     for head in heads:
-        shown.add_column(head, justify="left" if head == "estimator" else "right")
+        left = head == "estimator"
+        shown.add_column(head, justify="left" if left else "right", no_wrap=True)
     for name, row in table.iterrows():
         shown.add_row(
             str(name), f"{row['pearson']:.3f}", f"{row['pearson_min']:.3f}",

@@ -4,10 +4,12 @@ Exit codes: 0 done, 1 the data or the training failed (the message says what to 
 command was used wrongly.
 """
 
+import functools
 import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +66,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
 
 
+def _explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors of data and training into one line on standard error and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+        except (ValueError, OSError, DivergenceError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return run
+
+
 @app.command()
+@_explained
 def influence(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
@@ -94,6 +111,7 @@ def influence(
 
 
 @app.command()
+@_explained
 def compare(
     data: Data,
     estimator: Estimators = DEFAULT_ESTIMATORS,
@@ -191,8 +209,4 @@ def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:
 def main() -> None:
     """Entry point of the ``dlnflow`` command."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except (ValueError, OSError, DivergenceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    app()
