@@ -3,7 +3,7 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import flow, influence
+from dlnflow import flow, influence, phases, rlct, saxe
 from dlnflow._simulation import DivergenceError
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
@@ -28,7 +28,10 @@ __all__ = [
     "influence",
     "living_things",
     "load",
+    "phases",
+    "rlct",
     "save",
+    "saxe",
     "semantic_hierarchy",
     "stack",
 ]

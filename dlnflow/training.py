@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.integrate import quad
 
 from dlnflow import _checks, _simulation, network
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Weights
 from dlnflow.optimizers import Adam, GradientDescent, Momentum
+from dlnflow.saxe import half_time
 from dlnflow.schedule import Schedule
 from dlnflow.task import Task
 
@@ -250,7 +250,7 @@ class Run:
             return int(np.ceil(10 / ADAM_FRACTION))
         start = (self.hidden * self.init_std**2 / 2) ** (self.depth / 2)
         s = self.task.modes.s
-        transition = _half_time(s, np.minimum(start, s / 2), self.depth)
+        transition = half_time(s, np.minimum(start, s / 2), depth=self.depth)
         times = transition - np.log(LEARNED) / (self.depth * s ** (2 - 2 / self.depth))
         # Without whitening the slowest input direction slows a mode: lambda_mean / lambda_min.
         spread = np.linalg.svd(self.task.x, compute_uv=False) ** 2
@@ -266,16 +266,6 @@ class Run:
                 stacklevel=4,
             )
         return int(min(steps.max(), MAX_DEFAULT_STEPS))
-
-
-def _half_time(s: FloatArray, start: FloatArray, depth: int) -> FloatArray:
-    """Time from `start` to s/2 under da/dt = L a^p (s - a), by quadrature over log a."""
-    p = 2 - 2 / depth
-
-    def one(s: float, a0: float) -> float:
-        return quad(lambda q: np.exp((1 - p) * q) / (s - np.exp(q)), np.log(a0), np.log(s / 2))[0]
-
-    return np.array([one(*pair) for pair in zip(s, start, strict=True)]) / depth
 
 
 class Trajectory:

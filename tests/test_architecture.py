@@ -18,7 +18,7 @@ LAYERS = [
     {"result"},
     {"influence", "sampling", "lm"},
     {"analysis"},
-    {"plotting", "_report"},
+    {"panels", "plotting", "_report"},
     {"cli", "__main__"},
 ]  # fmt: skip
 """Lowest first. A private module (leading underscore) not named here is at its importers' level."""
