@@ -66,9 +66,9 @@ def balanced(
         grows with max(s) * max(t), and little with the number of times.
     balance_tol : float
         Accepted imbalance |W2^T W2 - W1 W1^T - lambda I| / max(|S|, |Q0|^2), spectral norms. A
-        larger value accepts a start that is only nearly balanced, such as a small random one, for
-        an error of the initial strengths of about that relative size (the trajectory then moves
-        by at most about that times |S|; measured in docs/derivations/flow.md).
+        larger value accepts a start that is only nearly balanced, such as a small random one; the
+        leading effect of its imbalance on what grows is included, and W is then off by a few per
+        cent of imbalance times |S| (measured in docs/derivations/flow.md).
 
     Returns
     -------

@@ -45,6 +45,7 @@ def gram(
     s_xx: ArrayLike,
     t: ArrayLike,
     *,
+    step: float = 0.0,
     rtol: float = ODE_RTOL,
 ) -> Gram:
     """Gram flow: exact for any start, any hidden width and any inputs.
@@ -63,6 +64,9 @@ def gram(
         Weighted input-output and input-input correlation.
     t : float or array, shape (T,)
         Times >= 0, in any order.
+    step : float
+        0: the flow. Otherwise gradient descent with this step, in units of t, to second order in
+        it: the modified equation dW/dt = v - (step/2) dv/dt, with v the velocity of the flow.
     rtol : float
         Relative tolerance of the integrator.
 
@@ -87,8 +91,18 @@ def gram(
     s_xx = input_gram("s_xx", s_xx, s_yx)
     initial = _broadcast(_blocks(w1, w2), s_yx, s_xx)
 
-    def rate(*state: FloatArray) -> Gram:
-        return _velocity(Gram(*state), s_yx, s_xx)
+    still = (np.zeros_like(s_yx), np.zeros_like(s_xx))
+    half = float(_checks.nonnegative("step", step)) / 2
+
+    def rate(*blocks: FloatArray) -> Gram:
+        state = Gram(*blocks)
+        velocity = _velocity(state, s_yx, s_xx)
+        if half == 0:
+            return velocity
+        bent = _velocity_tangent(state, velocity, (s_yx, s_xx), still)
+        squares = _step_squares(state, s_yx, s_xx)
+        parts = zip(velocity, bent, squares, strict=True)
+        return Gram(*(v - half * (b - 2 * q) for v, b, q in parts))
 
     def solve(times: FloatArray) -> list[FloatArray]:
         return _integrate(rate, initial, times, _checks.positive("rtol", rtol))
@@ -163,6 +177,17 @@ def _velocity(state: Gram, s_yx: FloatArray, s_xx: FloatArray) -> Gram:
     g = s_yx - w @ s_xx
     gw, wg = transposed(g) @ w, g @ transposed(w)
     return Gram(gw + transposed(gw), g @ a + c @ g, wg + transposed(wg))
+
+
+def _step_squares(state: Gram, s_yx: FloatArray, s_xx: FloatArray) -> Gram:
+    """Products of two velocities of the weights: G^T C G,  G W^T G,  G A G^T.
+
+    The blocks are quadratic in the weights, so that the second derivative of a block is the change
+    that bending the weights makes plus twice these, which must not be bent away.
+    """
+    a, w, c = state
+    g = s_yx - w @ s_xx
+    return Gram(transposed(g) @ c @ g, g @ transposed(w) @ g, g @ a @ transposed(g))
 
 
 def _velocity_tangent(

@@ -1,0 +1,150 @@
+"""The finite effect of removing a training item, without retraining."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _checks
+from dlnflow._typing import FloatArray
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.influence._removal import Removal
+from dlnflow.training import Run
+
+SOLUTIONS = ("riccati", "gram")
+IMBALANCE_LIMIT = 0.003
+"""Largest imbalance of the start, relative to the largest strength, for the closed form."""
+
+
+def closed_form_loo(
+    run: Run,
+    steps: ArrayLike,
+    *,
+    fraction: float | list[float] = 1.0,
+    solution: str | None = None,
+    query: Items = None,
+    train: Items = None,
+) -> xr.DataArray:
+    """Influence as the effect of removing an item, predicted from the initial weights.
+
+        K[t, q, i] = [ l_q(W(t); w = 1) - l_q(W(t); w_i = 1 - fraction) ] / fraction
+
+    with both maps W(t) from the exact gradient flow started at the run's own initial weights:
+    nothing is trained, nothing is fitted. Same quantity and sign as `leave_one_out`, which
+    differs by the finite step size only.
+
+    Parameters
+    ----------
+    run : Run
+        Two layers. Gradient descent and momentum are predicted by their flow time (error of the
+        order of the step size, docs/derivations/flow.md); flow exactly; Adam is refused.
+    steps : sequence of int
+        Strictly increasing within the run.
+    fraction : float or list of float
+        How much of the item's weight is removed, nonzero and at most 1 (negative: added). A list
+        adds the leading dim ``fraction``.
+    solution : {"riccati", "gram"}, optional
+        "riccati": closed form; exists for full removal when X^T X = c I (one-hot items among
+        them), and takes the start as balanced. "gram": the Gram flow, integrated numerically,
+        exact for any start, inputs and fraction. Default: the closed form where it exists and the
+        start is balanced to `IMBALANCE_LIMIT`, else the Gram flow. The attribute ``solution``
+        says which was used.
+    query, train : item names, optional
+        Default: all.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train), or (fraction, time, query, train); negative = the train item
+        helps the query.
+
+    Raises
+    ------
+    ValueError
+        If the run has another depth or uses Adam, or an option is invalid.
+
+    References
+    ----------
+    docs/derivations/flow.md; Fukumizu 1998; Braun et al. 2022 (the Riccati solution).
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy())
+    >>> inf = closed_form_loo(run, [400, 600], query=["cat", "pine"], train="dog")
+    >>> inf.sel(time=600, train="dog").values.round(2).tolist()
+    [-0.27, -0.0]
+    """
+    grid = Grid.of(run, steps, query, train)
+    _check_run(run)
+    fractions = _fractions(fraction)
+    removal = Removal.of(run, grid.steps, grid.query)
+    used = [_choose(removal, f, solution) for f in fractions]
+    values = np.empty((len(fractions), len(grid.steps), len(grid.query), len(grid.train)))
+    for name in set(used):
+        chosen = np.array([u == name for u in used])
+        values[chosen] = _influence(removal, grid, np.array(fractions)[chosen], name)
+    attrs = {
+        "solution": ", ".join(sorted(set(used))),
+        "imbalance": removal.imbalance(),
+        "retrainings": 0,
+    }
+    if np.ndim(fraction) == 0:
+        return grid.result(values[0], "closed_form_loo", attrs=attrs | {"fraction": fractions[0]})
+    return grid.result(values, "closed_form_loo", attrs=attrs, leading={"fraction": fractions})
+
+
+def _influence(removal: Removal, grid: Grid, fractions: FloatArray, solution: str) -> FloatArray:
+    """Loss differences, shape (F, T, n_query, n_train)."""
+    if solution == "riccati":  # full removal only: all fractions are 1
+        losses = removal.riccati_losses(np.concatenate([[-1], grid.train]))[None]
+        full, without = losses[:, 0], losses[:, 1:]
+    else:
+        one = np.ones(grid.run.task.n_items)
+        weights = one - fractions[:, None, None] * np.eye(len(one))[grid.train]
+        losses = removal.gram_losses(np.concatenate([one[None], weights.reshape(-1, len(one))]))
+        full, without = losses[:1], losses[1:].reshape(*weights.shape[:2], *losses.shape[1:])
+    difference = (full[:, None] - without) / fractions[:, None, None, None]
+    return np.moveaxis(difference, 1, -1)
+
+
+def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
+    """Pick the solution for one fraction, or refuse one that does not exist."""
+    exists = fraction == 1 and removal.scale is not None
+    if solution is None:
+        return "riccati" if exists and removal.imbalance() <= IMBALANCE_LIMIT else "gram"
+    _checks.one_of("solution", solution, SOLUTIONS)
+    if solution == "riccati" and not exists:
+        why = (
+            f"a removal of {fraction:g} leaves unequal item weights"
+            if removal.scale is not None
+            else "the inputs are not orthogonal and of equal length (X^T X = c I)"
+        )
+        raise ValueError(
+            f"`solution` 'riccati' does not exist here: {why}. Use 'gram', or leave it out."
+        )
+    return solution
+
+
+def _fractions(fraction: float | list[float]) -> list[float]:
+    values = np.atleast_1d(_checks.finite("fraction", fraction))
+    if values.ndim != 1 or values.size == 0 or np.any((values == 0) | (values > 1)):
+        raise ValueError(
+            "`fraction` must be nonzero and at most 1 (1 = remove the item), or a list of such "
+            f"numbers; got {fraction!r}. For the limit 0 use `tangent`."
+        )
+    if len(np.unique(values)) < len(values):
+        raise ValueError(f"`fraction` must not repeat a value, got {fraction!r}.")
+    return values.tolist()
+
+
+def _check_run(run: Run) -> None:
+    if run.depth != 2:
+        raise ValueError(
+            f"`closed_form_loo` is known for two layers, this run has `depth` {run.depth}. "
+            "Use `leave_one_out`, which retrains."
+        )
+    if run.optimizer == "adam":
+        raise ValueError(
+            "`closed_form_loo` predicts gradient flow, which Adam does not follow. Use "
+            "`leave_one_out`, which retrains."
+        )
