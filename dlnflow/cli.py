@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 import xarray as xr
 
@@ -187,7 +186,7 @@ def _estimate(
     """Return the stacked curves and the seconds that each estimator took."""
     names = list(dict.fromkeys(names))
     _known(names)
-    steps = np.unique(np.linspace(0, run.n_steps, points).round().astype(np.int64))
+    steps = run.grid(points)
     curves, seconds = [], {}
     for name in names:
         started = time.perf_counter()

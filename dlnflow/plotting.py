@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import _checks, _overview, panels, result
+from dlnflow import _checks, _overview, _overview_few, panels, result
 from dlnflow.analysis import events as find_events
 from dlnflow.panels import OKABE_ITO, STYLES, title
 
@@ -114,7 +114,9 @@ def plot_influence(
 def overview(influence: xr.DataArray) -> Figure:
     """Choose a readable figure for any number of items.
 
-    Few items: `plot_influence`. Otherwise one page with (a) who influences whom: the value of
+    Few items: `plot_influence`. A few train items and many queries: one row per train item, with
+    every query as a row of a heat map and the curves of the most affected. Otherwise one page
+    with (a) who influences whom: the value of
     every pair at its largest |influence|; (b) when: every pair over time, relative to its own
     largest value, in the order of that time; (c) curves of the train items with the largest
     influence on their most affected queries. Selections are stated in the figure.
@@ -136,8 +138,9 @@ def overview(influence: xr.DataArray) -> Figure:
     curves = _with_estimators(influence)
     if curves.sizes["query"] <= MAX_LINES and curves.sizes["train"] <= 8:
         return plot_influence(influence)
+    few = curves.sizes["train"] <= _overview_few.MAX_TRAIN
     with mpl.rc_context(STYLE):
-        return _overview.draw(curves)
+        return _overview_few.draw(curves) if few else _overview.draw(curves)
 
 
 def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:

@@ -138,6 +138,39 @@ class Run:
             return np.full(steps.shape, np.nan)
         return steps * self._time_per_step
 
+    def grid(self, points: int = 200) -> IntArray:
+        """Steps from 0 to the end: half evenly spaced, half at equal ratios, without repeats.
+
+        Strong modes are learned early and weak ones late, often a hundred times later; equal
+        ratios resolve the former, equal distances the latter.
+
+        Parameters
+        ----------
+        points : int
+            About how many, at least 3.
+
+        Returns
+        -------
+        array of int
+
+        Raises
+        ------
+        ValueError
+            If `points` is below 3.
+
+        Examples
+        --------
+        >>> import dlnflow as dln
+        >>> steps = dln.Run(dln.semantic_hierarchy()).grid(100)
+        >>> int(steps[0]), int(steps[-1]), len(steps)
+        (0, 2748, 96)
+        """
+        if _checks.positive_integer("points", points) < 3:
+            raise ValueError(f"`points` must be at least 3, got {points}.")
+        even = np.linspace(0, self.n_steps, points - points // 2)
+        ratios = np.geomspace(max(1.0, self.n_steps / 1000), self.n_steps, points // 2)
+        return np.unique(np.concatenate([even, ratios]).round().astype(np.int64))
+
     @property
     def _time_per_step(self) -> float:
         scale = float(np.sum(self.task.x**2)) / self.task.n_in

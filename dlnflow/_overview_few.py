@@ -1,0 +1,89 @@
+"""One row per train item, for a few train items and many queries."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dlnflow import _overview, panels
+from dlnflow._typing import IntArray
+
+MAX_TRAIN = 4
+"""More train items than this are drawn by the overview of all pairs."""
+CURVES = 6
+"""Queries with curves: those with the largest |influence|."""
+
+
+def draw(curves: xr.DataArray) -> Figure:
+    """Draw curves with dims (estimator, time, query, train): all queries, and the strongest.
+
+    Left, one heat map per estimator with every query as a named row; right, the curves of the
+    most affected queries, the first estimator solid, the others in the styles of the key.
+    """
+    time = panels.time_name(curves, "flow_time")
+    others = curves.where(curves["query"] != curves["train"], 0.0)
+    log = _overview._is_early(others.isel(estimator=0), time)
+    n_train, n_estimators = others.sizes["train"], others.sizes["estimator"]
+    height = float(np.clip(0.135 * others.sizes["query"], 3.2, 7.0))
+    figure = Figure(figsize=(3.6 + 2.2 * n_estimators + 1.2, height * n_train + 0.5),
+                    layout="constrained")  # fmt: skip
+    axes = figure.subplots(
+        n_train, n_estimators + 1, squeeze=False, width_ratios=[1.0] * n_estimators + [1.7]
+    )
+    for row, train in enumerate(others["train"].values):
+        one = others.sel(train=train)
+        _heats(figure, axes[row], one, time, log, f"weight of {train}")
+        _strongest(axes[row, -1], one, time, log)
+    _key(figure, axes[0, -1], others)
+    return figure
+
+
+def _heats(
+    figure: Figure, axes: np.ndarray, curves: xr.DataArray, time: str, log: bool, name: str
+) -> None:
+    """Every query over time, one panel per estimator, all on the scale of the largest value."""
+    order = _order(curves)
+    limit = float(np.abs(curves.values).max()) or 1.0
+    for k, axis in enumerate(axes[:-1]):
+        values = curves.isel(estimator=k, query=order).transpose("query", "time").values
+        mesh = panels.draw_heat(axis, curves[time].values, values, limit=limit)
+        _overview._scale(axis, curves[time].values, log)
+        axis.set_title(panels.title(str(curves["estimator"].values[k])))
+        axis.set_xlabel(panels.TIME_LABELS[time].replace("training time ", ""))
+        axis.set_yticks([])
+    _overview._name(axes[0].set_yticks, curves["query"].values[order])
+    axes[0].set_yticks(np.arange(len(order)) + 0.5, axes[0].get_yticklabels())
+    axes[0].tick_params(length=0, axis="y")
+    axes[0].set_ylabel(f"{name}: influence on")
+    bar = figure.colorbar(mesh, ax=list(axes[:-1]), aspect=45, pad=0.01)
+    bar.set_label("helps   <   influence on loss   >   harms")
+    bar.outline.set_visible(False)
+
+
+def _order(curves: xr.DataArray) -> IntArray:
+    """Queries with similar curves side by side."""
+    first = curves.isel(estimator=0).transpose("query", "time").values
+    return _overview._by_similarity(first)
+
+
+def _strongest(axis: Axes, curves: xr.DataArray, time: str, log: bool) -> None:
+    peaks = np.abs(curves.isel(estimator=0).values).max(axis=0)
+    for k, query in enumerate(np.argsort(-peaks, kind="stable")[:CURVES]):
+        one = curves.isel(query=query)
+        lines = panels.draw_curves(
+            axis, one, time=time, colors=[panels.OKABE_ITO[k]], styles=panels.STYLES, width=1.2
+        )
+        lines[0].set_label(str(one["query"].values))
+        for line in lines[1:]:
+            line.set_label("_")
+    _overview._scale(axis, curves[time].values, log)
+    axis.legend(loc="best", fontsize=7, handlelength=1.2, labelspacing=0.25, frameon=False)
+    axis.set_ylabel(panels.INFLUENCE_LABEL)
+    axis.set_title("the most affected queries")
+
+
+def _key(figure: Figure, axis: Axes, curves: xr.DataArray) -> None:
+    pairs = zip(curves["estimator"].values, panels.STYLES * 9, strict=False)
+    key = [axis.plot([], [], color="0.3", linestyle=style, label="_")[0] for _, style in pairs]
+    labels = [panels.title(str(name)) for name in curves["estimator"].values]
+    figure.legend(key, labels, loc="outside lower right", ncols=len(key))
