@@ -49,7 +49,7 @@ def _heats(
         mesh = panels.draw_heat(axis, curves[time].values, values, limit=limit)
         _overview._scale(axis, curves[time].values, log)
         axis.set_title(panels.title(str(curves["estimator"].values[k])))
-        axis.set_xlabel(panels.TIME_LABELS[time].replace("training time ", ""))
+        axis.set_xlabel(time.replace("_", " "))
         axis.set_yticks([])
     _overview._name(axes[0].set_yticks, curves["query"].values[order])
     axes[0].set_yticks(np.arange(len(order)) + 0.5, axes[0].get_yticklabels())
