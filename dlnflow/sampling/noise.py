@@ -1,0 +1,80 @@
+"""One random stream per chain, named by (seed, checkpoint, chain).
+
+A chain's numbers depend on its own key alone: not on the other chains of the batch, nor on how
+the batch is cut. torch fills Gaussians in groups of 16 and treats a remainder separately, so a
+stream is drawn in blocks of 16 steps: 16 P numbers never leave a remainder.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 16
+"""Steps drawn at a time."""
+
+
+def chain_seed(seed: int, checkpoint: int, chain: int, stream: int = 0) -> int:
+    """Return a 63-bit seed for one stream of one chain.
+
+    Parameters
+    ----------
+    seed, checkpoint, chain : int
+        The user's seed, the optimiser step of the checkpoint, the chain number; all >= 0.
+    stream : int
+        0 for Gaussians, 1 for uniforms, 2 for minibatches.
+
+    Returns
+    -------
+    int
+        A number in [0, 2^63).
+    """
+    words = np.random.SeedSequence([seed, checkpoint, chain, stream]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+class Streams:
+    """Gaussian and uniform numbers for C chains.
+
+    Parameters
+    ----------
+    keys : sequence of (seed, checkpoint, chain)
+        One per chain.
+    size : int
+        P, the number of parameters.
+    dtype : torch.dtype
+        Of the numbers.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int, int, int]], size: int, dtype: torch.dtype):
+        self._gaussian = [generator(*key, stream=0) for key in keys]
+        self._uniform = [generator(*key, stream=1) for key in keys]
+        self._normals = torch.empty(len(keys), BLOCK, size, dtype=dtype)
+        self._uniforms = torch.empty(len(keys), BLOCK, dtype=dtype)
+        self._next_normal = self._next_uniform = BLOCK
+
+    def normal(self) -> Tensor:
+        """Return the next (C, P) Gaussian numbers; valid until 16 more have been asked for."""
+        if self._next_normal == BLOCK:
+            for block, stream in zip(self._normals, self._gaussian, strict=True):
+                block.normal_(generator=stream)
+            self._next_normal = 0
+        self._next_normal += 1
+        return self._normals[:, self._next_normal - 1]
+
+    def uniform(self) -> Tensor:
+        """Return the next (C,) uniform numbers in [0, 1)."""
+        if self._next_uniform == BLOCK:
+            for block, stream in zip(self._uniforms, self._uniform, strict=True):
+                block.uniform_(generator=stream)
+            self._next_uniform = 0
+        self._next_uniform += 1
+        return self._uniforms[:, self._next_uniform - 1]
+
+
+def generator(seed: int, checkpoint: int, chain: int, *, stream: int) -> torch.Generator:
+    """Return the generator of one stream of one chain."""
+    made = torch.Generator()
+    made.manual_seed(chain_seed(seed, checkpoint, chain, stream))
+    return made

@@ -1,0 +1,132 @@
+"""The localised posterior that every kernel samples, and the shape of a kernel.
+
+    p(theta) ~ exp(-U),    U(theta) = n_beta L_w(theta) + (localization / 2) |theta - center|^2,
+    L_w = (1/N) sum_i w_i l_i
+
+A kernel is `build(posterior, step_size=..., ...) -> Kernel(name, init, step)` with
+`init(theta) -> state` and `step(state, noise) -> state`; a state carries `theta` (C, P), with one
+row per chain, and `value`, the losses and the gradient *at that theta*. Losses at a draw therefore
+cost nothing beyond the gradient that the next step needs anyway. `init` copies theta; `step` may
+overwrite the state it is given (memory traffic is what a step costs), so keep only the new one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Scale = float | Tensor
+"""One number for all chains, or a column (C, 1) with one per chain."""
+
+
+class Evaluation(NamedTuple):
+    """What a model says at theta.
+
+    `loss` (C,) and `gradient` (C, P) are those of L_w; `items` (C, K) holds the loss of every
+    observed item where it comes for free with the gradient, else None. `gradient` may be a buffer
+    that the next evaluation overwrites.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    items: Tensor | None = None
+
+
+class Noise(Protocol):
+    """Standard Gaussian (C, P) and uniform (C,) numbers, one stream per chain."""
+
+    def normal(self) -> Tensor:
+        """Return the next (C, P) Gaussian numbers."""
+
+    def uniform(self) -> Tensor:
+        """Return the next (C,) uniform numbers in [0, 1)."""
+
+
+class Kernel(NamedTuple):
+    """A Markov kernel for all chains at once.
+
+    `changes` says in words how an option altered the target; empty when the target is U itself.
+    """
+
+    name: str
+    init: Callable[[Tensor], Any]
+    step: Callable[[Any, Noise], Any]
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """U of the module docstring.
+
+    Parameters
+    ----------
+    evaluate : callable
+        theta (C, P) -> Evaluation.
+    center : Tensor, shape (C, P)
+        Where the chains start and the localisation pulls to.
+    n_beta, localization : float or Tensor, shape (C, 1)
+        Inverse temperature of the mean loss, and the precision of the Gaussian prior.
+    exact : bool
+        False if `evaluate` draws minibatches: its loss and gradient are then noisy.
+    """
+
+    evaluate: Callable[[Tensor], Evaluation]
+    center: Tensor
+    n_beta: Scale
+    localization: Scale
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures and localisations that define no posterior."""
+        for name, value, hint in (
+            ("n_beta", self.n_beta, "It multiplies the mean loss."),
+            ("localization", self.localization, "Without it the posterior has no finite volume."),
+        ):
+            if not bool(torch.all(torch.as_tensor(value) > 0)):
+                raise ValueError(f"`{name}` must be > 0, got {value}. {hint}")
+
+    def potential(self, theta: Tensor, value: Evaluation) -> Tensor:
+        """Return U, shape (C,)."""
+        distance = (theta - self.center).square().sum(-1)
+        return _column(self.n_beta) * value.loss + 0.5 * _column(self.localization) * distance
+
+    def gradient(self, theta: Tensor, value: Evaluation) -> Tensor:
+        """Return grad U = n_beta grad L + localization (theta - center), shape (C, P)."""
+        pull = (theta - self.center).mul_(self.localization)
+        return axpy(pull, value.gradient, self.n_beta)
+
+
+def _column(scale: Scale) -> Scale:
+    """Return a (C, 1) column as (C,), so that it multiplies one number per chain."""
+    return scale[:, 0] if isinstance(scale, Tensor) and scale.ndim == 2 else scale
+
+
+def axpy(x: Tensor, y: Tensor, a: Scale) -> Tensor:
+    """Return x + a y, overwriting x, in one pass over memory."""
+    return x.addcmul_(y, a) if isinstance(a, Tensor) else x.add_(y, alpha=a)
+
+
+def root(scale: Scale) -> Scale:
+    """Return the square root of a number or a column."""
+    return scale.sqrt() if isinstance(scale, Tensor) else scale**0.5
+
+
+def checked_step_size(step_size: Scale) -> Scale:
+    """Return `step_size` if it is finite and > 0.
+
+    Returns
+    -------
+    float or Tensor
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    value = torch.as_tensor(step_size)
+    if not bool(torch.all(torch.isfinite(value) & (value > 0))):
+        raise ValueError(f"`step_size` must be finite and > 0, got {step_size}.")
+    return step_size

@@ -1,0 +1,42 @@
+"""A chain's random numbers depend on its own key alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from dlnflow.sampling.noise import BLOCK, Streams, chain_seed
+
+KEYS = [(0, 0, 0), (0, 0, 1), (0, 10, 0), (3, 10, 0)]
+
+
+def _draw(keys, size, steps=2 * BLOCK + 3, dtype=torch.float32):
+    streams = Streams(keys, size, dtype)
+    return torch.stack([streams.normal().clone() for _ in range(steps)]).numpy()
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 23])
+def test_streams_do_not_depend_on_the_batch(size):
+    together = _draw(KEYS, size)
+    for k, key in enumerate(KEYS):
+        np.testing.assert_array_equal(_draw([key], size)[:, 0], together[:, k])
+
+
+def test_streams_differ_and_are_standard():
+    draws = _draw(KEYS, 50, steps=400, dtype=torch.float64)
+    flat = np.moveaxis(draws, 1, 0).reshape(len(KEYS), -1)
+    n = flat.shape[1]
+    assert np.abs(np.corrcoef(flat) - np.eye(len(KEYS))).max() < 4 / np.sqrt(n)
+    assert np.abs(flat.mean(1)).max() < 4 / np.sqrt(n)
+    assert np.abs(flat.var(1) - 1).max() < 4 * np.sqrt(2 / n)
+    assert len({chain_seed(*key) for key in KEYS}) == len(KEYS)
+
+
+def test_uniforms_are_their_own_stream():
+    alone, mixed = Streams(KEYS, 4, torch.float64), Streams(KEYS, 4, torch.float64)
+    first = torch.stack([alone.normal().clone() for _ in range(20)])
+    second = []
+    for _ in range(20):
+        u = mixed.uniform()
+        assert ((u >= 0) & (u < 1)).all()
+        second.append(mixed.normal().clone())
+    assert torch.equal(first, torch.stack(second))
