@@ -1,0 +1,190 @@
+"""Settings from the curvature of a run, so that the default chains mix.
+
+    D_t = (1/N) (W X - Y) X^T at checkpoint t
+    negative curvature of the mean loss at a saddle      >= -max_t |D_t|
+    largest curvature while sampling                     <= (|W1|^2 + |W2|^2) |X X^T| / N + |D_t|
+
+with |W| the spectral norm, enlarged by the chain's own spread 1/sqrt(localization). Then
+
+    localization = 10 n_beta max_t |D_t|   ten times what keeps the posterior at a saddle local
+    step_size    = RELATIVE_STEP[kernel] / (n_beta * curvature + localization)
+    burn_in      = 20 / (step_size * localization)    ten relaxation times of a flat direction
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dlnflow import _checks
+from dlnflow._typing import FloatArray
+from dlnflow.training import Run
+
+N_BETA = 1e4
+"""Default inverse temperature: fluctuations of the outputs are then about 1 % of a feature."""
+RELATIVE_STEP = {"sgld": 0.2, "mala": 0.2, "underdamped": 1.0}
+"""eps times the largest curvature of U; stable below 4. SGLD then inflates no variance by > 5 %,
+MALA accepts 0.9 of the proposals of a wide network, and BAOAB has no error of first order."""
+LOCALIZATION_FACTOR = 10.0
+"""localization / (n_beta * largest negative curvature). Above 1 the saddle is held; far above it
+the BIF follows retraining best (docs/sampling.md)."""
+
+
+def suggest(
+    run: Run,
+    steps: ArrayLike | None = None,
+    *,
+    n_beta: float | None = None,
+    kernel: str = "underdamped",
+) -> dict[str, Any]:
+    """Return n_beta, localization, step_size and burn_in for a run.
+
+    Parameters
+    ----------
+    run : Run
+        Two layers.
+    steps : sequence of int, optional
+        Checkpoints to be sampled; default 33 along the run. One setting serves all, so that a
+        curve over training is not a curve of settings.
+    n_beta : float, optional
+        Default 1e4.
+    kernel : {"sgld", "mala", "underdamped"}
+        The step size depends on it.
+
+    Returns
+    -------
+    dict
+        Keyword arguments of `dlnflow.influence.bif`.
+
+    Raises
+    ------
+    ValueError
+        If the run has more than two layers, or is perfect at every checkpoint (give
+        `localization` by hand then).
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> found = suggest(dln.Run(dln.semantic_hierarchy()))
+    >>> sorted(found)
+    ['burn_in', 'localization', 'n_beta', 'step_size']
+    """
+    n_beta = N_BETA if n_beta is None else _checks.positive("n_beta", n_beta)
+    if steps is None:
+        steps = np.unique(np.linspace(0, run.n_steps, 33).astype(int))
+    w1, w2 = checkpoints(run, steps)
+    saddle = float(residual_norm(run, w1, w2).max())
+    if not saddle > 0:
+        raise ValueError(
+            "every checkpoint fits the task perfectly, so the curvature sets no scale; give "
+            "`localization`."
+        )
+    localization = LOCALIZATION_FACTOR * n_beta * saddle
+    step_size = _relative_step(kernel) / curvature(run, w1, w2, n_beta, localization)
+    return {
+        "n_beta": n_beta,
+        "localization": localization,
+        "step_size": step_size,
+        "burn_in": int(np.ceil(20 / (step_size * localization))),
+    }
+
+
+def _relative_step(kernel: str) -> float:
+    """Return eps times curvature for a kernel.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the kernel is unknown, or its step does not follow from the curvature.
+    """
+    if kernel == "rmsprop_sgld":
+        raise ValueError(
+            "kernel 'rmsprop_sgld' needs a `step_size`: its effective step is "
+            "step_size / (sqrt(V) + stability), which no curvature bound fixes beforehand."
+        )
+    _checks.one_of("kernel", kernel, list(RELATIVE_STEP))
+    return RELATIVE_STEP[kernel]
+
+
+def complete(run: Run, steps: ArrayLike, given: dict[str, Any], kernel: str) -> dict[str, Any]:
+    """Fill in what the user left out, consistently with what is given.
+
+    Returns
+    -------
+    dict
+        The settings, completed.
+
+    Raises
+    ------
+    ValueError
+        If a given number is out of range, or the given step is beyond stability.
+    """
+    given = {k: v for k, v in given.items() if v is not None}
+    for name in ("n_beta", "localization", "step_size"):
+        if name in given:
+            _checks.positive(name, given[name])
+    n_beta = given.setdefault("n_beta", N_BETA)
+    if "localization" not in given:
+        given["localization"] = suggest(run, steps, n_beta=n_beta)["localization"]
+    stiffness = curvature(run, *checkpoints(run, steps), n_beta, given["localization"])
+    eps = given["step_size"] if "step_size" in given else _relative_step(kernel) / stiffness
+    given["step_size"] = eps
+    given.setdefault("burn_in", int(min(5000, np.ceil(20 / (eps * given["localization"])))))
+    return given
+
+
+def stiffest(run: Run, steps: ArrayLike, n_beta: float, localization: float) -> float:
+    """Return the largest curvature of U at the checkpoints themselves, without noise."""
+    w1, w2 = checkpoints(run, steps)
+    return n_beta * float(_loss_curvature(run, w1, w2, 0.0).max()) + localization
+
+
+def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return W1 (T, h, n_in) and W2 (T, d_out, h).
+
+    Returns
+    -------
+    tuple of arrays
+        W1 and W2.
+
+    Raises
+    ------
+    ValueError
+        If the run has more than two layers.
+    """
+    if run.depth != 2:
+        raise ValueError(
+            f"sampling is written for two layers; `run` has depth {run.depth}. Use "
+            "dlnflow.sampling.sample on a torch model for other networks."
+        )
+    trajectory = run.train(steps)
+    return trajectory.w1, trajectory.w2
+
+
+def residual_norm(run: Run, w1: FloatArray, w2: FloatArray) -> FloatArray:
+    """Return the spectral norm of D_t = (1/N) (W X - Y) X^T, shape (T,)."""
+    task = run.task
+    d = (w2 @ w1 @ task.x - task.y) @ task.x.T / task.n_items
+    return np.linalg.norm(d, 2, axis=(1, 2))
+
+
+def curvature(
+    run: Run, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float
+) -> float:
+    """Return an upper bound on the curvature of U over checkpoints and typical draws."""
+    spread = 1 / np.sqrt(localization)
+    return n_beta * float(_loss_curvature(run, w1, w2, spread).max()) + localization
+
+
+def _loss_curvature(run: Run, w1: FloatArray, w2: FloatArray, spread: float) -> FloatArray:
+    """Return (|W1|^2 + |W2|^2) |X X^T| / N + |D| per checkpoint, with weights off by `spread`."""
+    layers = [
+        np.linalg.norm(w, 2, axis=(1, 2)) + spread * (np.sqrt(w.shape[1]) + np.sqrt(w.shape[2]))
+        for w in (w1, w2)
+    ]
+    scale = np.linalg.norm(run.task.x, 2) ** 2 / run.task.n_items
+    return (layers[0] ** 2 + layers[1] ** 2) * scale + residual_norm(run, w1, w2)

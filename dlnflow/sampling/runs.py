@@ -1,0 +1,87 @@
+"""From a run to loss traces: settings filled in, checkpoints trained, chains sampled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _checks
+from dlnflow.sampling import defaults, toy
+from dlnflow.sampling.settings import Settings
+from dlnflow.training import Run
+
+STABLE = 4.0
+"""step_size times the largest curvature of U at which the unadjusted kernels blow up."""
+
+
+def trace_run(
+    run: Run,
+    steps: ArrayLike,
+    *,
+    kernel: str = "underdamped",
+    kernel_options: Mapping[str, Any] | None = None,
+    weights: ArrayLike | None = None,
+    **settings: Any,
+) -> xr.DataArray:
+    """Sample the localised posterior at checkpoints of a two-layer run.
+
+    Parameters
+    ----------
+    run : Run
+        Two layers.
+    steps : sequence of int
+        Checkpoints.
+    kernel : {"sgld", "rmsprop_sgld", "mala", "underdamped"}
+        How the chains move. "underdamped" has no bias on Gaussian targets and, per step, the
+        largest effective sample size.
+    kernel_options : mapping, optional
+        Options of that kernel, e.g. {"freeze_after": 500, "stability": 0.1}.
+    weights : array, shape (N,), optional
+        Item weights w_i; default 1.
+    **settings
+        Fields of `dlnflow.sampling.Settings`; n_beta, localization, step_size and burn_in are
+        filled in by `suggest` where they are left out.
+
+    Returns
+    -------
+    xarray.DataArray, dims (time, chain, draw, item)
+        Losses of all items.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or the step is beyond stability at a checkpoint.
+    """
+    steps = _checks.recorded_steps(steps, run.n_steps)
+    unknown = sorted(
+        set(settings) - set(Settings.__dataclass_fields__) | {"options"} & set(settings)
+    )
+    if unknown:
+        raise ValueError(
+            f"unknown sampling option `{unknown[0]}`."
+            + _checks.did_you_mean(unknown[0], [*Settings.__dataclass_fields__, "kernel_options"])
+        )
+    full = Settings(
+        **defaults.complete(run, steps, settings, kernel), options=dict(kernel_options or {})
+    )
+    if kernel in ("sgld", "underdamped"):  # the others do not blow up, or not at this bound
+        _check_stable(defaults.stiffest(run, steps, full.n_beta, full.localization), full.step_size)
+    w1, w2 = defaults.checkpoints(run, steps)
+    return toy.sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
+
+
+def _check_stable(stiffness: float, step_size: float) -> None:
+    """Refuse a step at which the linearised chain grows.
+
+    Raises
+    ------
+    ValueError
+        If step_size * stiffness >= 4.
+    """
+    if step_size * stiffness >= STABLE:
+        raise ValueError(
+            f"`step_size` = {step_size:g} is beyond stability: step_size * curvature = "
+            f"{step_size * stiffness:.3g} >= {STABLE:g}. Use at most "
+            f"{0.05 * STABLE / stiffness:.2g} (a bias of 5 %), or lower `n_beta`."
+        )

@@ -1,0 +1,73 @@
+"""What was sampled and for how long: one frozen record, checked once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dlnflow import _checks
+from dlnflow.sampling.traces import check_lengths
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings shared by all kernels.
+
+    Parameters
+    ----------
+    n_beta : float
+        Inverse temperature of the mean loss.
+    localization : float
+        Precision of the Gaussian prior around the checkpoint.
+    step_size : float
+        eps of the kernel.
+    chains, draws, burn_in, thin : int
+        Chains per checkpoint; recorded draws; steps thrown away before; steps between draws.
+    seed : int
+        With the checkpoint's step and the chain's number it fixes all random numbers.
+    dtype : {"float32", "float64"}
+        Precision of weights and noise.
+    options : mapping
+        Further options of the kernel, e.g. {"freeze_after": 500}.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    n_beta: float
+    localization: float
+    step_size: float
+    chains: int = 4
+    draws: int = 1000
+    burn_in: int = 0
+    thin: int = 1
+    seed: int = 0
+    dtype: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("n_beta", "localization", "step_size"):
+            object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
+        check_lengths(self.chains, self.draws, self.burn_in, self.thin)
+        if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
+            raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
+        _checks.one_of("dtype", self.dtype, ["float32", "float64"])
+
+    def kernel_options(self) -> dict[str, Any]:
+        """Return what the kernel builder takes besides the posterior."""
+        return {"step_size": self.step_size, **self.options}
+
+    def lengths(self) -> dict[str, int]:
+        """Return what the driver takes."""
+        return {"draws": self.draws, "burn_in": self.burn_in, "thin": self.thin}
+
+    def attrs(self, kernel: str, n_train: int, n_parameters: int) -> dict[str, Any]:
+        """Return the attributes of the traces; all numbers and text."""
+        record = asdict(self)
+        options = record.pop("options")
+        told = ", ".join(f"{k}={v}" for k, v in options.items())
+        return record | {
+            "kernel": kernel, "kernel_options": told,
+            "n_train": n_train, "n_parameters": n_parameters,
+        }  # fmt: skip

@@ -1,0 +1,203 @@
+"""The batched program: gradients, independence of the batch, bad input, learning coefficients."""
+
+import numpy as np
+import pytest
+import torch
+
+import dlnflow as dln
+from dlnflow import sampling
+from dlnflow.rlct import learning_coefficient
+from dlnflow.sampling import Settings, toy
+from dlnflow.sampling.learning_coefficient import llc
+from tests.sampling.test_diagnostics import autoregressive, traces
+from tests.tolerances import ALGEBRA
+
+
+def _random(one_hot, seed=0):
+    rng = np.random.default_rng(seed)
+    y, x = rng.standard_normal((5, 4)), None if one_hot else rng.standard_normal((3, 4))
+    w1 = rng.standard_normal((3, 6, 4 if one_hot else 3))
+    return y, x, w1, rng.standard_normal((3, 5, 6)), rng.uniform(0.2, 2, 4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_gradients_by_hand_are_those_of_autograd(one_hot, weighted):
+    y, x, w1, w2, w = (None if a is None else torch.tensor(a) for a in _random(one_hot))
+    w1.requires_grad_(), w2.requires_grad_()
+    inputs = torch.eye(4, dtype=torch.float64) if x is None else x
+    items = 0.5 * (w2 @ w1 @ inputs - y).square().sum(1)
+    loss = (items * (w if weighted else 1)).mean(1)
+    loss.sum().backward()
+    found = toy.evaluator(x, y, 6, w if weighted else None)(toy.pack(w1, w2).detach())
+    np.testing.assert_allclose(found.items, items.detach(), rtol=ALGEBRA)
+    np.testing.assert_allclose(found.loss, loss.detach(), rtol=ALGEBRA)
+    expected = toy.pack(w1.grad, w2.grad)
+    np.testing.assert_allclose(found.gradient, expected, rtol=ALGEBRA, atol=1e-13)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return dln.Run(dln.semantic_hierarchy(3), hidden=6, init_std=0.05)
+
+
+SHORT = {"draws": 20, "burn_in": 3, "chains": 2}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", ["sgld", "mala", "underdamped"])
+def test_a_chain_does_not_depend_on_its_batch(run, kernel, dtype, monkeypatch):
+    steps = [0, 100, run.n_steps]
+    options = {"kernel": kernel, "dtype": dtype, **SHORT}
+    options |= sampling.suggest(run, kernel=kernel) | {"burn_in": 3}
+    whole = sampling.trace_run(run, steps, **options)
+    alone = sampling.trace_run(run, [100], **options)
+    np.testing.assert_array_equal(whole.sel(time=[100]).values, alone.values)
+    more = sampling.trace_run(run, [100], **options | {"chains": 5})
+    np.testing.assert_array_equal(more.values[:, :2], alone.values)
+    monkeypatch.setattr(toy, "SLAB_BYTES", 1)  # one chain at a time
+    single = sampling.trace_run(run, steps, **options)
+    np.testing.assert_allclose(
+        single.values, whole.values, rtol=1e-5 if dtype == "float32" else 1e-12
+    )
+
+
+def test_burn_in_and_thinning_are_steps_of_the_same_chain(run):
+    options = sampling.suggest(run) | {"chains": 2, "seed": 5}
+    full = sampling.trace_run(run, [50], **options | {"burn_in": 0, "draws": 40}).values
+    late = sampling.trace_run(run, [50], **options | {"burn_in": 10, "draws": 10, "thin": 3}).values
+    np.testing.assert_array_equal(late, full[:, :, 12:40:3])
+    other = sampling.trace_run(run, [50], **options | {"burn_in": 0, "draws": 40, "seed": 6})
+    assert np.abs(other.values - full).min() > 0
+
+
+def test_traces_say_what_was_sampled(run):
+    found = sampling.trace_run(run, [0, 50], kernel="mala", **SHORT)
+    assert found.dims == ("time", "chain", "draw", "item") and found.shape == (2, 2, 20, 4)
+    assert found.attrs["kernel"] == "mala" and found.attrs["n_train"] == 4
+    assert found.attrs["n_parameters"] == 6 * (4 + 7)
+    assert 0.5 < float(found.acceptance.mean()) <= 1
+    np.testing.assert_allclose(found.checkpoint_loss, run.train([0, 50]).loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("data", [dln.semantic_hierarchy, dln.living_things])
+def test_suggested_settings_mix_on_every_built_in_task(data):
+    run = dln.Run(data(), hidden=50, init_std=1e-3)
+    steps = np.linspace(0, run.n_steps, 6).astype(int)
+    found = dln.influence.bif(run, steps)
+    assert set(found.verdict.values) == {"mixed"}, found.r_hat.values
+
+
+def test_step_beyond_stability_is_refused_and_the_message_helps(run):
+    with pytest.raises(ValueError, match=r"beyond stability.*Use at most"):
+        sampling.trace_run(run, [run.n_steps], kernel="sgld", step_size=1.0, **SHORT)
+
+
+def test_a_kick_is_refused_in_the_toy(run):
+    with pytest.raises(ValueError, match="`stability`"):
+        sampling.trace_run(
+            run, [run.n_steps], kernel="rmsprop_sgld", step_size=1e-2,
+            kernel_options={"stability": 1e-8}, **SHORT,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_beta": 0}, "`n_beta`"),
+        ({"n_beta": -1.0}, "`n_beta`"),
+        ({"localization": 0}, "`localization`"),
+        ({"step_size": float("nan")}, "`step_size`"),
+        ({"chains": 0}, "`chains`"),
+        ({"draws": 2}, "`draws`"),
+        ({"burn_in": -1}, "`burn_in`"),
+        ({"thin": 0}, "`thin`"),
+        ({"seed": -1}, "`seed`"),
+        ({"dtype": "float16"}, "`dtype`"),
+        ({"kernel": "sgdl"}, "Did you mean 'sgld'"),
+        ({"kernel": "sgld", "kernel_options": {"decay": 1}}, "does not take"),
+        ({"localisation": 1.0}, "Did you mean 'localization'"),
+        ({"kernel": "rmsprop_sgld"}, "needs a `step_size`"),
+    ],
+)
+def test_bad_settings(run, options, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.trace_run(run, [0], **SHORT | options)
+
+
+def test_three_layers_are_refused():
+    run = dln.Run(dln.semantic_hierarchy(3), depth=3)
+    with pytest.raises(ValueError, match="depth 3"):
+        sampling.trace_run(run, [0])
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(run):
+    w1, w2 = np.full((1, 6, 4), np.nan), np.ones((1, 7, 6))
+    with pytest.raises(ValueError, match="checkpoint 7 are not finite"):
+        toy.sample(w1, w2, run.task, time=[7], kernel="sgld", settings=Settings(1, 1, 1e-3))
+
+
+def test_chains_that_blow_up_give_a_verdict_not_a_silent_nan(run):
+    """Unstable only away from the checkpoint, so no check at the start can see it."""
+    w1, w2 = run.train([run.n_steps]).w1, run.train([run.n_steps]).w2
+    settings = Settings(100.0, 0.01, 0.05, draws=200)
+    found = toy.sample(w1, w2, run.task, time=[9], kernel="sgld", settings=settings)
+    inf = dln.influence.bif.from_traces(found)
+    assert inf.verdict.item() == "diverged" and inf.n_diverged.item() == 4
+    assert np.isnan(inf.values).all()
+
+
+def global_minimum(m, h, n, r, seed=0):
+    """A task of rank r and balanced weights that fit it, unused hidden units at zero."""
+    rng = np.random.default_rng(seed)
+    u = np.linalg.qr(rng.standard_normal((n, n)))[0][:, :r]
+    v = np.linalg.qr(rng.standard_normal((m, m)))[0][:, :r]
+    s = np.linspace(2, 1, r)
+    w1, w2 = np.zeros((1, h, m)), np.zeros((1, n, h))
+    w1[0, :r], w2[0, :, :r] = np.sqrt(s)[:, None] * v.T, u * np.sqrt(s)
+    return dln.Task(w2[0] @ w1[0]), w1, w2
+
+
+NETWORKS = [(6, 1, 6, 1), (6, 2, 6, 2), (6, 3, 6, 3), (6, 4, 6, 4), (8, 50, 15, 8), (5, 2, 3, 2)]
+"""Inputs, hidden, outputs, rank: lambda depends on the rank except in the wide net (60)."""
+
+
+def sampled_llc(network, kernel, relative_step, *, chains=16, draws=1000, **options):
+    """LLC at kappa = n_beta / N = 1e5, localization 100: the exact value to 0.2 %."""
+    m, h, n, r = network
+    task, w1, w2 = global_minimum(m, h, n, r)
+    kappa, gamma = 1e5, 100.0
+    width = (np.sqrt(h) + np.sqrt(max(m, n))) / np.sqrt(gamma)
+    step = relative_step / (2 * kappa * (np.sqrt(2) + width) ** 2)
+    settings = Settings(
+        kappa * m, gamma, step, chains=chains, draws=draws, burn_in=600, options=options
+    )
+    return llc(toy.sample(w1, w2, task, time=[0], kernel=kernel, settings=settings)).isel(time=0)
+
+
+@pytest.mark.parametrize("kernel", ["mala", "underdamped"])
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_llc_is_aoyagis_at_global_minima(network, kernel):
+    m, h, n, r = network
+    expected = learning_coefficient((m, h, n), r).coefficient
+    found = sampled_llc(network, kernel, 0.4 if kernel == "mala" else 1.0)
+    assert found.verdict.item() == "mixed"
+    assert found.standard_error < 0.03 * expected
+    assert abs(found.llc - expected) < 3 * found.standard_error + 0.003 * expected
+
+
+def test_llc_needs_every_training_item():
+    z = traces(5 + autoregressive(4, 100, 3, 0.0)[None], n_train=4)
+    with pytest.raises(ValueError, match="3 of 4 training items"):
+        llc(z)
+
+
+def test_llc_of_known_traces():
+    """A chi-square excess: n_beta (L - L_0) with mean 2.5 and one diverged chain."""
+    rng = np.random.default_rng(0)
+    excess = rng.chisquare(5, (1, 4, 4000, 1)) / 2 / 100.0
+    excess[0, 1, 5] = np.nan
+    found = llc(traces(1 + excess))
+    assert found.n_diverged.item() == 1 and found.verdict.item() == "mixed"
+    assert abs(found.llc.item() - 2.5) < 3 * found.standard_error.item()
+    assert found.standard_error.item() == pytest.approx(np.sqrt(2.5 / 12000), rel=0.1)
