@@ -4,6 +4,7 @@ Every estimator is ``f(run, steps, *, options) -> xarray.DataArray`` and a choic
 kernel, or the finite quantity that the kernel linearises; see docs/estimators.md.
 """
 
+from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.tangent import tangent
@@ -12,6 +13,7 @@ ESTIMATORS = {
     "tangent": tangent,
     "leave_one_out": leave_one_out,
     "closed_form_loo": closed_form_loo,
+    "bif": bif,
 }
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 

@@ -1,0 +1,293 @@
+"""Bayesian influence: the covariance of losses under a posterior localised at the checkpoint.
+
+    p(theta) ~ exp(-n_beta (1/N) sum_k w_k l_k - (localization / 2) |theta - theta_0|^2)
+    d E[l_q] / d w_i = -(n_beta / N) Cov(l_i, l_q)
+
+is an exact identity, so BIF has the sign of every other estimator: negative = the train item
+helps. Normalised, it is minus the Pearson correlation. Sampling lives in `dlnflow.sampling` (it
+needs torch); everything here starts from loss traces and needs only numpy and xarray.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from dlnflow import result
+from dlnflow._typing import FloatArray
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.sampling import diagnostics
+from dlnflow.sampling import traces as loss_traces
+from dlnflow.training import Run
+
+
+def bif(
+    run: Run,
+    steps: ArrayLike,
+    *,
+    query: Items = None,
+    train: Items = None,
+    normalised: bool = False,
+    seed: int = 0,
+    **sampling: Any,
+) -> xr.DataArray:
+    """Sampled Bayesian influence at checkpoints of a run.
+
+    Parameters
+    ----------
+    run : Run
+        Two layers, any inputs, any optimizer.
+    steps : sequence of int
+        Checkpoints, strictly increasing within the run.
+    query, train : item names, optional
+        Default: all.
+    normalised : bool
+        Minus the Pearson correlation instead of -(n_beta/N) Cov.
+    seed : int
+        With the step and the chain number it fixes a chain's random numbers.
+    **sampling
+        n_beta, localization, step_size, chains, draws, burn_in, thin, kernel, kernel_options,
+        dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the run's curvature
+        (`dlnflow.sampling.suggest`).
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train), with coordinates `standard_error` (time, query, train) and,
+        per time, `verdict` ("mixed", "short", "not mixed", "diverged"), `r_hat`, `ess`,
+        `noise_floor`, `n_diverged` and `diverged_chains`. NaN where the verdict is "diverged".
+
+    Raises
+    ------
+    ValueError
+        If steps, names or settings are invalid, or the run has more than two layers.
+    dlnflow.DivergenceError
+        If the run diverges.
+
+    References
+    ----------
+    Kreer et al. (2025), "Bayesian influence functions for Hessian-free data attribution";
+    Lee et al. (2025), appendix B.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy(), hidden=8)
+    >>> inf = bif(run, [run.n_steps], draws=200, burn_in=100, normalised=True)
+    >>> inf.dims, float(inf.sel(query="dog", train="dog").item().__round__(6))
+    (('time', 'query', 'train'), -1.0)
+    """
+    from dlnflow import sampling as samplers
+
+    grid = Grid.of(run, steps, query, train)
+    traces = samplers.trace_run(run, steps, seed=seed, **sampling)
+    names = np.asarray(run.task.items)
+    return from_traces(
+        traces,
+        normalised,
+        query=names[grid.query].tolist(),
+        train=names[grid.train].tolist(),
+        flow_time=grid.flow_time,
+    )
+
+
+def from_traces(
+    traces: xr.DataArray,
+    normalised: bool = False,
+    *,
+    observable: Callable[[FloatArray], FloatArray] | None = None,
+    query: list[str] | None = None,
+    train: list[str] | None = None,
+    flow_time: ArrayLike | None = None,
+    errors: bool = True,
+) -> xr.DataArray:
+    """Bayesian influence from loss traces of any model.
+
+    Losses are centred per chain before they are multiplied (nearly constant losses would lose
+    their digits otherwise); the products are then pooled over draws and kept chains.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces, from `dlnflow.sampling` or from elsewhere, with attributes n_beta, n_train
+        (N) and n_parameters and the coordinate checkpoint_loss.
+    normalised : bool
+        Minus the Pearson correlation; has no unit and needs no n_beta.
+    observable : callable, optional
+        What the *query* side measures: losses (chain, draw, query) -> the same shape. Default:
+        the losses themselves.
+    query, train : list of str, optional
+        Observed items; default all.
+    flow_time : array, shape (T,), optional
+        Second time coordinate.
+    errors : bool
+        Compute `standard_error`; without it a large item x item result is faster.
+
+    Returns
+    -------
+    xarray.DataArray
+        As `bif`.
+
+    Raises
+    ------
+    ValueError
+        If an item was not observed or the traces do not describe their posterior.
+    """
+    loss_traces.check_traces(traces)
+    q, i = (
+        loss_traces.positions(traces, names, side)
+        for side, names in (("query", query), ("train", train))
+    )
+    blocks = diagnostics.kept_chains(traces)
+    rows = [_estimate(b, q, i, normalised, observable=observable, errors=errors) for b in blocks]
+    scale = 1.0 if normalised else traces.attrs["n_beta"] / traces.attrs["n_train"]
+    names = np.asarray(traces["item"].values, dtype=str)
+    time = traces.time.values
+    array = result.influence(
+        -scale * np.stack([row[0] for row in rows]),
+        time,
+        names[q],
+        names[i],
+        estimator="bif",
+        flow_time=np.full(len(time), np.nan) if flow_time is None else np.asarray(flow_time),
+        attrs=_attrs(traces, normalised),
+    )
+    extra: dict[str, Any] = {
+        name: ("time", value.values) for name, value in diagnostics.summary(traces).items()
+    }
+    if errors:
+        extra["standard_error"] = (array.dims, scale * np.stack([row[1] for row in rows]))
+    return array.assign_coords(extra)
+
+
+def _estimate(
+    losses: FloatArray,
+    query: NDArray,
+    train: NDArray,
+    normalised: bool,
+    *,
+    observable: Callable[[FloatArray], FloatArray] | None,
+    errors: bool,
+) -> tuple[FloatArray, FloatArray]:
+    """Return covariance (or correlation) and its standard error at one checkpoint."""
+    if len(losses) == 0:
+        nothing = np.full((len(query), len(train)), np.nan)
+        return nothing, nothing
+    a, b = losses[:, :, query], losses[:, :, train]
+    a = a if observable is None else observable(a)
+    a, b = (z - z.mean(axis=1, keepdims=True) for z in (a, b))
+    chains, draws = a.shape[:2]
+    pooled = np.tensordot(a, b, axes=((0, 1), (0, 1))) / (chains * (draws - 1))
+    if normalised:
+        a, b = (_standardised(z) for z in (a, b))
+        pooled = np.tensordot(a, b, axes=((0, 1), (0, 1))) / (chains * draws)
+    if not errors:
+        return pooled, np.full(pooled.shape, np.nan)
+    psi = a[:, :, :, None] * b[:, :, None, :]
+    if normalised:
+        # The delta method: a correlation also moves with the two standard deviations.
+        psi = psi - 0.5 * pooled * (a[:, :, :, None] ** 2 + b[:, :, None, :] ** 2)
+    error = np.stack([diagnostics.mean_and_error(psi[:, :, k])[1] for k in range(len(query))])
+    return pooled, error
+
+
+def _standardised(d: FloatArray) -> FloatArray:
+    """Return d with pooled variance 1; losses that never move stay 0, uncorrelated with all."""
+    spread = np.sqrt(np.mean(d**2, axis=(0, 1)))
+    return d / np.where(spread > 0, spread, 1.0)
+
+
+def standard_error(traces: xr.DataArray, normalised: bool = False, **options: Any) -> xr.DataArray:
+    """Return the standard error of every entry of `from_traces`.
+
+    sd(p) / sqrt(ESS(p)) of the centred products p = d_q d_i; for correlations p minus
+    (r/2)(z_q^2 + z_i^2), the delta method.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+    normalised : bool
+        As in `from_traces`.
+    **options
+        As in `from_traces`.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train).
+    """
+    array = from_traces(traces, normalised, **options)
+    return array.standard_error.drop_vars("standard_error")
+
+
+def rhat(traces: xr.DataArray) -> xr.DataArray:
+    """Return split R-hat of the losses, dims (time, item)."""
+    return _per_item(traces, diagnostics.r_hat, "r_hat")
+
+
+def ess(traces: xr.DataArray) -> xr.DataArray:
+    """Return the effective sample size of the losses, dims (time, item)."""
+    return _per_item(traces, diagnostics.effective_size, "ess")
+
+
+def rhat_products(traces: xr.DataArray) -> xr.DataArray:
+    """Return split R-hat of the loss products, dims (time, query, train)."""
+    return _per_pair(traces, diagnostics.r_hat, "r_hat")
+
+
+def ess_products(traces: xr.DataArray) -> xr.DataArray:
+    """Return the effective sample size of the loss products, dims (time, query, train)."""
+    return _per_pair(traces, diagnostics.effective_size, "ess")
+
+
+def verdict(traces: xr.DataArray) -> xr.Dataset:
+    """Return verdict, R-hat, ESS, noise floor and diverged chains per checkpoint."""
+    # See `dlnflow.sampling.diagnostics` for the rules.
+    loss_traces.check_traces(traces)
+    return diagnostics.summary(traces)
+
+
+def _per_item(
+    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
+) -> xr.DataArray:
+    loss_traces.check_traces(traces)
+    values = np.stack([measure(block) for block in diagnostics.kept_chains(traces)])
+    coords = {"time": traces.time.values, "item": traces["item"].values}
+    return xr.DataArray(values, coords, ("time", "item"), name=name)
+
+
+def _per_pair(
+    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
+) -> xr.DataArray:
+    loss_traces.check_traces(traces)
+    every = np.arange(traces.sizes["item"])
+    rows = [
+        np.stack(
+            [measure(diagnostics.products(block, every[k : k + 1], every)[:, :, 0]) for k in every]
+        )
+        for block in diagnostics.kept_chains(traces)
+    ]
+    items = traces["item"].values
+    coords = {"time": traces.time.values, "query": items, "train": items}
+    return xr.DataArray(np.stack(rows), coords, ("time", "query", "train"), name=name)
+
+
+def _attrs(traces: xr.DataArray, normalised: bool) -> dict[str, Any]:
+    """Return the settings of the traces that a netCDF attribute can hold."""
+    kept = {k: v for k, v in traces.attrs.items() if isinstance(v, int | float | str)}
+    kept = {k: int(v) if isinstance(v, bool) else v for k, v in kept.items()}
+    if normalised:
+        kept |= {"normalised": 1, "units": "minus the Pearson correlation"}
+    return kept
+
+
+bif.from_traces = from_traces  # type: ignore[attr-defined]
+bif.standard_error = standard_error  # type: ignore[attr-defined]
+bif.rhat = rhat  # type: ignore[attr-defined]
+bif.ess = ess  # type: ignore[attr-defined]
+bif.verdict = verdict  # type: ignore[attr-defined]
+bif.rhat_products = rhat_products  # type: ignore[attr-defined]
+bif.ess_products = ess_products  # type: ignore[attr-defined]
