@@ -1,0 +1,182 @@
+"""Byte-level BPE: train one, load one, and turn a corpus into token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlnflow._checks import positive_integer
+from dlnflow.lm._files import sha256_array
+from dlnflow.lm.corpus import Corpus
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|padding|>")
+"""Ids 0 and 1, as in the Pythia tokenizer."""
+
+
+def train_bpe(corpus: Corpus, vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE like Pythia's (NFC, no prefix space) on a corpus.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Text to count.
+    vocab_size : int
+        Number of ids including 2 special tokens and 256 bytes.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        Ids 0 and 1 are ``<|endoftext|>`` and ``<|padding|>``.
+
+    Raises
+    ------
+    ValueError
+        If `vocab_size` cannot hold the bytes.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    if positive_integer("vocab_size", vocab_size) < 258:
+        raise ValueError(f"`vocab_size` must be at least 258 (256 bytes, 2 special tokens), "
+                         f"got {vocab_size}.")  # fmt: skip
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus.documents, trainer)
+    return tokenizer
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Load a tokenizer from a ``tokenizer.json``, a folder that has one, or the hub.
+
+    Parameters
+    ----------
+    source : str or path
+        File, folder, or a model's name on the hub such as ``"EleutherAI/pythia-14m"``.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        The tokenizer behind the model.
+
+    Raises
+    ------
+    ConnectionError
+        If `source` is not a path and the hub cannot be reached.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(source)).backend_tokenizer
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"`source` {str(source)!r} is no tokenizer file or folder here, and the hub gave: "
+            f"{error}. Without network pass the path of a tokenizer.json."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A corpus as token ids, one document after another, each ended by ``<|endoftext|>``.
+
+    Attributes
+    ----------
+    ids : (n,) int32 array
+        Token ids.
+    vocab_size : int
+        Number of ids of the tokenizer.
+    text_sha256, sha256 : str
+        Hashes of the text and of the ids.
+    """
+
+    ids: NDArray[np.int32] = field(repr=False)
+    vocab_size: int
+    text_sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the ids."""
+        return sha256_array(self.ids)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Occurrences of every id, shape (vocab_size,)."""
+        return np.bincount(self.ids, minlength=self.vocab_size)
+
+    def rows(self, n_rows: int, length: int, *, seed: int = 0) -> NDArray[np.int32]:
+        """Return `n_rows` crops of `length` ids that do not overlap, in random order.
+
+        Returns
+        -------
+        (n_rows, length) int32 array
+            Rows.
+
+        Raises
+        ------
+        ValueError
+            If the corpus is too short.
+        """
+        available = len(self.ids) // length
+        if n_rows > available:
+            raise ValueError(
+                f"`n_rows` x `length` = {n_rows} x {length} ids are more than the corpus holds "
+                f"({len(self.ids)}, or {available} rows). Use fewer, shorter, or more text."
+            )
+        chosen = np.random.default_rng(seed).choice(available, n_rows, replace=False)
+        return self.ids[chosen[:, None] * length + np.arange(length)]
+
+
+def encode(
+    corpus: Corpus, tokenizer: Tokenizer, *, held_out: float = 0.08
+) -> tuple[Tokens, Tokens]:
+    """Encode a corpus and split it by documents into training and held-out ids.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Documents.
+    tokenizer : tokenizers.Tokenizer
+        Any tokenizer; ``<|endoftext|>`` separates documents if it has that token.
+    held_out : float
+        Share of the documents that is set aside, drawn with a fixed seed.
+
+    Returns
+    -------
+    (Tokens, Tokens)
+        Training and held-out ids. They share no document.
+    """
+    order = np.random.default_rng(0).permutation(len(corpus.documents))
+    n_held_out = max(1, round(held_out * len(order))) if len(order) > 1 and held_out > 0 else 0
+    parts = (sorted(order[n_held_out:]), sorted(order[:n_held_out]))
+    return tuple(_encode([corpus.documents[i] for i in part], tokenizer, corpus) for part in parts)
+
+
+def _encode(documents: Sequence[str], tokenizer: Tokenizer, corpus: Corpus) -> Tokens:
+    """Encode `documents` and join them."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = [] if end is None else [end]
+    pieces = [np.asarray(e.ids + end, np.int32) for e in tokenizer.encode_batch(list(documents))]
+    ids = np.concatenate([np.empty(0, np.int32), *pieces])
+    return Tokens(ids, tokenizer.get_vocab_size(), corpus.sha256)

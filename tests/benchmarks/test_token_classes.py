@@ -1,0 +1,19 @@
+import numpy as np
+import pytest
+
+from dlnflow.lm import corpus
+from dlnflow.lm.token_classes import Vocabulary, classify
+from dlnflow.lm.tokenizer import train_bpe
+
+
+@pytest.mark.benchmark
+def test_a_million_tokens_a_second(benchmark):
+    """At least 1e6 tokens a second, on the standard library's sources."""
+    text = corpus.load("stdlib", max_characters=3_000_000)
+    tokenizer = train_bpe(text, 1024)
+    ids = np.concatenate([e.ids for e in tokenizer.encode_batch(list(text.documents))])
+    rows = ids[: len(ids) // 1024 * 1024].reshape(-1, 1024)
+    vocabulary = Vocabulary(tokenizer)
+    classify(rows[:1], vocabulary)
+    benchmark(classify, rows, vocabulary)
+    assert rows.size / benchmark.stats["median"] >= 1e6

@@ -1,0 +1,61 @@
+"""Small tokenizers, texts and runs that several test files use."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlnflow.lm import corpus, tokenizer
+from dlnflow.lm.model import Settings
+from dlnflow.lm.train import train
+
+NEOX_FILE = os.environ.get("DLNFLOW_NEOX_TOKENIZER", "../shared/data/neox_20B_tokenizer.json")
+"""The tokenizer.json of the Pythia models, where a copy exists."""
+TEXT = (
+    "def unbelievable(foo):\n        return ((foo))\n\nZarathustrian cafés naïve 你好 😀 dogs’ "
+    "[x1y2] ==== -- ... camelCase snake_case {'a': [1, 2]} \\begin{align} \\end{align}\n"
+)
+TINY = Settings(
+    vocab_size=300, layers=1, width=16, heads=2, context=32, rows=4, n_steps=12, every=4,
+    warmup=4, horizon=20, repeat_share=0.25, learning_rate=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A BPE that splits characters beyond ASCII over tokens."""
+    return tokenizer.train_bpe(corpus.Corpus("text", (TEXT,) * 20), 320)
+
+
+@pytest.fixture(scope="session")
+def neox():
+    if not Path(NEOX_FILE).is_file():
+        pytest.skip("no copy of the Pythia tokenizer; set DLNFLOW_NEOX_TOKENIZER")
+    return tokenizer.load_tokenizer(NEOX_FILE)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """Two hundred different documents of the standard library's kind."""
+    folder = tmp_path_factory.mktemp("text")
+    for k in range(40):
+        (folder / f"{k:03d}.txt").write_text(TEXT * 2 + f"document {k} of {k * k} words\n" * 5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(text_file, tmp_path_factory):
+    """A trained tiny run: (settings, folder, checkpoints)."""
+    settings = dataclasses.replace(TINY, corpus=str(text_file))
+    folder = tmp_path_factory.mktemp("run")
+    return settings, folder, train(settings, folder)
