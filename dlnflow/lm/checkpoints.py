@@ -1,0 +1,224 @@
+"""Ladders of checkpoints: where each step's weights are, and proof that they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dlnflow._typing import IntArray
+from dlnflow.lm.ladder import (
+    OFFLINE,
+    check_ladder,
+    checked_steps,
+    hash_folder,
+    hash_revision,
+    step_folders,
+)
+from dlnflow.lm.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Training steps of one model with the place of their weights.
+
+    Attributes
+    ----------
+    steps : (T,) int array
+        Optimiser steps, strictly increasing.
+    places : tuple of (str, str or None)
+        Folder or hub name, and hub revision, of every step.
+    hashes : tuple of str
+        sha256 of the weights of every step; no two are equal.
+    """
+
+    steps: IntArray
+    places: tuple[tuple[str, str | None], ...] = field(repr=False)
+    hashes: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_ladder(self.steps, self.hashes)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @classmethod
+    def from_directory(
+        cls, source: str | Path | Mapping[int, str | Path], steps: ArrayLike | None = None
+    ) -> Checkpoints:
+        """Take checkpoints from folders in the hub's layout (config.json and weights).
+
+        Parameters
+        ----------
+        source : path or mapping
+            A folder with subfolders ``step<N>``, or ``{step: folder}``.
+        steps : sequence of int, optional
+            Only these.
+
+        Returns
+        -------
+        Checkpoints
+            Sorted by step, hashes checked.
+
+        Raises
+        ------
+        ValueError
+            If a step is missing, a folder is incomplete, or two steps have the same weights.
+        """
+        folders = step_folders(source)
+        chosen = sorted(folders) if steps is None else checked_steps(steps)
+        missing = [int(s) for s in chosen if s not in folders]
+        if missing:
+            raise ValueError(f"`steps` {missing} are not in {source}; there: {sorted(folders)}.")
+        paths = [Path(folders[int(s)]) for s in chosen]
+        hashes = tuple(hash_folder(p) for p in paths)
+        return cls(np.asarray(chosen, np.int64), tuple((str(p), None) for p in paths), hashes)
+
+    @classmethod
+    def from_hub(
+        cls, name: str, steps: ArrayLike, *, final: tuple[int, str] | None = (143_000, "main")
+    ) -> Checkpoints:
+        """Take checkpoints from revisions ``step<N>`` of a model on the Hugging Face hub.
+
+        File hashes are compared before anything is downloaded; weights are fetched when a
+        step is loaded. No code of the repository is run.
+
+        Parameters
+        ----------
+        name : str
+            For example ``"EleutherAI/pythia-14m"``.
+        steps : sequence of int
+            Optimiser steps.
+        final : (int, str), optional
+            Last step of the training and the revision that holds it: an earlier step with
+            those weights is mislabelled. The default is Pythia's.
+
+        Returns
+        -------
+        Checkpoints
+            Sorted by step.
+
+        Raises
+        ------
+        ConnectionError
+            If the hub cannot be reached; the message says what to do instead.
+        ValueError
+            If a revision does not exist or two steps have the same weights.
+        """
+        chosen = checked_steps(steps)
+        hashes = tuple(hash_revision(name, f"step{s}") for s in chosen)
+        if final is not None and final[0] not in chosen:
+            every = (*hashes, hash_revision(name, final[1]))
+            check_ladder(np.append(chosen, max(final[0], chosen[-1] + 1)), every)
+        return cls(np.asarray(chosen, np.int64), tuple((name, f"step{s}") for s in chosen), hashes)
+
+    def at(self, step: int) -> int:
+        """Return the position of `step`.
+
+        Returns
+        -------
+        int
+            Into `steps`.
+
+        Raises
+        ------
+        ValueError
+            If it is not one of the steps.
+        """
+        found = np.flatnonzero(self.steps == step)
+        if len(found) == 0:
+            near = self.steps[np.argmin(np.abs(self.steps - step))]
+            raise ValueError(f"`step` {step} is not in this ladder; the nearest is {near}.")
+        return int(found[0])
+
+    def select(self, steps: ArrayLike) -> Checkpoints:
+        """Return a ladder with only these steps."""
+        i = [self.at(s) for s in checked_steps(steps)]
+        return Checkpoints(
+            self.steps[i], tuple(self.places[k] for k in i), tuple(self.hashes[k] for k in i)
+        )
+
+    def load(self, step: int, *, device: str = "cpu") -> PreTrainedModel:
+        """Load the model of one step in float32 and evaluation mode.
+
+        Returns
+        -------
+        transformers.PreTrainedModel
+            On `device`.
+
+        Raises
+        ------
+        ConnectionError
+            If the weights are on the hub and it cannot be reached.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        place, revision = self.places[self.at(step)]
+        try:
+            with without_bars():
+                model = AutoModelForCausalLM.from_pretrained(
+                    place, revision=revision or "main", dtype=torch.float32, trust_remote_code=False
+                )
+        except OSError as error:
+            raise ConnectionError(f"weights of {place} {revision}: {error}. {OFFLINE}") from error
+        return model.to(device).eval()
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that lies with the last step.
+
+        Returns
+        -------
+        tokenizers.Tokenizer
+            Every id of it has an embedding.
+
+        Raises
+        ------
+        ValueError
+            If it has ids that the model lacks.
+        """
+        from transformers import AutoConfig
+
+        place, revision = self.places[-1]
+        tokenizer = load_tokenizer(place)
+        size = AutoConfig.from_pretrained(place, revision=revision or "main").vocab_size
+        check_vocabulary(tokenizer.get_vocab_size(), size)
+        return tokenizer
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence the progress bars of transformers, which loading a small model does not need."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def check_vocabulary(tokenizer_size: int, model_size: int) -> None:
+    """Check that a model has an embedding for every id of a tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    if tokenizer_size > model_size:
+        raise ValueError(
+            f"tokenizer and model disagree: {tokenizer_size} ids in the `tokenizer`, "
+            f"{model_size} in the model. Use the tokenizer that the model was trained with."
+        )
