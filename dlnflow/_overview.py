@@ -1,5 +1,7 @@
 """One page for many items: who influences whom, when, and the strongest curves."""
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -96,10 +98,13 @@ def _by_similarity(rows: FloatArray) -> IntArray:
     return leaves_list(linkage(pdist(rows), "average", optimal_ordering=len(rows) <= 500))
 
 
-def _name(setter: object, names: FloatArray, **text: object) -> None:
+def _name(setter: Callable[..., object], names: FloatArray, offset: float = 0.0,
+          **text: object) -> None:  # fmt: skip
+    """Label ticks 0, 1, ... (plus `offset`), every k-th where there are too many."""
     every = -(-len(names) // MAX_NAMES)
     size = float(np.clip(260 / max(len(names), 1), 4.5, 7))
-    setter(np.arange(len(names))[::every], names[::every], fontsize=size, **text)
+    ticks = np.arange(len(names))[::every] + offset
+    setter(ticks, names[::every], fontsize=size, **text)
 
 
 def _when(figure: Figure, curves: xr.DataArray, time: str, log: bool) -> None:
