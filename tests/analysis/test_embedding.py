@@ -86,6 +86,33 @@ def test_branching_time_is_exact_in_aligned_modes():
     assert table["dog", "pine"] == pytest.approx(half[1], abs=0.02)
 
 
+def test_onset_is_where_a_tenth_of_the_squared_distance_is_passed():
+    """For a sigmoid a = s/10 at ln(9)/(2 s) before the half-time."""
+    trajectory = trained("flow", 400)
+    table = branching_times(trajectory).set_index(["item", "other"]).loc[("dog", "cat")]
+    lead = table["flow_time"] - table["onset_flow_time"]
+    assert lead == pytest.approx(np.log(9) / 2, abs=0.06)
+    run = trajectory.run
+    assert run.flow_time(table["onset_step"]) == pytest.approx(table["onset_flow_time"])
+
+
+def stress(picture, points):
+    return np.sum((distances(picture) - distances(points)) ** 2)
+
+
+def test_stress_scaling_shows_what_classical_scaling_folds_together():
+    trajectory = trained(recorded=25)
+    points = np.swapaxes(trajectory.hidden, 1, 2).reshape(-1, trajectory.hidden.shape[1])
+    classical, bent = (
+        embedding(trajectory, 2, scaling=scaling) for scaling in ("classical", "stress")
+    )
+    flat = [picture.values.reshape(-1, 2) for picture in (classical, bent)]
+    assert stress(flat[1], points) < 0.6 * stress(flat[0], points)
+    ends = [distances(picture.values[-1]) for picture in (classical, bent)]
+    assert ends[0][0, 1] < 0.1 and ends[1][0, 1] > 0.3  # dog and cat
+    np.testing.assert_array_equal(bent, embedding(trajectory, 2, scaling="stress"))
+
+
 def test_twins_never_branch():
     task = dln.Task([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]], items=["a", "twin", "b"])
     run = dln.Run(task, init_std=1e-3, hidden=4, optimizer="flow")
@@ -100,3 +127,7 @@ def test_refusals():
         branching_times(trained(recorded=3))
     with pytest.raises(ValueError, match="n_components"):
         embedding(trained(recorded=3), 1000)
+    with pytest.raises(ValueError, match="scaling"):
+        embedding(trained(recorded=3), scaling="torgerson")
+    with pytest.raises(ValueError, match="3000 points"):
+        embedding(trained(recorded=400), scaling="stress")
