@@ -163,11 +163,15 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
     written = []
     with mpl.rc_context(STYLE):
+        figure.draw_without_rendering()
+        layout = figure.get_layout_engine()
+        figure.set_layout_engine("none")  # the layout is solved once, not once per file
         for kind, about in metadata.items():
             target = stem.with_name(f"{stem.name}.{kind}")
             with result.atomic_path(target) as temporary:
                 figure.savefig(temporary, format=kind, metadata=about)
             written.append(target)
+    figure.set_layout_engine(layout)
     return written
 
 
