@@ -17,8 +17,8 @@ _WHERE = {
 }
 """Public name -> the module that defines it."""
 _MODULES = (
-    "chains", "diagnostics", "mala", "noise", "posterior", "rmsprop_sgld", "sgld", "toy", "traces",
-    "underdamped",
+    "chains", "diagnostics", "known_targets", "mala", "noise", "posterior", "rmsprop_sgld",
+    "selftest", "sgld", "toy", "traces", "underdamped",
 )  # fmt: skip
 
 __all__ = sorted([*_WHERE, *_MODULES])

@@ -1,0 +1,246 @@
+"""Is the sampler right? Every kernel on every known target, over step sizes.
+
+Chains start in the exact law and run until they are in the kernel's own; the statistic of each
+chain is averaged over its draws. Chains are independent, so the standard error is their spread.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dlnflow.sampling import chains as driver
+from dlnflow.sampling.known_targets import Target, targets
+
+RELATIVE_STEPS = (0.03, 0.2, 0.8)
+"""eps_hat times the largest curvature; 4 is the limit of stability."""
+RELATIVE_STABILITY = 0.01
+"""RMSProp's constant a over the typical gradient: full batch, where a does not hide the bias."""
+CHAINS = 4096
+Z_LIMIT = 3.5
+"""With 105 rows a correct sampler is called wrong in one self-test of twenty."""
+SMALL_BIAS = 0.01
+"""A predicted bias below this counts as none."""
+FREEZE_AFTER = 200
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgld": ("sgld", {}),
+    "rmsprop_sgld": ("rmsprop_sgld", {"warm_start": True}),
+    "rmsprop_sgld, frozen": ("rmsprop_sgld", {"warm_start": True, "freeze_after": FREEZE_AFTER}),
+    "mala": ("mala", {}),
+    "underdamped": ("underdamped", {"persistence": 0.5}),
+}
+"""Row name -> kernel and options. V starts warm, so that only the stationary law is tested."""
+
+
+class _Noise:
+    """All chains from one generator: the batch is fixed here."""
+
+    def __init__(self, shape: torch.Size, seed: int) -> None:
+        self._generator, self._shape = torch.Generator().manual_seed(seed), shape
+        self._buffer = torch.empty(shape)
+
+    def normal(self) -> Tensor:
+        return self._buffer.normal_(generator=self._generator)
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self._shape[0], generator=self._generator)
+
+
+class Measured(NamedTuple):
+    """Mean statistic, its standard error, what was predicted (or NaN), acceptance (or NaN)."""
+
+    ratio: float
+    standard_error: float
+    predicted: float
+    acceptance: float
+    n_diverged: int
+
+
+def selftest(
+    *, kernels: list[str] | None = None, chains: int = CHAINS, seed: int = 0
+) -> pd.DataFrame:
+    """Sample known targets with every kernel.
+
+    Parameters
+    ----------
+    kernels : list of str, optional
+        Rows of CASES; default all.
+    chains : int
+        Independent chains per Gaussian target; networks use an eighth.
+    seed : int
+        Of starts and noise.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per kernel, target and relative step: `ratio` (measured / exact),
+        `standard_error`, `predicted` (the kernel's own discretisation error; NaN where none is
+        known), `z` of ratio against predicted (against 1 where none is known), `acceptance`,
+        `verdict`: "exact" (as predicted, within 1 % of 1), "biased as predicted", "wrong" (not
+        what was predicted); where nothing is predicted "no bias seen", "bias below 1 %" or
+        "biased"; "diverged".
+
+    Raises
+    ------
+    ValueError
+        If a kernel is unknown.
+    """
+    from dlnflow import _checks
+
+    names = list(CASES) if kernels is None else list(kernels)
+    for name in names:
+        _checks.one_of("kernels", name, list(CASES))
+    known = targets(_checks.positive_integer("chains", chains), seed)
+    rows = []
+    for name in names:
+        for target in known:
+            for relative in RELATIVE_STEPS:
+                found = measure(name, target, relative, seed)
+                rows.append(_row(name, target.name, relative, found))
+    return pd.DataFrame(rows)
+
+
+def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
+    """Run one case.
+
+    Parameters
+    ----------
+    name : str
+        Row of CASES.
+    target : Target
+        What to sample.
+    relative : float
+        eps_hat times the largest curvature.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    Measured
+        Statistic, error and prediction.
+    """
+    kernel_name, options = CASES[name]
+    options = dict(options) | _step(kernel_name, target, relative)
+    kernel = driver.build(kernel_name, target.posterior, options)
+    noise = _Noise(target.start.shape, seed)
+    state = kernel.init(target.start)
+    burn_in, draws = 100 + int(6 / relative), 100 + int(3 / relative)
+    if "freeze_after" in options:  # the law of the adaptive phase must be forgotten first
+        burn_in += FREEZE_AFTER + int(50 / relative)
+    total = torch.zeros(len(target.start), dtype=torch.float64)
+    for step in range(burn_in + draws):
+        state = kernel.step(state, noise)
+        if step >= burn_in:
+            total += target.statistic(state)
+    values = (total / draws).numpy()
+    kept = values[np.isfinite(values)]
+    acceptance = float(state.acceptance.mean()) if hasattr(state, "acceptance") else np.nan
+    error = kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.nan
+    mean = kept.mean() if len(kept) > 1 else np.nan
+    predicted = _predicted(name, target, state, options)
+    return Measured(float(mean), float(error), predicted, acceptance, len(values) - len(kept))
+
+
+def _step(kernel: str, target: Target, relative: float) -> dict[str, Any]:
+    """Return step_size (and stability) so that eps_hat * curvature is `relative`."""
+    if kernel != "rmsprop_sgld":
+        return {"step_size": relative / float(np.linalg.eigvalsh(target.precision)[-1])}
+    stability = RELATIVE_STABILITY * float(np.median(target.gradient_scale))
+    root = np.sqrt(1 / (target.gradient_scale + stability))
+    scaled = root[:, None] * target.precision * root
+    return {
+        "step_size": relative / float(np.linalg.eigvalsh(scaled)[-1]),
+        "stability": stability,
+    }
+
+
+def _predicted(name: str, target: Target, state: Any, options: dict[str, Any]) -> float:
+    """Return what the kernel should measure, NaN where no law is known."""
+    if name == "rmsprop_sgld" or (name == "underdamped" and target.name == "quartic"):
+        return np.nan
+    if name in ("mala", "underdamped"):
+        return target.ideal
+    if name == "sgld":
+        steps = np.full((1, target.start.shape[1]), options["step_size"])
+    else:
+        steps = state.step_hat.double().numpy()
+    return float(target.discretised(steps).mean())
+
+
+def _row(name: str, target: str, relative: float, found: Measured) -> dict[str, Any]:
+    """Return one line of the table."""
+    expected = 1.0 if np.isnan(found.predicted) else found.predicted
+    z = (found.ratio - expected) / found.standard_error
+    return {
+        "kernel": name, "target": target, "relative_step": relative, "ratio": found.ratio,
+        "standard_error": found.standard_error, "predicted": found.predicted, "z": z,
+        "acceptance": found.acceptance, "n_diverged": found.n_diverged,
+        "verdict": _verdict(found, z),
+    }  # fmt: skip
+
+
+def _verdict(found: Measured, z: float) -> str:
+    """Return the verdict of one row."""
+    if found.n_diverged or not np.isfinite(z):
+        return "diverged"
+    if np.isnan(found.predicted):
+        if abs(z) <= Z_LIMIT:
+            return "no bias seen"
+        return "bias below 1 %" if abs(found.ratio - 1) <= SMALL_BIAS else "biased"
+    if abs(z) > Z_LIMIT:
+        return "wrong"
+    return "exact" if abs(found.predicted - 1) <= SMALL_BIAS else "biased as predicted"
+
+
+def verdicts(table: pd.DataFrame) -> dict[str, str]:
+    """Judge each kernel by all its rows.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `selftest`.
+
+    Returns
+    -------
+    dict
+        Kernel -> "correct", "biased" or "wrong".
+    """
+    answer = {}
+    for name, rows in table.groupby("kernel", sort=False):
+        found = set(rows["verdict"])
+        bad = "wrong" if found & {"wrong", "diverged"} else "biased" if "biased" in found else ""
+        answer[str(name)] = bad or "correct"
+    return answer
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print the table to the terminal.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `selftest`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    view = Table(title="Sampler self-test: measured / exact")
+    for column in ("kernel", "target", "eps x curvature", "ratio", "predicted", "z", "accepted"):
+        view.add_column(column, justify="left" if column in ("kernel", "target") else "right")
+    view.add_column("verdict")
+    for row in table.to_dict("records"):
+        view.add_row(
+            row["kernel"], row["target"], f"{row['relative_step']:g}",
+            f"{row['ratio']:.3f} ± {row['standard_error']:.3f}",
+            "-" if np.isnan(row["predicted"]) else f"{row['predicted']:.3f}",
+            f"{row['z']:+.1f}",
+            "-" if np.isnan(row["acceptance"]) else f"{row['acceptance']:.2f}",
+            row["verdict"],
+        )  # fmt: skip
+    console.print(view)
+    for name, verdict in verdicts(table).items():
+        console.print(f"{name}: {verdict}")
