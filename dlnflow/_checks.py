@@ -215,3 +215,38 @@ def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> FloatArray:
         first = float(array[bad].flat[0])
         raise ValueError(f"`{name}` must be whole and >= {smallest}, got {first:g}.")
     return array
+
+
+def window_weight(value: float) -> float:
+    """Return the weight of an item inside a window: finite, >= 0 and not 1.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    value = real_number("weight", value)
+    if value < 0 or value == 1:
+        raise ValueError(
+            f"`weight` must be >= 0 and not 1 (0 = absent, above 1 = up-weighted), got {value!r}. "
+            "For the limit 1 use `first_order=True`."
+        )
+    return value
+
+
+def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> None:
+    """Check that every window [start, start + width) ends at or before `last`.
+
+    Raises
+    ------
+    ValueError
+        If one does not, with the latest possible start.
+    """
+    outside = starts[starts + width > last]
+    if len(outside):
+        limit = "the run, of length" if last == n_steps else "the measurement, at step"
+        raise ValueError(
+            f"`window` must end within {limit} {last}: {len(outside)} of {len(starts)} windows "
+            f"leave it, the first is [{outside[0]}, {outside[0] + width}). The latest possible "
+            f"start is {last - width}."
+        )

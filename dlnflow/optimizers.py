@@ -1,8 +1,10 @@
 """Update rules in the conventions of torch.optim, each with the exact derivative of its step.
 
 Every rule has ``start(weights)``, the state before the first step, ``step(weights, gradients,
-state)``, which updates both in place, and ``step_tangent``, which does the same to derivatives of
-weights and state along directions that stand on a leading axis.
+state)``, which updates both in place, ``step_tangent``, which does the same to derivatives of
+weights and state along directions that stand on a leading axis, and its transpose
+``step_adjoint``, which carries derivatives with respect to the new weights and state back to the
+gradient and the old state.
 """
 
 from dataclasses import dataclass
@@ -37,6 +39,10 @@ class GradientDescent:
         """Take the derivative of one step in place; the step is linear in the gradient."""
         self.step(tangents, gradient_tangents, state_tangent)
 
+    def step_adjoint(self, adjoint: Weights, state_adjoint: State, *, base: "Base") -> Weights:
+        """Return the derivative with respect to the gradient; there is no state."""
+        return [-self.learning_rate * z for z in adjoint]
+
 
 @dataclass(frozen=True, slots=True)
 class Momentum:
@@ -61,6 +67,15 @@ class Momentum:
     ) -> None:
         """Take the derivative of one step in place; the step is linear in gradient and state."""
         self.step(tangents, gradient_tangents, state_tangent)
+
+    def step_adjoint(self, adjoint: Weights, state_adjoint: State, *, base: "Base") -> Weights:
+        """Return the derivative with respect to the gradient; move the state's back in place."""
+        result = []
+        for z, v in zip(adjoint, state_adjoint["velocity"], strict=True):
+            v -= self.learning_rate * z
+            result.append(v.copy())
+            v *= self.momentum
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +125,29 @@ class Adam:
             denominator = scale / root + self.epsilon
             dw -= step_size * (dm - m * scale_tangent / root / denominator) / denominator
 
+    def step_adjoint(self, adjoint: Weights, state_adjoint: State, *, base: "Base") -> Weights:
+        """Return the derivative with respect to the gradient; move the state's back in place."""
+        # The transpose of step_tangent, with its convention where all gradients were 0.
+        step_size, root = self._corrections(base.state["count"])
+        result = []
+        for layer, z in enumerate(adjoint):
+            g, m, v = base.gradients[layer], base.state["mean"][layer], base.state["square"][layer]
+            zm, zv = state_adjoint["mean"][layer], state_adjoint["square"][layer]
+            scale = np.sqrt(v)
+            denominator = scale / root + self.epsilon
+            slope = np.divide(m, 2 * scale * root, out=np.zeros_like(m), where=scale > 0)
+            zm -= step_size * z / denominator
+            zv += step_size * z * slope / denominator**2
+            result.append((1 - self.beta1) * zm + 2 * (1 - self.beta2) * g * zv)
+            zm *= self.beta1
+            zv *= self.beta2
+        return result
+
+    def preconditioner(self, state: State) -> Weights:
+        """Return what a gradient is multiplied by: the step of w per unit of the mean moment."""
+        step_size, root = self._corrections(state["count"])
+        return [step_size / (np.sqrt(v) / root + self.epsilon) for v in state["square"]]
+
     def _corrections(self, count: int) -> tuple[float, float]:
         """Bias corrections: the corrected learning rate and sqrt(1 - beta2^k)."""
         return self.learning_rate / (1 - self.beta1**count), np.sqrt(1 - self.beta2**count)
@@ -117,7 +155,7 @@ class Adam:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a tangent step needs of the step it differentiates: its gradient and *new* state."""
+    """What a tangent or adjoint step needs of the step itself: its gradient and *new* state."""
 
     gradients: list[FloatArray]
     state: State

@@ -7,14 +7,19 @@ kernel, or the finite quantity that the kernel linearises; see docs/estimators.m
 from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.leave_one_out import leave_one_out
+from dlnflow.influence.per_step import per_step
 from dlnflow.influence.tangent import tangent
+from dlnflow.influence.tracin import tracin
+from dlnflow.influence.windowed import windowed
 
 ESTIMATORS = {
     "tangent": tangent,
     "leave_one_out": leave_one_out,
     "closed_form_loo": closed_form_loo,
     "bif": bif,
+    "tracin": tracin,
+    "windowed": windowed,
 }
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 
-__all__ = ["ESTIMATORS", *ESTIMATORS]
+__all__ = ["ESTIMATORS", "per_step", *ESTIMATORS]
