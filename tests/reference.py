@@ -150,3 +150,61 @@ def dense_influence(y, x, t: float, a0: float, depth: int = 2):
             for q in range(count):
                 result[q, i] = -mp.fsum(residual[k, q] * change[k, q] for k in range(y.rows))
     return result
+
+
+def paper_influence(u, s, v, t: float, a0: float):
+    """K[q, i] for one-hot inputs by the paper's construction, from exact factors of S = Y.
+
+    Skew rotations A_U, A_V of the singular vectors; inside a degenerate block the basis R that
+    diagonalises the symmetric part of the direction. The factors are orthonormalised to
+    50 digits; S has full column rank.
+    """
+    import numpy as np
+
+    with mp.workdps(DIGITS):
+        values = [mpf(value) for value in s]
+        u, v = (mp.qr(mp.matrix(m.tolist()), mode="skinny")[0] for m in (u, v))
+        target = u * mp.diag(values) * v.T
+        strengths = {value: precise_strength(t, value, a0, 2) for value in values}
+        count = v.rows
+        residual = target - u * mp.diag([strengths[x][0] for x in values]) * v.T
+        result = np.empty((count, count))
+        for i in range(count):
+            direction = target[:, i] * mp.matrix([[int(k == i) for k in range(count)]])
+            change = _paper_change(u, values, v, direction, strengths)
+            for q in range(count):
+                result[q, i] = -mp.fsum(residual[k, q] * change[k, q] for k in range(u.rows))
+    return result
+
+
+def _paper_change(u, s, v, direction, strengths):
+    """dW = U [A_U A + A' - A A_V] V^T plus the part of dU outside the span of U."""
+    size = len(s)
+    core = u.T * direction * v
+    turn = mp.eye(size)
+    for value in set(s):
+        block = [k for k in range(size) if s[k] == value]
+        part = mp.matrix(len(block))
+        for a, j in enumerate(block):
+            for b, k in enumerate(block):
+                part[a, b] = (core[j, k] + core[k, j]) / 2
+        _, basis = mp.eigsy(part)
+        for a, j in enumerate(block):
+            for b, k in enumerate(block):
+                turn[j, k] = basis[a, b]
+    u, v, core = u * turn, v * turn, turn.T * core * turn
+    a = [strengths[value][0] for value in s]
+    inner = mp.matrix(size)
+    for j in range(size):
+        for k in range(size):
+            if j == k:
+                inner[j, j] = strengths[s[j]][2] * core[j, j]
+            elif s[j] == s[k]:
+                inner[j, k] = a[j] / s[j] * (core[j, k] - core[k, j]) / 2
+            else:
+                gap = s[k] ** 2 - s[j] ** 2
+                left = (s[k] * core[j, k] + s[j] * core[k, j]) / gap
+                right = (s[k] * core[k, j] + s[j] * core[j, k]) / gap
+                inner[j, k] = left * a[k] - a[j] * right
+    outside = direction * v - u * core
+    return (u * inner + outside * mp.diag([x / y for x, y in zip(a, s, strict=True)])) * v.T

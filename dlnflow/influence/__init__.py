@@ -4,6 +4,7 @@ Every estimator is ``f(run, steps, *, options) -> xarray.DataArray`` and a choic
 kernel, or the finite quantity that the kernel linearises; see docs/estimators.md.
 """
 
+from dlnflow.influence.analytic import analytic
 from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.leave_one_out import leave_one_out
@@ -13,6 +14,7 @@ from dlnflow.influence.tracin import tracin
 from dlnflow.influence.windowed import windowed
 
 ESTIMATORS = {
+    "analytic": analytic,
     "tangent": tangent,
     "leave_one_out": leave_one_out,
     "closed_form_loo": closed_form_loo,

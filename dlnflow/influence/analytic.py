@@ -1,0 +1,144 @@
+"""The closed form of the paper: aligned modes, perturbed input-output correlation."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import _checks
+from dlnflow._typing import FloatArray
+from dlnflow.influence import _closed_form
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.training import Run
+
+
+def analytic(
+    run: Run,
+    steps: ArrayLike,
+    *,
+    a0: float | None = None,
+    query: Items = None,
+    train: Items = None,
+) -> xr.DataArray:
+    """Influence from the mode equation, without training.
+
+        K[t, q, i] = - r_q(t)^T (dW_i) x_q,   dW_i = derivative of f_t(S) along y_i x_i^T / c,
+
+    with S = Y X^T / c = U diag(s) V^T, X X^T = c I, f_t(s) = a(t; s, a0) the mode strength and
+    r_q = y_q - W x_q. For targets that are a linear function of the inputs (one-hot inputs
+    always) this is K = - sum_ab A_ab(t) P_a o P_b / c over distinct singular values, with
+    P_a = X^T V_a V_a^T X and `o` the entrywise product.
+
+    Parameters
+    ----------
+    run : Run
+        Whitened inputs; any depth; an optimizer with a flow time (all but Adam).
+    steps : sequence of int
+        Times at which influence is wanted, strictly increasing within the run.
+    a0 : float, optional
+        Initial strength of every mode. Default: `matched_strength(run)`.
+    query, train : item names, optional
+        Default: all. Cost and memory are proportional to the number of pairs.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (time, query, train); negative = the train item helps the query. ``attrs["a0"]`` is
+        the initial strength used.
+
+    Raises
+    ------
+    ValueError
+        If inputs are not whitened, the optimizer has no flow time, the network is narrower than
+        the rank of the target, or the derivative does not exist; if an argument is invalid.
+
+    Notes
+    -----
+    What is approximated: all modes start aligned with the singular vectors and at one strength;
+    only the input-output correlation is reweighted, so a reweighted item moves the fixed point
+    that is learned; steps are continuous time. `tangent` makes none of these approximations.
+
+    References
+    ----------
+    Lee, Smith, Adam, Hoogland 2025, "Influence dynamics and stagewise data attribution";
+    docs/derivations/perturbation.md.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> run = dln.Run(dln.semantic_hierarchy())
+    >>> inf = analytic(run, [400, 800], query=["cat", "pine"], train="dog")
+    >>> inf.sel(train="dog").values.round(3).tolist()
+    [[-0.519, 0.042], [0.205, -0.0]]
+    """
+    grid = Grid.of(run, steps, query, train)
+    _check_run(run)
+    a0 = matched_strength(run) if a0 is None else _checks.positive("a0", a0)
+    values = _closed_form.influence(
+        run.task, grid.flow_time, a0, run.depth, query=grid.query, train=grid.train
+    )
+    return grid.result(values, "analytic", attrs={"a0": a0})
+
+
+def matched_strength(run: Run) -> float:
+    """One initial mode strength a0 that stands for the run's own initial weights.
+
+    Two layers: the mean over modes of |W_1 v + W_2^T u|^2 / 4. Of a mode's two hidden vectors W_1 v
+    and W_2^T u only the mean grows, their difference decays. L layers: at every interface l the
+    same combination of W_l ... W_1 v and (W_L ... W_{l+1})^T u, each rescaled to the strength of
+    one layer (its root mean square over modes to the power 1/l, 1/(L-l)); their mean over
+    interfaces is a0^(2/L). Exact for a balanced aligned network of equal strengths; for random
+    weights its expectation is about (h std^2 / 2)^(L/2).
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    float
+        Independent of the choice of singular vectors inside a degenerate block.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> a0 = matched_strength(dln.Run(dln.semantic_hierarchy(), hidden=1000, init_std=1e-3))
+    >>> round(a0 / (1000 * 1e-3**2 / 2), 1)
+    1.0
+    """
+    weights, modes = run.initial_weights(), run.task.modes
+    depth, rank = len(weights), modes.rank
+    forward, backward = [modes.v], [modes.u]
+    for w in weights[:-1]:
+        forward.append(w @ forward[-1])
+    for w in weights[:0:-1]:
+        backward.append(w.T @ backward[-1])
+    squares = [
+        np.sum((_per_layer(forward[k], k) + _per_layer(backward[depth - k], depth - k)) ** 2)
+        for k in range(1, depth)
+    ]
+    return float((np.mean(squares) / (4 * rank)) ** (depth / 2))
+
+
+def _per_layer(vectors: FloatArray, layers: int) -> FloatArray:
+    """Rescale the reach of several layers to the strength of one."""
+    strength = np.sqrt(np.mean(np.sum(vectors**2, axis=0)))
+    return vectors * strength ** (1 / layers - 1)
+
+
+def _check_run(run: Run) -> None:
+    if run.task.whitening is None:
+        raise ValueError(
+            "`analytic` needs whitened inputs, X X^T = c I (one-hot inputs are). Whiten them, or "
+            "use `tangent` or `leave_one_out`, which work for any inputs."
+        )
+    if not np.all(np.isfinite(run.flow_time([0, 1]))):
+        raise ValueError(
+            f"`analytic` needs a flow time, which optimizer={run.optimizer!r} does not have; use "
+            "`tangent` or `leave_one_out`, which follow any optimizer."
+        )
+    rank = run.task.modes.rank
+    if run.hidden < rank:
+        raise ValueError(
+            f"`analytic` describes a network that learns all {rank} modes of the task, but "
+            f"`hidden` is {run.hidden}. Use hidden >= {rank}, or `tangent`."
+        )
