@@ -141,6 +141,25 @@ def compare(
     _report.print_comparison(summary(table), reference, seconds)
 
 
+@app.command()
+@_explained
+def selftest(
+    seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sample known targets with every kernel; print variance against truth and a verdict.
+
+    Needs the torch extra.
+    """
+    from dlnflow.sampling import selftest as tests  # torch is only needed here
+
+    table = tests.selftest(seed=seed)
+    if as_json:
+        print(json.dumps(_report.records(table), indent=1, allow_nan=False))
+    else:
+        tests.show(table)
+
+
 def _known(names: list[str]) -> None:
     from dlnflow._checks import did_you_mean
 
