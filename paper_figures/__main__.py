@@ -1,0 +1,91 @@
+"""Draw figures: ``python -m paper_figures toy [--only N] [--scale quick|paper] [--out DIR]``."""
+
+import importlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dlnflow import plotting
+from paper_figures import _claims
+from paper_figures._data import Scale
+
+TOY = {
+    2: "fig02_dataset",
+    3: "fig03_influence",
+    4: "fig04_stages",
+    7: "fig07_more_items",
+    8: "fig08_all_pairs",
+}
+"""Number of the figure in the paper, and the module that draws it."""
+OUT = Path(__file__).parent / "out"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Draw the figures of the paper.",
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep ``toy`` a subcommand although it is the only one."""
+
+
+@app.command()
+def toy(
+    only: Annotated[
+        list[int] | None, typer.Option(help="Number of a figure; repeat. Default: all.")
+    ] = None,
+    scale: Annotated[Scale, typer.Option(help="How much is computed.")] = Scale.quick,
+    out: Annotated[Path, typer.Option(help="Folder for PNG, PDF and JSON.")] = OUT,
+) -> None:
+    """Draw the figures of the deep linear network; write PNG, PDF and the numbers claimed."""
+    unknown = sorted(set(only or []) - set(TOY))
+    if unknown:
+        known = ", ".join(map(str, TOY))
+        raise typer.BadParameter(f"no figure {unknown[0]}; there are {known}", param_hint="--only")
+    numbers = sorted(set(only or TOY))
+    written, problems = Table("figure", "seconds", "files", "what was measured"), []
+    with _progress() as progress:
+        bar = progress.add_task("", total=len(numbers))
+        for number in numbers:
+            progress.update(bar, description=f"figure {number}")
+            row, failed = _one(TOY[number], scale, out)
+            written.add_row(str(number), *row)
+            problems += failed
+            progress.advance(bar)
+    console = Console()
+    console.print(written)
+    console.print(f"all in {out}", highlight=False, soft_wrap=True)
+    if problems:
+        console.print("\n".join(problems), style="red", highlight=False)
+        raise typer.Exit(1)
+
+
+def _progress() -> Progress:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _one(name: str, scale: Scale, out: Path) -> tuple[tuple[str, str, str], list[str]]:
+    """Draw and save one figure; return its table row and the claims that do not hold."""
+    started = time.perf_counter()
+    module = importlib.import_module(f"paper_figures.{name}")
+    figure, claims = module.draw(scale)
+    files = plotting.save_figure(figure, out / name)
+    files.append(_claims.write(out / f"{name}.json", claims, scale))
+    # Expectations are stored for the quick scale; other scales average over other seeds.
+    failed = _claims.failures(name, claims) if scale is Scale.quick else []
+    headlines = "\n".join(text.format(claims[key]) for key, text in module.HEADLINES.items())
+    seconds = f"{time.perf_counter() - started:.1f}"
+    return (seconds, "\n".join(path.name for path in files), headlines), failed
+
+
+if __name__ == "__main__":
+    app()

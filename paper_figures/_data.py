@@ -1,0 +1,107 @@
+"""Runs and curves that several figures share; each is computed once per process."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+import dlnflow as dln
+from dlnflow._typing import FloatArray
+from dlnflow.influence import ESTIMATORS
+
+INIT_STD = 1e-3
+HIDDEN = 50
+LEVELS = ("shared by all", "animal | plant", "mammal | bird, tree | flower", "siblings")
+"""What the modes of each distinct strength tell apart, strongest first."""
+
+
+class Scale(StrEnum):
+    """How much is computed."""
+
+    quick = "quick"
+    paper = "paper"
+
+
+POINTS = {Scale.quick: 240, Scale.paper: 960}
+"""Recorded steps."""
+SEEDS = {Scale.quick: 3, Scale.paper: 8}
+"""Initialisations behind the statistics of figure 8; all other figures show seed 0."""
+
+
+@cache
+def run(seed: int = 0) -> dln.Run:
+    """Return the paper's task from a small random start."""
+    return dln.Run(dln.semantic_hierarchy(), hidden=HIDDEN, init_std=INIT_STD, seed=seed)
+
+
+def steps(scale: Scale, seed: int = 0) -> np.ndarray:
+    """Return evenly spaced recorded steps."""
+    return np.unique(np.linspace(0, run(seed).n_steps, POINTS[scale]).round().astype(int))
+
+
+@cache
+def trajectory(scale: Scale) -> dln.Trajectory:
+    """Return the weights over training, seed 0."""
+    return run().train(steps(scale))
+
+
+@cache
+def influence(scale: Scale, estimator: str, seed: int = 0) -> xr.DataArray:
+    """Return all pairs of items for one estimator."""
+    return ESTIMATORS[estimator](run(seed), steps(scale, seed))
+
+
+def stacked(scale: Scale, estimators: tuple[str, ...], seed: int = 0) -> xr.DataArray:
+    """Return several estimators on one grid."""
+    return dln.stack(*(influence(scale, name, seed) for name in estimators))
+
+
+def kinship(item: str, other: str) -> str:
+    """Return "self", "sibling", "cousin" or "far" for two items of the paper's tree."""
+    a, b = run().task.indices([item])[0], run().task.indices([other])[0]
+    return ("self", "sibling", "cousin", "far")[int(a ^ b).bit_length()]
+
+
+@dataclass(frozen=True)
+class BlockModes:
+    """Modes in the basis in which equal strengths decouple, with what they start from.
+
+    strength : simulated u_j^T W(t) v_j, shape (T, r); a0 : shape (r,); s : shape (r,);
+    level : index into `LEVELS`, shape (r,).
+    """
+
+    strength: FloatArray
+    a0: FloatArray
+    s: FloatArray
+    level: np.ndarray
+
+
+@cache
+def block_modes(scale: Scale) -> BlockModes:
+    """Resolve each degenerate block by the start of this very run.
+
+    Early on only G = (W_1 V + W_2^T U)/2 grows, and the mode strengths of a block start from the
+    eigenvalues of G_B^T G_B: in its eigenvectors every mode of the block has an a0 of its own.
+    """
+    path = trajectory(scale)
+    modes = path.run.task.modes
+    w1, w2 = path.run.initial_weights()
+    growing = (w1 @ modes.v + w2.T @ modes.u) / 2
+    strength, a0, level = [], [], []
+    for k, block in enumerate(modes.blocks):
+        start, rotation = np.linalg.eigh(growing[:, block].T @ growing[:, block])
+        u, v = modes.u[:, block] @ rotation, modes.v[:, block] @ rotation
+        strength.append(np.einsum("dj,tdn,nj->tj", u, path.w, v, optimize=True))
+        a0.append(start)
+        level.append(np.full(len(block), k))
+    return BlockModes(np.hstack(strength), np.hstack(a0), modes.s, np.hstack(level))
+
+
+@cache
+def half_times(scale: Scale) -> FloatArray:
+    """Return the flow time at which the mean strength of each level passes half its final value."""
+    modes, time = block_modes(scale), run().flow_time(trajectory(scale).steps)
+    means = [modes.strength[:, modes.level == k].mean(axis=1) for k in range(len(LEVELS))]
+    return np.array([np.interp(0.5 * m[-1], m, time) for m in means])

@@ -1,0 +1,86 @@
+"""What all figures share: sizes, colours by kinship, panel letters."""
+
+from collections.abc import Iterable
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dlnflow import plotting
+
+PAGE_WIDTH = 7.2
+"""Inches."""
+KINSHIP_COLORS = {"sibling": "#0072B2", "cousin": "#D55E00", "far": "#009E73"}
+ESTIMATOR_COLORS = {
+    "analytic": "#0072B2",
+    "tangent": "#000000",
+    "leave_one_out": "#D55E00",
+    "bif": "#CC79A7",
+}
+ESTIMATOR_STYLES = {
+    "analytic": (0, (4, 1.6)),
+    "tangent": "-",
+    "leave_one_out": "-",
+    "bif": (0, (1.2, 1.2)),
+}
+LEVEL_COLORS = ("0.35", "#009E73", "#D55E00", "#0072B2")
+"""Shared by all, animal | plant, mammal | bird and tree | flower, siblings."""
+TIME = "training time (flow time)"
+LEGEND = {
+    "fontsize": 6.5, "labelspacing": 0.3, "frameon": True, "framealpha": 0.85, "edgecolor": "none",
+    "borderpad": 0.2,
+}  # fmt: skip
+INFLUENCE = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure in the common style; sizes in inches."""
+    with mpl.rc_context(plotting.STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def letters(axes: Iterable[Axes], start: str = "a") -> None:
+    """Put bold letters a, b, ... at the upper left corner of panels."""
+    for k, axis in enumerate(axes):
+        axis.annotate(
+            chr(ord(start) + k), (0, 1), xycoords="axes fraction", xytext=(-4, 4),
+            textcoords="offset points", fontsize=10, fontweight="bold", ha="right", va="bottom",
+        )  # fmt: skip
+
+
+def boxed(alpha: float = 0.85) -> dict[str, object]:
+    """Return the white box behind text that stands on lines."""
+    return {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": alpha}
+
+
+def numbered(
+    axis: Axes, number: int, xy: tuple[float, float], *, offset: tuple[float, float] = (0, 0),
+    over_axis: bool = False, size: float = 6.0,
+) -> None:  # fmt: skip
+    """Write the number of a level in a circle of its colour, at data coordinates.
+
+    `over_axis` places it at the upper edge of the panel and takes only x from `xy`; `offset` is
+    in points.
+    """
+    color = LEVEL_COLORS[number]
+    axis.annotate(
+        str(number), (xy[0], 1) if over_axis else xy, xytext=offset, ha="center", va="center",
+        xycoords=("data", "axes fraction") if over_axis else "data", textcoords="offset points",
+        fontsize=size, color=color, zorder=6, annotation_clip=False,
+        bbox={
+            "boxstyle": "circle,pad=0.18", "facecolor": "white", "edgecolor": color,
+            "linewidth": 0.7,
+        },
+    )  # fmt: skip
+
+
+def mark_levels(axis: Axes, times: Iterable[float], *, labelled: bool = True) -> None:
+    """Dotted lines at the half-times of the modes that are in view, numbered on top."""
+    left, right = axis.get_xlim()
+    for number, when in enumerate(times):
+        if not left < when < right:
+            continue
+        color = LEVEL_COLORS[number]
+        axis.axvline(when, color=color, linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=0)
+        if labelled:
+            numbered(axis, number, (when, 1), offset=(0, 6), over_axis=True)

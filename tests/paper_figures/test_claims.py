@@ -1,0 +1,89 @@
+"""Every figure is drawn at quick scale; what it claims must agree with the stored expectations."""
+
+import importlib
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from paper_figures import _claims, _data
+from paper_figures.__main__ import TOY, app
+from tests.tolerances import ALGEBRA
+
+
+@cache
+def claims(name):
+    return importlib.import_module(f"paper_figures.{name}").draw(_data.Scale.quick)[1]
+
+
+@pytest.mark.parametrize("name", TOY.values())
+def test_claims_hold(name):
+    assert _claims.failures(name, claims(name)) == []
+
+
+@pytest.mark.parametrize("name", TOY.values())
+def test_every_claim_has_an_expectation_and_is_a_number(name):
+    expected = json.loads((_claims.EXPECTED / f"{name}.json").read_text())
+    assert set(expected) == set(claims(name))
+    assert np.all(np.isfinite(list(claims(name).values())))
+
+
+def test_a_wrong_claim_is_reported():
+    name = "fig02_dataset"
+    wrong = claims(name) | {"half_time.level1": 3.0}
+    (problem,) = _claims.failures(name, wrong)
+    assert "half_time.level1 is 3, expected 2.2" in problem
+    missing = {k: v for k, v in claims(name).items() if k != "half_time.level1"}
+    assert len(_claims.failures(name, missing)) == 1
+
+
+def test_block_modes_start_from_their_own_strengths():
+    """A mode that decouples grows from a0 as the closed form says, before others interfere."""
+    modes = _data.block_modes(_data.Scale.quick)
+    mean = 50 * 1e-6 / 2
+    assert np.all((modes.a0 > 0.3 * mean) & (modes.a0 < 3 * mean))
+    assert abs(modes.strength[-1] / modes.s - 1).max() < 2e-3
+    assert modes.a0.sum() == pytest.approx(8 * mean, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("item", "other", "kin"),
+    [("dog", "dog", "self"), ("dog", "cat", "sibling"), ("cat", "sparrow", "cousin")]
+    + [("penguin", "pine", "far"), ("daisy", "rose", "sibling"), ("oak", "rose", "cousin")],
+)
+def test_kinship(item, other, kin):
+    assert _data.kinship(item, other) == _data.kinship(other, item) == kin
+
+
+def test_half_times_are_ordered_and_near_theory():
+    got = claims("fig02_dataset")
+    for level in range(4):
+        simulated, theory = got[f"half_time.level{level}"], got[f"half_time_theory.level{level}"]
+        assert simulated == pytest.approx(theory, rel=0.02)
+        # a0 = h std^2 / 2 on average; ln(s/a0 - 1) / 2s
+        s = got[f"squared_strength.level{level}"] ** 0.5
+        assert theory == pytest.approx(np.log(s / 2.5e-5) / (2 * s), rel=0.1)
+    squares = [got[f"squared_strength.level{k}"] for k in range(4)]
+    np.testing.assert_allclose(squares, [15, 7, 3, 1], rtol=100 * ALGEBRA)
+
+
+def test_runner_writes_png_pdf_and_claims(tmp_path):
+    shown = CliRunner().invoke(app, ["toy", "--only", "2", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"fig02_dataset.{kind}" for kind in ("json", "pdf", "png")]
+    written = json.loads((tmp_path / "fig02_dataset.json").read_text())
+    assert written["scale"] == "quick" and set(written["claims"]) == set(claims("fig02_dataset"))
+
+
+def test_runner_fails_when_a_claim_does_not_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(_claims, "failures", lambda *_: ["fig02: something is off"])
+    shown = CliRunner().invoke(app, ["toy", "--only", "2", "--out", str(tmp_path)])
+    assert shown.exit_code == 1 and "something is off" in shown.output
+
+
+def test_runner_refuses_unknown_figures(tmp_path):
+    shown = CliRunner().invoke(app, ["toy", "--only", "5", "--out", str(tmp_path)])
+    assert shown.exit_code == 2 and "no figure 5" in shown.output
