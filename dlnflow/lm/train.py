@@ -17,6 +17,7 @@ from dlnflow.lm import corpus as corpora
 from dlnflow.lm._files import atomic_path, write_atomic, write_json
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.losses import token_losses
+from dlnflow.lm.mixture import mixture
 from dlnflow.lm.model import Settings, build
 from dlnflow.lm.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Weigh = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(step, rows (n_rows, context + 1)) -> weight of every row's loss."""
-SEGMENT = (16, 64)
-"""Shortest and longest segment that a repeated row repeats."""
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
 """Pythia's optimiser: AdamW with decay on matrices, gradients clipped to norm 1."""
 
@@ -124,13 +123,8 @@ def batch(settings: Settings, tokens: Tokens, step: int) -> NDArray[np.int32]:
         repeated to fill the row.
     """
     rng = np.random.default_rng((settings.seed, step))
-    n_rows, length = settings.rows * settings.accumulate, settings.context + 1
-    starts = rng.integers(0, len(tokens.ids) - length, n_rows)
-    rows = tokens.ids[starts[:, None] + np.arange(length)]
-    for row in range(n_rows - round(settings.repeat_share * n_rows), n_rows):
-        period = rng.integers(SEGMENT[0], min(SEGMENT[1], length // 2) + 1)
-        rows[row] = rows[row, np.arange(length) % period]
-    return rows
+    n_rows = settings.rows * settings.accumulate
+    return mixture(tokens.ids, n_rows, settings.context + 1, settings.repeat_share, rng)
 
 
 def learning_rate(settings: Settings, step: int) -> float:

@@ -155,8 +155,12 @@ def test_real_pythia_configuration_in_a_local_folder(neox, tmp_path):
         model = build(dataclasses.replace(settings, seed=step))
         folder = tmp_path / f"step{step}"
         model.config.save_pretrained(folder)
-        save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+        weights = model.state_dict()
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")  # its name on the hub
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         neox.save(str(folder / "tokenizer.json"))
     ladder = Checkpoints.from_directory(tmp_path)
-    assert ladder.load(1).config.vocab_size == 50_304
+    loaded = ladder.load(1)
+    assert loaded.config.vocab_size == 50_304
+    assert torch.equal(loaded.get_output_embeddings().weight, model.get_output_embeddings().weight)
     assert ladder.tokenizer().get_vocab_size() == 50_277
