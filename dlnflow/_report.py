@@ -79,8 +79,8 @@ def print_comparison(table: pd.DataFrame, reference: str, seconds: dict[str, flo
         title=f"Agreement with {reference} over time, pairs of different items",
         caption="medians, and Pearson's minimum; peak and trough: offset in steps, + = later;\n"
         "flips: share of pairs with the same sequence of signs; sec: time taken",
-        box=SIMPLE,
-        padding=(0, 1),
+        box=None,
+        padding=(0, 0, 0, 2),
     )
     heads = ("estimator", "Pearson", "min", "Spearman", "relL2", "peak", "trough", "flips", "sec")
     for head in heads:

@@ -61,6 +61,7 @@ def test_compare_prints_agreement_with_retraining():
     done = _command("compare", "hierarchy", "-e", "tangent", *FAST)
     assert done.returncode == 0, done.stderr
     assert "Agreement with leave_one_out" in done.stdout and "tangent" in done.stdout
+    assert "…" not in done.stdout  # fits 80 columns
     content = json.loads(_command("compare", "hierarchy", "-e", "tangent", "--json", *FAST).stdout)
     assert content["summary"][0]["pairs"] == 56 and len(content["pairs"]) == 64
 
