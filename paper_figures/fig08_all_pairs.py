@@ -34,7 +34,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     items = list(curves["train"].values)
     with mpl.rc_context(plotting.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 6.9)
-        axes = figure.subplots(len(items), len(items), sharex=True)
+        axes = figure.subplots(len(items), len(items))
         for (row, column), axis in np.ndenumerate(axes):
             query, train = items[row], items[column]
             _cell(axis, curves.sel(query=query, train=train), _data.kinship(query, train), query)
@@ -48,7 +48,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
 
 
 def _cell(axis: Axes, curves: xr.DataArray, kin: str, query: str) -> None:
-    axis.set(xticks=[0, 3, 6], yticks=[])
+    axis.set(xticks=[0, 3, 6], yticks=[], xlim=(0, 7.5))
     axis.spines["left"].set_visible(False)
     axis.tick_params(labelbottom=False)
     if kin == "self":
