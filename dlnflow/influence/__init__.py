@@ -9,6 +9,7 @@ from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.per_step import per_step
+from dlnflow.influence.source import source
 from dlnflow.influence.tangent import tangent
 from dlnflow.influence.tracin import tracin
 from dlnflow.influence.windowed import windowed
@@ -21,6 +22,7 @@ ESTIMATORS = {
     "bif": bif,
     "tracin": tracin,
     "windowed": windowed,
+    "source": source,
 }
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 
