@@ -68,7 +68,7 @@ def analytic(
     >>> run = dln.Run(dln.semantic_hierarchy())
     >>> inf = analytic(run, [400, 800], query=["cat", "pine"], train="dog")
     >>> inf.sel(train="dog").values.round(3).tolist()
-    [[-0.519, 0.042], [0.205, -0.0]]
+    [[-0.518, 0.043], [0.206, -0.0]]
     """
     grid = Grid.of(run, steps, query, train)
     _check_run(run)
@@ -82,12 +82,15 @@ def analytic(
 def matched_strength(run: Run) -> float:
     """One initial mode strength a0 that stands for the run's own initial weights.
 
-    Two layers: the mean over modes of |W_1 v + W_2^T u|^2 / 4. Of a mode's two hidden vectors W_1 v
-    and W_2^T u only the mean grows, their difference decays. L layers: at every interface l the
-    same combination of W_l ... W_1 v and (W_L ... W_{l+1})^T u, each rescaled to the strength of
-    one layer (its root mean square over modes to the power 1/l, 1/(L-l)); their mean over
-    interfaces is a0^(2/L). Exact for a balanced aligned network of equal strengths; for random
-    weights its expectation is about (h std^2 / 2)^(L/2).
+    Two layers: each mode's own start is |W_1 v + W_2^T u|^2 / 4, because of its two hidden vectors
+    W_1 v and W_2^T u only the mean grows and their difference decays. Starts are averaged over the
+    modes of a degenerate block, so that the choice of singular vectors does not matter, and a0 is
+    the geometric mean over blocks: a start enters the time of a transition through its logarithm,
+    and every distinct strength makes one transition. L layers: at every interface l the same with
+    W_l ... W_1 v and (W_L ... W_{l+1})^T u, each rescaled to the strength of one layer (its root
+    mean square over modes to the power 1/l, 1/(L-l)); their mean over interfaces is a0^(2/L).
+    Exact for a balanced aligned network of equal strengths; for random weights about
+    (h std^2 / 2)^(L/2).
 
     Parameters
     ----------
@@ -106,17 +109,19 @@ def matched_strength(run: Run) -> float:
     1.0
     """
     weights, modes = run.initial_weights(), run.task.modes
-    depth, rank = len(weights), modes.rank
+    depth = len(weights)
     forward, backward = [modes.v], [modes.u]
     for w in weights[:-1]:
         forward.append(w @ forward[-1])
     for w in weights[:0:-1]:
         backward.append(w.T @ backward[-1])
-    squares = [
-        np.sum((_per_layer(forward[k], k) + _per_layer(backward[depth - k], depth - k)) ** 2)
+    growing = [
+        (_per_layer(forward[k], k) + _per_layer(backward[depth - k], depth - k)) / 2
         for k in range(1, depth)
     ]
-    return float((np.mean(squares) / (4 * rank)) ** (depth / 2))
+    squares = np.mean([np.sum(hidden**2, axis=0) for hidden in growing], axis=0)
+    by_block = [np.mean(squares[block]) for block in modes.blocks]
+    return float(np.exp(np.mean(np.log(by_block)) * depth / 2))
 
 
 def _per_layer(vectors: FloatArray, layers: int) -> FloatArray:
