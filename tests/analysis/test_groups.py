@@ -1,0 +1,245 @@
+"""Class means, nearest neighbours and top-k against loops over pairs of items."""
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlnflow.analysis.groups import groups
+from dlnflow.analysis.neighbours import neighbours, predicted, wilson
+from dlnflow.analysis.pairs import matrix, top_k
+from dlnflow.influence.bif import from_traces
+from dlnflow.sampling.traces import labelled
+from tests.tolerances import ALGEBRA
+
+NAMES = ["a", "b", "c"]
+
+
+def make(values, rows=None, **attrs):
+    values = np.asarray(values)
+    n_items = values.shape[-1]
+    about = {"n_beta": 30.0, "localization": 1.0, "n_train": 10, "n_parameters": 5} | attrs
+    traces = labelled(
+        values, time=np.arange(len(values)) * 10, items=[f"i{k}" for k in range(n_items)],
+        checkpoint_loss=np.ones((len(values), n_items)), attrs=about,
+    )  # fmt: skip
+    return traces if rows is None else traces.assign_coords(row=("item", np.asarray(rows)))
+
+
+def random_traces(seed=0, shape=(2, 3, 12, 9), rows=True):
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((*shape[:3], 1)) * np.linspace(-1, 1, shape[-1])
+    values = 3 + shared + rng.standard_normal(shape)
+    return make(values, np.arange(shape[-1]) // 3 if rows else None)
+
+
+def random_classes(seed=0, n_items=9):
+    members = np.random.default_rng(seed).random((n_items, 3)) < 0.4
+    members[[0, 1, 4], [0, 1, 2]] = True
+    members[[5, 6, 7], [0, 1, 2]] = True  # no class has a single token
+    return xr.DataArray(members, dims=("item", "token_class"), coords={"token_class": NAMES})
+
+
+def pair_mean(full, members, g, h, different):
+    """Mean of full[k, l] over k in class g and l in class h by a loop over pairs."""
+    k, l = np.flatnonzero(members[:, g]), np.flatnonzero(members[:, h])
+    pairs = [(i, j) for i, j in itertools.product(k, l) if different[i] != different[j]]
+    return np.mean([full[p] for p in pairs]), len(pairs)
+
+
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["item", "row"]), st.booleans())
+def test_groups_from_sums_are_those_of_the_matrix(seed, normalised, exclude, differences):
+    traces, classes = random_traces(seed), random_classes(seed)
+    found = groups(traces, classes, normalised=normalised, exclude=exclude, differences=differences)
+    used = make(np.diff(traces, axis=2), traces.row) if differences else traces
+    full = from_traces(used, normalised, errors=False)
+    number = np.arange(9) if exclude == "item" else traces.row.values
+    for t, g, h in itertools.product(range(2), range(3), range(3)):
+        mean, n = pair_mean(full.values[t], classes.values, g, h, number)
+        assert found.values[t, g, h] == pytest.approx(mean, rel=1e-9, abs=ALGEBRA)
+        assert found.pairs.values[g, h] == n
+
+
+@given(st.integers(0, 10**6))
+def test_order_of_tokens_and_chains_changes_nothing(seed):
+    traces, classes = random_traces(seed), random_classes(seed)
+    rng = np.random.default_rng(seed)
+    items, chains = rng.permutation(9), rng.permutation(3)
+    moved = groups(traces.isel(item=items, chain=chains), classes.isel(item=items))
+    expected = groups(traces, classes)
+    for name in ("standard_error", "chain_error", "row_error"):
+        np.testing.assert_allclose(moved[name], expected[name], atol=1e-12)
+    np.testing.assert_allclose(moved, expected, atol=1e-12)
+
+
+def test_blocks_do_not_matter(monkeypatch):
+    traces, classes = random_traces(), random_classes()
+    whole, full, best = groups(traces, classes), matrix(traces), top_k(traces, 3)
+    monkeypatch.setattr("dlnflow.analysis._standard.BLOCK", 4)
+    monkeypatch.setattr("dlnflow.analysis.pairs.BLOCK", 4)
+    np.testing.assert_allclose(groups(traces, classes), whole, atol=1e-13)
+    np.testing.assert_allclose(matrix(traces), full, atol=1e-13)
+    assert (top_k(traces, 3).train == best.train).all()
+
+
+def test_chain_error_is_the_spread_of_chains():
+    traces, classes = random_traces(), random_classes()
+    found = groups(traces, classes, normalised=False)
+    single = [groups(traces.isel(chain=[c]), classes, normalised=False).values for c in range(3)]
+    expected = np.std(single, axis=0, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(found.chain_error, expected, rtol=1e-9)
+
+
+def test_row_error_is_a_jackknife():
+    traces, classes = random_traces(), random_classes()
+    found = groups(traces, classes)
+    keep = [np.flatnonzero(traces.row.values != r) for r in range(3)]
+    without = [groups(traces.isel(item=i), classes.isel(item=i)).values for i in keep]
+    deviation = without - np.mean(without, axis=0)
+    expected = np.sqrt(2 / 3 * np.sum(deviation**2, axis=0))
+    np.testing.assert_allclose(found.row_error, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_error_shrinks_with_chains_and_covers_the_truth():
+    """Independent items: the mean correlation is 0 within its error, which falls as 1/sqrt."""
+    rng = np.random.default_rng(3)
+    classes = np.repeat([[1, 0], [0, 1]], 20, axis=0)
+    errors = []
+    for n_chains in (8, 32):
+        traces = make(rng.standard_normal((1, n_chains, 200, 40)))
+        found = groups(traces, classes)
+        assert (abs(found.values) < 5 * found.standard_error.values).all()
+        errors.append(float(found.standard_error.mean()))
+    assert 0.3 < errors[1] / errors[0] < 0.8
+
+
+def test_shared_fluctuation_has_its_known_correlation():
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((1, 4, 3000, 1))
+    traces = make(shared + rng.standard_normal((1, 4, 3000, 10)))
+    found = groups(traces, np.ones((10, 1)))
+    assert float(found.squeeze()) == pytest.approx(-0.5, abs=0.02)
+    assert found.verdict.item() == "mixed"
+
+
+def test_differences_remove_a_slow_drift():
+    rng = np.random.default_rng(0)
+    drift = np.linspace(0, 20, 400)[:, None]
+    traces = make((drift + rng.standard_normal((4, 400, 10)))[None])
+    assert float(groups(traces, np.ones((10, 1))).squeeze()) < -0.9
+    fast = groups(traces, np.ones((10, 1)), differences=True)
+    assert abs(float(fast.squeeze())) < 0.02
+    assert groups(traces, np.ones((10, 1))).verdict.item() == "not mixed"
+
+
+def test_classes_of_sequences_drop_position_zero():
+    traces = random_traces(shape=(1, 2, 8, 6))
+    members = np.zeros((2, 4, 1), bool)
+    members[:, 0] = True  # position 0 has no loss
+    members[1, 2:] = True
+    dims = ("sequence", "position", "token_class")
+    classes = xr.DataArray(members, dims=dims, coords={"token_class": ["x"]})
+    flat = np.array([0, 0, 0, 0, 1, 1])[:, None]
+    np.testing.assert_allclose(groups(traces, classes), groups(traces, flat))
+
+
+def test_diverged_chains_are_left_out():
+    traces = random_traces()
+    traces.values[0, 1, 5:] = np.nan
+    traces.values[1, 1:] = np.nan
+    found = groups(traces, random_classes())
+    expected = groups(traces.isel(chain=[0, 2], time=[0]), random_classes())
+    np.testing.assert_allclose(found.values[0], expected.values[0])
+    assert found.verdict.values[1] == "diverged"
+    assert np.isnan(found.values[1]).all()
+
+
+def test_items_that_never_move_are_uncorrelated():
+    traces = random_traces()
+    traces.values[..., 4] = 2.0
+    assert np.isfinite(groups(traces, random_classes())).all()
+    assert (matrix(traces).isel(query=4) == 0).all()
+
+
+def test_bad_groups():
+    traces, classes = random_traces(), random_classes()
+    with pytest.raises(ValueError, match="`classes` b have no tokens"):
+        groups(traces, classes.where(classes.token_class != "b", False))
+    with pytest.raises(ValueError, match="each of the 9 items"):
+        groups(traces, classes.isel(item=slice(5)))
+    with pytest.raises(ValueError, match="needs at least 4"):
+        groups(traces.isel(draw=slice(3)), classes)
+    with pytest.raises(ValueError, match="`exclude`"):
+        groups(traces, classes, exclude="rows")
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_matrix_is_that_of_from_traces(normalised):
+    traces = random_traces()
+    expected = from_traces(traces, normalised, errors=False)
+    np.testing.assert_allclose(matrix(traces, normalised=normalised), expected, rtol=1e-9)
+    some = matrix(traces, normalised=normalised, query=["i7", "i2"])
+    np.testing.assert_allclose(some, expected.sel(query=["i7", "i2"]), rtol=1e-9)
+
+
+def test_top_k_is_the_sorted_matrix():
+    traces = random_traces()
+    full, found = matrix(traces), top_k(traces, 4)
+    for t, q in itertools.product(range(2), range(9)):
+        others = [k for k in range(9) if k != q]
+        order = sorted(others, key=lambda k: full.values[t, q, k])[:4]
+        assert found.train.values[t, q].tolist() == [f"i{k}" for k in order]
+        np.testing.assert_allclose(found.influence.values[t, q], full.values[t, q, order])
+    with pytest.raises(ValueError, match="`k` must be below"):
+        top_k(traces, 9)
+    with pytest.raises(ValueError, match="'i99', which was not observed"):
+        top_k(traces, 2, query=["i99"])
+
+
+def test_prediction_by_hand():
+    """Classes of 4 and 2 of 7 tokens: two votes for the rare one outweigh three for the other."""
+    members = np.array([[1, 0], [1, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 0]], float)
+    # query 6: votes (3, 2) over frequencies (4/6, 2/6)
+    assert predicted(members, np.array([6]), np.array([[0, 1, 2, 4, 5]])).tolist() == [[0, 1]]
+    # query 4 is not counted in its own class's frequency, 1/6; votes (3, 1)
+    assert predicted(members, np.array([4]), np.array([[0, 1, 2, 5]])).tolist() == [[0, 1]]
+    assert predicted(members, np.array([0]), np.array([[6]])).tolist() == [[0, 0]]
+
+
+def test_separate_clusters_are_recalled_and_noise_is_chance():
+    rng = np.random.default_rng(0)
+    classes = xr.DataArray(np.repeat(np.eye(3), 40, axis=0), dims=("item", "token_class"),
+                           coords={"token_class": NAMES})  # fmt: skip
+    cause = rng.standard_normal((1, 2, 300, 3)) @ classes.values.T
+    noise = rng.standard_normal((1, 2, 300, 120))
+    found = neighbours(make(cause + noise), classes, k=5)
+    np.testing.assert_array_equal(found.recall, 1.0)
+    assert (found.low > found.chance).all()
+    nothing = neighbours(make(noise), classes, k=5)
+    assert (abs(nothing.recall - nothing.chance) < 0.2).all()
+    # f_c(q) leaves q out, so a draw between classes goes to q's own: chance is above 1/3
+    assert (found.chance > 1 / 3).all()
+    assert (found.chance < 0.5).all()
+    assert not found.too_rare.any()
+
+
+def test_neighbours_of_the_same_row_can_be_excluded():
+    rng = np.random.default_rng(0)
+    cause = np.repeat(rng.standard_normal((1, 2, 100, 8)), 2, axis=3)  # pairs within a row
+    rows = np.repeat(np.arange(8), 2)
+    classes = np.zeros((16, 2))
+    classes[:8, 0] = classes[8:, 1] = 1
+    traces = make(cause + 0.01 * rng.standard_normal((1, 2, 100, 16)), rows)
+    assert (neighbours(traces, classes, k=1).recall == 1).all()
+    apart = neighbours(traces, classes, k=1, exclude="row")
+    assert (apart.recall < 1).any()
+    assert apart.too_rare.all()
+
+
+def test_wilson_interval():
+    low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10, 10, 10]))
+    np.testing.assert_allclose(low, [0.0, 0.2366, 0.7225], atol=1e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.7634, 1.0], atol=1e-4)
