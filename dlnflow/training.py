@@ -25,7 +25,10 @@ LEARNED = 1e-3
 """A mode counts as learned when this fraction of its strength is missing."""
 MAX_DEFAULT_STEPS = 200_000
 """The default length is cut here, with a warning that names the modes left out."""
+MIN_DEFAULT_STEPS = 200
+"""The default length is at least this, so that a learning rate beyond stability shows."""
 MOMENTUM = 0.9
+"""Of the heavy ball."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +301,7 @@ class Run:
                 f"{self.stable_learning_rate:.3g}).",
                 stacklevel=4,
             )
-        return int(min(steps.max(), MAX_DEFAULT_STEPS))
+        return int(np.clip(steps.max(), MIN_DEFAULT_STEPS, MAX_DEFAULT_STEPS))
 
 
 class Trajectory:
