@@ -250,3 +250,23 @@ def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> Non
             f"leave it, the first is [{outside[0]}, {outside[0] + width}). The latest possible "
             f"start is {last - width}."
         )
+
+
+def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
+    """Return `value` as different numbers > 0, shape (M,), and whether it was a single number.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite and > 0, if one is repeated, or the list is empty or nested.
+    """
+    array = finite(name, value)
+    if array.ndim > 1 or array.size == 0:
+        raise ValueError(f"`{name}` must be a number or a list, got shape {array.shape}.")
+    if np.any(array <= 0):
+        raise ValueError(f"`{name}` must be > 0, got {array.min():g}.")
+    single = array.ndim == 0
+    array = np.atleast_1d(array)
+    if len(np.unique(array)) < len(array):
+        raise ValueError(f"`{name}` must list different numbers, got {array.tolist()}.")
+    return array, single

@@ -7,6 +7,8 @@ kernel, or the finite quantity that the kernel linearises; see docs/estimators.m
 from dlnflow.influence.analytic import analytic
 from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
+from dlnflow.influence.damped_gauss_newton import damped_gauss_newton
+from dlnflow.influence.damped_hessian import damped_hessian
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.per_step import per_step
 from dlnflow.influence.source import source
@@ -23,6 +25,8 @@ ESTIMATORS = {
     "tracin": tracin,
     "windowed": windowed,
     "source": source,
+    "damped_hessian": damped_hessian,
+    "damped_gauss_newton": damped_gauss_newton,
 }
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 
