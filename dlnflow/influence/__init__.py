@@ -9,6 +9,7 @@ from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.damped_gauss_newton import damped_gauss_newton
 from dlnflow.influence.damped_hessian import damped_hessian
+from dlnflow.influence.laplace_bif import laplace_bif
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.per_step import per_step
 from dlnflow.influence.source import source
@@ -27,6 +28,7 @@ ESTIMATORS = {
     "source": source,
     "damped_hessian": damped_hessian,
     "damped_gauss_newton": damped_gauss_newton,
+    "laplace_bif": laplace_bif,
 }
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 
