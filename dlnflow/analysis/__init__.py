@@ -6,5 +6,6 @@ scikit-learn is loaded only where it is used.
 
 from dlnflow.analysis.compare import compare, summary
 from dlnflow.analysis.events import events
+from dlnflow.analysis.explain_offset import explain_offset
 
-__all__ = ["compare", "events", "summary"]
+__all__ = ["compare", "events", "explain_offset", "summary"]
