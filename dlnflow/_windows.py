@@ -17,6 +17,9 @@ from dlnflow._simulation import DIVERGENCE_FACTOR, Problem
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Pass
 
+MAX_NUMBERS = 2**25
+"""Weights of all branches that are held at once (256 MB); beyond it, items take turns."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -49,6 +52,14 @@ class Windows:
         """Windows whose last changed step is `step` - 1."""
         return np.flatnonzero((self.stops == step) & (self.widths > 0))
 
+    @property
+    def most_open(self) -> int:
+        """Largest number of windows followed at once; at least 1."""
+        if self.until is not None:
+            return max(1, len(self.starts))
+        begun = np.searchsorted(self.starts, self.starts, side="right")
+        return max(1, int(np.max(begun - np.searchsorted(self.stops, self.starts, side="right"))))
+
 
 def differences(
     problem: Problem, windows: Windows, item_weights: FloatArray, query: IntArray
@@ -74,6 +85,15 @@ def differences(
     DivergenceError
         As soon as the error of one branch exceeds `DIVERGENCE_FACTOR` times the initial one.
     """
+    numbers = sum(w.size for w in problem.weights) * windows.most_open
+    per_pass = max(1, MAX_NUMBERS // numbers)
+    parts = [item_weights[k : k + per_pass] for k in range(0, len(item_weights), per_pass)]
+    return np.concatenate([_one_pass(problem, windows, part, query) for part in parts], axis=1)
+
+
+def _one_pass(
+    problem: Problem, windows: Windows, item_weights: FloatArray, query: IntArray
+) -> FloatArray:
     rows = _Rows(problem, item_weights)
     result = np.zeros((len(windows.starts), len(item_weights), len(query)))
     with Progress(windows.last, "branching") as progress, np.errstate(all="ignore"):
