@@ -1,0 +1,233 @@
+"""The commands `dlnflow lm ...`; long ones go on where they were stopped."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Per-token influence in language models, over their training checkpoints.",
+)
+Folder = Annotated[Path, typer.Argument(help="Folder of a run: step<N>/ and its data.")]
+Steps = Annotated[
+    list[int] | None, typer.Option("--step", help="Checkpoint; repeat. Default: all.")
+]
+StoreFolder = Annotated[Path, typer.Option(help="Folder of the loss traces.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
+
+
+def _explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors of data and training into one line on standard error and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+        except (ValueError, OSError, FloatingPointError) as error:
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            typer.echo(f"error: {error}{notes}", err=True)
+            raise typer.Exit(1) from error
+
+    return run
+
+
+@app.command()
+@_explained
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    configuration: Annotated[str, typer.Option(help="natural, fast or pythia-14m.")] = "fast",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped."""
+    import torch
+
+    from dlnflow._checks import one_of
+    from dlnflow._progress import Progress
+    from dlnflow.lm.model import CONFIGURATIONS
+    from dlnflow.lm.train import train as run
+
+    torch.set_num_threads(threads)
+    one_of("configuration", configuration, list(CONFIGURATIONS))
+    settings = _changed(CONFIGURATIONS[configuration], setting or [])
+    losses: list[float] = []
+    with Progress(settings.n_steps, "training") as bar:
+
+        def progress(step: int, loss: float) -> None:
+            losses.append(loss)
+            bar.advance(step + 1 - bar.done)
+
+        ladder = run(settings, out, progress=progress, device=device)
+    last = losses[-1] if losses else None
+    _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)
+
+
+@app.command()
+@_explained
+def classes(
+    text: Annotated[Path, typer.Argument(help="Text file.")],
+    tokenizer: Annotated[str, typer.Option(help="tokenizer.json, a run's folder, or a hub name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the tokens of a text with their structural classes."""
+    from dlnflow.lm.token_classes import classify
+    from dlnflow.lm.tokenizer import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    encoding = loaded.encode(text.read_text(encoding="utf-8"))
+    found = classify([encoding.ids], loaded)
+    names = found.token_class.values
+    rows = [
+        {"token": token, "classes": [str(n) for n in names[member]]}
+        for token, member in zip(encoding.tokens, found.values[0], strict=True)
+    ]
+    if as_json:
+        _print({"tokens": rows}, True)
+        return
+    for row in rows:
+        typer.echo(f"{row['token']}\t{' '.join(row['classes'])}")
+
+
+@app.command()
+@_explained
+def induction(folder: Folder, step: Steps = None, as_json: AsJson = False) -> None:
+    """Print induction scores and losses on repeated sequences at every checkpoint."""
+    from dlnflow.lm.checkpoints import Checkpoints
+    from dlnflow.lm.induction import measure, repeated_sequences
+    from dlnflow.lm.train import load_data
+
+    ladder = Checkpoints.from_directory(folder, step or None)
+    probe = repeated_sequences(load_data(folder).training.counts, disjoint=False, n_sequences=32)
+    data = measure(ladder, probe)
+    rows = [
+        {
+            "step": int(t),
+            "best_head": float(data.induction.sel(time=t).max()),
+            "best_layer": float(data.layer_induction.sel(time=t).max()),
+            "previous": float(data.previous.sel(time=t).max()),
+            "first_half": float(data.loss.sel(time=t, half="first")),
+            "second_half": float(data.loss.sel(time=t, half="second")),
+        }
+        for t in ladder.steps
+    ]
+    _table(rows, as_json)
+
+
+@app.command()
+@_explained
+def sample(
+    folder: Folder,
+    store: StoreFolder,
+    step: Steps = None,
+    observe: Annotated[
+        str, typer.Option(help="repeats: random sequences repeated; text: held-out rows.")
+    ] = "text",
+    rows: Annotated[int, typer.Option(min=1, help="Observed sequences.")] = 32,
+    chains: Annotated[int, typer.Option(min=1)] = 4,
+    draws: Annotated[int, typer.Option(min=4)] = 250,
+    as_json: AsJson = False,
+) -> None:
+    """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
+    from dlnflow._progress import Progress
+    from dlnflow.lm import experiment
+
+    plan = experiment.plan(folder, observe=observe, steps=step or None, rows=rows)
+    sampler = experiment.sampler(chains=chains, draws=draws)
+    total = chains * len(plan.checkpoints)
+    with Progress(total, "sampling") as bar:
+        traces = experiment.sample(plan, sampler, store, lambda k, _: bar.advance(k - bar.done))
+    _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
+
+
+@app.command()
+@_explained
+def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
+    """Print the influence of every class on every class, with errors and a mixing verdict."""
+    from dlnflow.analysis.groups import groups as between
+    from dlnflow.lm import experiment
+
+    traces, members = experiment.read(folder, store)
+    found = between(traces, members)
+    rows = [
+        {
+            "step": int(t), "query": str(q), "train": str(i),
+            "influence": float(found.sel(time=t, query=q, train=i)),
+            "standard_error": float(found.standard_error.sel(time=t, query=q, train=i)),
+            "verdict": str(found.verdict.sel(time=t).item()),
+        }
+        for t in found.time.values for q in found["query"].values for i in found["train"].values
+    ]  # fmt: skip
+    _table(rows, as_json)
+
+
+@app.command()
+@_explained
+def knn(
+    folder: Folder,
+    store: StoreFolder,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Print how often nearest neighbours in influence tell a token's class, against chance."""
+    from dlnflow.analysis.neighbours import neighbours
+    from dlnflow.lm import experiment
+
+    traces, members = experiment.read(folder, store)
+    found = neighbours(traces, members, k=k)
+    rows = [
+        {
+            "step": int(t), "token_class": str(c), "recall": float(found.recall.sel(one)),
+            "low": float(found.low.sel(one)), "high": float(found.high.sel(one)),
+            "chance": float(found.chance.sel(token_class=c)),
+            "count": int(found["count"].sel(token_class=c)),
+            "too_rare": bool(found.too_rare.sel(token_class=c)),
+        }
+        for t in found.time.values for c in found.token_class.values
+        for one in [{"time": t, "token_class": c}]
+    ]  # fmt: skip
+    _table(rows, as_json)
+
+
+def _changed(settings: Any, changes: list[str]) -> Any:
+    """Apply NAME=VALUE to training settings, in the type of the old value."""
+    for change in changes:
+        name, equals, value = change.partition("=")
+        kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        if not equals or name not in kinds:
+            raise ValueError(f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; "
+                             f"got {change!r}.")  # fmt: skip
+        try:
+            settings = dataclasses.replace(settings, **{name: kinds[name](value)})
+        except ValueError as error:
+            raise ValueError(f"`--set` {change!r}: {error}") from error
+    return settings
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as JSON or with tabs between columns."""
+    if as_json:
+        return _print({"rows": rows}, True)
+    typer.echo("\t".join(rows[0]))
+    for row in rows:
+        typer.echo("\t".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return None
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer, indent=1))
+    else:
+        for name, value in answer.items():
+            typer.echo(f"{name}: {value}")

@@ -1,0 +1,144 @@
+"""The paper's experiment on one run: what is observed, how it is sampled, which tokens are what.
+
+Shared by the commands and the figures, so that both describe the same store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow._checks import one_of
+from dlnflow.lm._files import write_atomic
+from dlnflow.lm.checkpoints import Checkpoints
+from dlnflow.lm.induction import repeated_sequences
+from dlnflow.lm.mixture import GradientData, Observed
+from dlnflow.lm.token_classes import Vocabulary, classify
+from dlnflow.lm.traces import sample_traces
+from dlnflow.lm.train import load_data
+from dlnflow.lm.unit import Sampler
+from dlnflow.sampling.settings import Settings as SamplerSettings
+
+N_BETA, LOCALIZATION, STEP_SIZE = 1e4, 1e4, 2e-6
+"""Settings at which chains around the small models mix; see docs/language_models.md."""
+BURN_IN, THIN = 150, 5
+"""Steps before the first draw, while the preconditioner is learned, and between draws."""
+GRADIENT_TOKENS = 2_048
+"""Targets in a minibatch."""
+REPEATS = ("repeated", "other")
+"""Classes of the tokens of a sequence u u: second and first half."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is sampled: checkpoints, gradient data, observed sequences and their classes."""
+
+    checkpoints: Checkpoints
+    gradient: GradientData
+    observed: Observed
+    classes: xr.DataArray
+
+
+def plan(
+    folder: str | Path, *, observe: str = "text", steps: ArrayLike | None = None, rows: int = 32
+) -> Plan:
+    """Describe the sampling of a run made by `train`.
+
+    Parameters
+    ----------
+    folder : path
+        Of the run.
+    observe : {"text", "repeats"}
+        Held-out rows with structural classes; or sequences u u of disjoint frequent ids, with
+        the classes repeated (second half) and other (first half without position 0).
+    steps : sequence of int, optional
+        Checkpoints; default all.
+    rows : int
+        Observed sequences; 16 at most for repeats.
+
+    Returns
+    -------
+    Plan
+        Gradients come from the run's own training mixture.
+    """
+    one_of("observe", observe, ("text", "repeats"))
+    folder = Path(folder)
+    data, settings = load_data(folder), json.loads((folder / "settings.json").read_text())
+    length = settings["context"]
+    gradient = GradientData(data.training.ids, max(1, GRADIENT_TOKENS // length), length,
+                            settings["repeat_share"])  # fmt: skip
+    if observe == "text":
+        observed = Observed(data.held_out.rows(rows, length))
+        classes = _present(classify(observed.ids, Vocabulary(data.tokenizer)))
+    else:
+        observed = Observed(repeated_sequences(data.training.counts, n_sequences=min(rows, 16)))
+        classes = halves(observed)
+    return Plan(Checkpoints.from_directory(folder, steps), gradient, observed, classes)
+
+
+def sampler(*, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu") -> Sampler:
+    """Return RMSProp-SGLD at the settings above, its preconditioner frozen after the burn-in."""
+    settings = SamplerSettings(
+        n_beta=N_BETA, localization=LOCALIZATION, step_size=STEP_SIZE, chains=chains, draws=draws,
+        burn_in=BURN_IN, thin=THIN, seed=seed, options={"freeze_after": BURN_IN},
+    )  # fmt: skip
+    return Sampler(settings, precision="bf16-gradient", device=device)
+
+
+def sample(
+    plan: Plan, sampler: Sampler, store: str | Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.DataArray:  # fmt: skip
+    """Sample a plan into a store, with the classes of its items beside them."""
+    traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
+                           progress=progress)  # fmt: skip
+    for name, array in (("traces", traces), ("classes", plan.classes.astype("int8"))):
+        write_atomic(Path(store) / f"{name}.nc",
+                     lambda p, a=array: a.to_netcdf(p, engine="scipy"))  # fmt: skip
+    return traces
+
+
+def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataArray]:
+    """Read traces and classes that `sample` wrote.
+
+    Returns
+    -------
+    (DataArray, DataArray)
+        Loss traces and classes.
+
+    Raises
+    ------
+    ValueError
+        If the store holds no finished sample.
+    """
+    store = Path(store)
+    if not (store / "traces.nc").exists():
+        raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
+                         f"{folder} --store {store}` again to finish it.")  # fmt: skip
+    traces, classes = (
+        xr.load_dataarray(store / f"{name}.nc", engine="scipy") for name in ("traces", "classes")
+    )
+    return traces, classes
+
+
+def halves(observed: Observed) -> xr.DataArray:
+    """Return the classes repeated and other of sequences u u."""
+    period = observed.ids.shape[1] // 2
+    position = np.broadcast_to(np.arange(observed.ids.shape[1]), observed.ids.shape)
+    # the first token of the repeat cannot be foreseen
+    members = np.stack([position > period, (position < period) & (position > 0)], axis=-1)
+    return xr.DataArray(
+        members, dims=("sequence", "position", "token_class"), coords={"token_class": list(REPEATS)}
+    )
+
+
+def _present(classes: xr.DataArray) -> xr.DataArray:
+    """Leave out classes without a single target."""
+    some = classes.isel(position=slice(1, None)).any(("sequence", "position"))
+    return classes.sel(token_class=classes.token_class[some.values])
