@@ -11,7 +11,8 @@ from dlnflow.influence import ESTIMATORS
 from dlnflow.result import check, load, save, stack
 from dlnflow.schedule import Schedule
 from dlnflow.task import Task
-from dlnflow.training import Run, Trajectory
+from dlnflow.training import Run
+from dlnflow.trajectory import Trajectory
 
 __version__ = "0.1.0"
 __all__ = [

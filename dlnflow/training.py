@@ -1,34 +1,20 @@
 """A training run of a deep linear network, described before it is trained."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _simulation, network
+from dlnflow import _checks, _simulation, defaults, network
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Weights
 from dlnflow.optimizers import Adam, GradientDescent, Momentum
-from dlnflow.saxe import half_time
 from dlnflow.schedule import Schedule
 from dlnflow.task import Task
+from dlnflow.trajectory import Trajectory
 
 OPTIMIZERS = ("gd", "flow", "momentum", "adam")
-STEP_FRACTION = 0.01
-"""Default learning rate, as a fraction of the largest stable one at the solution."""
-ADAM_FRACTION = 2e-3
-"""Adam's default: the change per step relative to the final size of a weight."""
-LEARNED = 1e-3
-"""A mode counts as learned when this fraction of its strength is missing."""
-MAX_DEFAULT_STEPS = 200_000
-"""The default length is cut here, with a warning that names the modes left out."""
-MIN_DEFAULT_STEPS = 200
-"""The default length is at least this, so that a learning rate beyond stability shows."""
-MOMENTUM = 0.9
-"""Of the heavy ball."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +77,23 @@ class Run:
         if not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", self._default_learning_rate())
+            rate = defaults.learning_rate(self.task, self.hidden, self.depth, self.optimizer)
+            object.__setattr__(self, "learning_rate", rate)
         _checks.positive("learning_rate", self.learning_rate)
         if self.n_steps is None:
             object.__setattr__(self, "n_steps", self._default_length())
         _checks.positive_integer("n_steps", self.n_steps)
+
+    def _default_length(self) -> int:
+        if self.optimizer == "adam":
+            return defaults.ADAM_STEPS
+        return defaults.length(
+            self.task,
+            start=(self.hidden * self.init_std**2 / 2) ** (self.depth / 2),
+            depth=self.depth,
+            time_per_step=self._time_per_step,
+            stable=self.stable_learning_rate,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -106,15 +104,8 @@ class Run:
 
     @cached_property
     def stable_learning_rate(self) -> float:
-        """The largest step that is stable at the solution, 2 / (largest curvature there).
-
-        For a balanced solution with strengths s_j the curvature of the objective is
-        L s_max^(2 - 2/L) lambda_max(X X^T) / N; momentum beta allows 1 + beta times the step.
-        """
-        strength = self.task.modes.s[0] ** (2 - 2 / self.depth)
-        scale = np.linalg.norm(self.task.x, 2) ** 2 / self.task.n_items
-        bound = 2 / (self.depth * strength * scale)
-        return float(bound * (1 + MOMENTUM) if self.optimizer == "momentum" else bound)
+        """The largest step that is stable at the solution; see `dlnflow.defaults`."""
+        return defaults.stable_learning_rate(self.task, self.depth, self.optimizer)
 
     def initial_weights(self) -> tuple[FloatArray, ...]:
         """Initial weights (W_1, ..., W_L): for two layers (hidden, n_in) and (d_out, hidden)."""
@@ -176,9 +167,7 @@ class Run:
 
     @property
     def _time_per_step(self) -> float:
-        scale = float(np.sum(self.task.x**2)) / self.task.n_in
-        boost = 1 / (1 - MOMENTUM) if self.optimizer == "momentum" else 1.0
-        return self.learning_rate * boost * scale / self.task.n_items
+        return defaults.time_per_step(self.task, self.learning_rate, self.optimizer)
 
     @cached_property
     def problem(self) -> _simulation.Problem:
@@ -186,7 +175,7 @@ class Run:
         weights, _ = self._reduced
         rule = {
             "gd": GradientDescent(self.learning_rate),
-            "momentum": Momentum(self.learning_rate, MOMENTUM),
+            "momentum": Momentum(self.learning_rate, defaults.MOMENTUM),
             "adam": Adam(self.learning_rate),
             "flow": None,
         }[self.optimizer]
@@ -200,7 +189,7 @@ class Run:
         weights = list(self.initial_weights())
         return (weights, None) if self.optimizer == "adam" else network.reduced(weights)
 
-    def train(self, steps: ArrayLike, weights: ArrayLike | Schedule | None = None) -> "Trajectory":
+    def train(self, steps: ArrayLike, weights: ArrayLike | Schedule | None = None) -> Trajectory:
         """Train and keep the weights at the requested steps.
 
         Parameters
@@ -271,94 +260,3 @@ class Run:
                 f"shape {schedule.values.shape[1:]}."
             )
         return schedule
-
-    def _default_learning_rate(self) -> float:
-        if self.optimizer == "adam":
-            size = (self.task.modes.s[0] ** (2 / self.depth) / self.hidden) ** 0.5
-            return float(ADAM_FRACTION * size)
-        damping = 1 - MOMENTUM if self.optimizer == "momentum" else 1.0
-        bound = self.stable_learning_rate / (1 + MOMENTUM if damping < 1 else 1)
-        return float(STEP_FRACTION * bound * damping)
-
-    def _default_length(self) -> int:
-        """Steps until the slowest mode is within `LEARNED` of its strength, plus a margin."""
-        if self.optimizer == "adam":
-            return int(np.ceil(10 / ADAM_FRACTION))
-        start = (self.hidden * self.init_std**2 / 2) ** (self.depth / 2)
-        s = self.task.modes.s
-        transition = half_time(s, np.minimum(start, s / 2), depth=self.depth)
-        times = transition - np.log(LEARNED) / (self.depth * s ** (2 - 2 / self.depth))
-        # Without whitening the slowest input direction slows a mode: lambda_mean / lambda_min.
-        spread = np.linalg.svd(self.task.x, compute_uv=False) ** 2
-        spread = spread[spread > 1e-12 * spread[0]]
-        slowing = float(np.sum(self.task.x**2)) / self.task.n_in / spread[-1]
-        steps = np.ceil(1.1 * max(slowing, 1.0) * times / self._time_per_step)
-        if steps[-1] > MAX_DEFAULT_STEPS:
-            late = int(np.sum(steps > MAX_DEFAULT_STEPS))
-            warnings.warn(
-                f"{late} of {len(s)} modes need up to {steps[-1]:.3g} steps; the run is cut at "
-                f"{MAX_DEFAULT_STEPS}. Give `n_steps` or a larger `learning_rate` (stable below "
-                f"{self.stable_learning_rate:.3g}).",
-                stacklevel=4,
-            )
-        return int(np.clip(steps.max(), MIN_DEFAULT_STEPS, MAX_DEFAULT_STEPS))
-
-
-class Trajectory:
-    """Weights and losses of one run at the recorded steps.
-
-    Attributes
-    ----------
-    run : Run
-    steps : array of int, shape (T,)
-    weights : list of arrays, shapes (T, out, in)
-        In the reduced hidden basis where the run has one; `w1` and `w2` expand it.
-    """
-
-    def __init__(
-        self, run: Run, steps: IntArray, weights: Weights, basis: FloatArray | None
-    ) -> None:
-        self.run, self.steps, self.weights, self._basis = run, steps, weights, basis
-
-    def __repr__(self) -> str:
-        return f"Trajectory({len(self.steps)} steps of {self.run!r})"
-
-    @cached_property
-    def w1(self) -> FloatArray:
-        """First layer, shape (T, hidden, n_in)."""
-        first = self.weights[0]
-        return first if self._basis is None else self._basis @ first
-
-    @cached_property
-    def w2(self) -> FloatArray:
-        """Second layer, shape (T, d_out, hidden) for a network of two layers."""
-        second = self.weights[1]
-        return second if self._basis is None else second @ self._basis.T
-
-    @cached_property
-    def w(self) -> FloatArray:
-        """End-to-end map W_L ... W_1, shape (T, d_out, n_in)."""
-        return network.outputs(self.weights, None)[-1]
-
-    @cached_property
-    def hidden(self) -> FloatArray:
-        """First-layer representations W_1 x_i, shape (T, k, N).
-
-        In the reduced basis: lengths and distances are those of the full hidden layer.
-        """
-        return self.weights[0] @ self.run.task.x
-
-    @cached_property
-    def mode_strengths(self) -> FloatArray:
-        """a_j(t) = u_j^T W v_j for the modes of the task, shape (T, r)."""
-        modes = self.run.task.modes
-        return np.einsum("dj,tdn,nj->tj", modes.u, self.w, modes.v, optimize=True)
-
-    @cached_property
-    def loss(self) -> xr.DataArray:
-        """Per-item losses l_i = 1/2 |y_i - W x_i|^2, dims (time, item)."""
-        task = self.run.task
-        values = network.losses(self.weights, None if task.one_hot else task.x, task.y)
-        flow_time = ("time", self.run.flow_time(self.steps))
-        coords = {"time": self.steps, "flow_time": flow_time, "item": list(task.items)}
-        return xr.DataArray(values, coords=coords, dims=("time", "item"), name="loss")

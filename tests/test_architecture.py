@@ -14,7 +14,7 @@ LAYERS = [
         "modes", "task", "_table", "datasets", "saxe", "flow", "perturbation", "rlct", "phases",
         "symbolic",
     },
-    {"schedule", "network", "optimizers", "_simulation", "training"},
+    {"schedule", "network", "optimizers", "_simulation", "defaults", "trajectory", "training"},
     {"result"},
     {"influence", "sampling", "lm"},
     {"analysis"},

@@ -9,7 +9,7 @@ from sklearn.manifold import MDS
 from dlnflow import _checks
 from dlnflow._typing import FloatArray
 from dlnflow.analysis import _curves
-from dlnflow.training import Trajectory
+from dlnflow.trajectory import Trajectory
 
 MAX_STRESS_POINTS = 3_000
 """Stress scaling holds matrices of all pairs of points."""

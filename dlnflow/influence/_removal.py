@@ -7,7 +7,8 @@ import numpy as np
 
 from dlnflow import _riccati, flow
 from dlnflow._typing import FloatArray, IntArray
-from dlnflow.training import MOMENTUM, Run
+from dlnflow.defaults import MOMENTUM
+from dlnflow.training import Run
 
 ORTHOGONAL_RTOL = 1e-12
 """Inputs are orthogonal and of equal length when X^T X = c I holds to this, relative to c."""

@@ -9,10 +9,11 @@ from dlnflow import _checks, _replay, _simulation
 from dlnflow._item_gradients import dot, gram, item_pass, of_items, weighted_gram
 from dlnflow._replay import Moment
 from dlnflow._typing import FloatArray
+from dlnflow.defaults import MOMENTUM
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.network import Weights
 from dlnflow.schedule import Schedule
-from dlnflow.training import MOMENTUM, Run
+from dlnflow.training import Run
 
 
 def tracin(
