@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 from scipy import linalg
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from dlnflow import network
 from dlnflow._typing import FloatArray, IntArray
@@ -21,11 +20,6 @@ from dlnflow.training import Run
 
 RANK_RTOL = 1e-12
 """Input directions below this, relative to the largest singular value of X, are unused."""
-DENSE_SIZE = 64
-"""Matrices up to this size are diagonalised; larger ones go to Lanczos."""
-LANCZOS_TOL = 1e-11
-"""Residual of an extreme eigenvalue, relative to it; bounds its error."""
-LANCZOS_VECTORS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,51 +124,3 @@ class Checkpoints:
         """Dense H in the reduced space."""
         size = self.w1[0].size + self.w2[0].size
         return self.hessian_product(time, np.eye(size))
-
-
-def extreme_eigenvalues(
-    points: Checkpoints, *, largest: bool = True
-) -> tuple[FloatArray, FloatArray]:
-    """Smallest and largest eigenvalue of the Hessian over all parameters, each of shape (T,).
-
-    J^T J >= 0 and the spectrum of T is symmetric, so that H lies above -|G| and its largest
-    eigenvalue is its largest in absolute value. An unused hidden direction attains -|G|, and then
-    the smallest eigenvalue costs nothing; ``largest=False`` leaves the other one out (NaN).
-    """
-    floor = -np.linalg.norm(points.correlation, 2, axis=(1, 2))
-    top = np.full(len(points), np.nan)
-    if largest:
-        top = np.maximum(_extremes(points, "LA"), -floor)
-    if points.spare:
-        return floor, top
-    bottom = np.maximum(_extremes(points, "SA"), floor)
-    return (np.minimum(bottom, 0.0) if points.unused_inputs else bottom), top
-
-
-def _extremes(points: Checkpoints, which: str) -> FloatArray:
-    values, start = np.empty(len(points)), None
-    for time in range(len(points)):
-        values[time], start = _extreme(points, time, which, start)
-    return values
-
-
-def _extreme(
-    points: Checkpoints, time: int, which: str, start: FloatArray | None
-) -> tuple[float, FloatArray | None]:
-    """One extreme eigenvalue and its vector, from which the next checkpoint starts."""
-    size = points.w1[0].size + points.w2[0].size
-    if size > DENSE_SIZE:
-        nudge = np.cos(np.arange(1.0, size + 1))  # a fixed vector without symmetry
-        v0 = nudge if start is None else start + 1e-3 * nudge / np.sqrt(size)
-        operator = LinearOperator(
-            (size, size), lambda v: points.hessian_product(time, v.reshape(-1)), dtype=np.float64
-        )
-        try:
-            values, vectors = eigsh(
-                operator, 1, which=which, v0=v0, ncv=LANCZOS_VECTORS, tol=LANCZOS_TOL
-            )
-            return float(values[0]), vectors[:, 0]
-        except ArpackError:
-            pass  # a cluster at the edge of the spectrum: diagonalise
-    values = linalg.eigvalsh(points.hessian(time))
-    return float(values[-1 if which == "LA" else 0]), None

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from dlnflow import _checks
 from dlnflow._typing import FloatArray, IntArray
-from dlnflow.influence._curvature import Checkpoints, extreme_eigenvalues
+from dlnflow.influence._curvature import Checkpoints
+from dlnflow.influence._extremes import extreme_eigenvalues
 from dlnflow.influence._grid import Grid
 from dlnflow.influence._proximal import proximal_points
 

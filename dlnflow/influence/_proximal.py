@@ -150,16 +150,14 @@ def _newton(
     G rounds to eps |G|, which its distance from lambda amplifies; the gradient does not.
     """
     basis = _resolvent.frame(points)
-    u, sigma, v, w1, w2, root = basis
-    p, q = _gradient(points, origin, lam)
-    p, q = _resolvent.apply_coupling_inverse(sigma, lam, p @ v, u.mT @ q)
-    # Woodbury: D r - D J^T (I + K)^-1 J D r
     matrix = _resolvent.kernel(basis, lam)
     np.einsum("taa->ta", matrix)[:] += 1
-    f = (q @ w1 + w2 @ p) @ root
-    z = np.linalg.solve(matrix, f.reshape(len(f), -1, 1)).reshape(f.shape) @ root
-    dp, dq = _resolvent.apply_coupling_inverse(sigma, lam, w2.mT @ z, z @ w1.mT)
-    return (dp - p) @ v.mT, u @ (dq - q)
+    p, q = _gradient(points, origin, lam)
+    changes = p @ basis.v, basis.u.mT @ q
+    p, q = _resolvent.inverse_product(
+        basis, lam, lambda f: np.linalg.solve(matrix, f[..., None])[..., 0], changes
+    )
+    return -p @ basis.v.mT, -basis.u @ q
 
 
 def _gradient(

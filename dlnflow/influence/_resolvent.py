@@ -9,7 +9,7 @@ a system of size d_out * n_in instead of all parameters (the Woodbury identity).
 hidden layer only through W1^T W1, W2 W1 and W2 W2^T.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from scipy import linalg
 
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.influence._curvature import Checkpoints
+
+Solve = Callable[[FloatArray], FloatArray]
 
 CHUNK_ENTRIES = 2_000_000
 """Entries of K built at once, over checkpoints; bounds the working memory."""
@@ -102,6 +104,20 @@ def kernel(basis: Frame, lam: FloatArray) -> FloatArray:
     root = basis.root
     k = (k.reshape(times, d * m * d, m) @ root).reshape(times, d, m, d * m)
     return (root[:, None] @ k).reshape(times, d * m, d * m)
+
+
+def inverse_product(
+    basis: Frame, lam: FloatArray, solve: Solve, changes: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """(H + lambda)^-1 of changes of both layers, D r - D J^T (I + K)^-1 J D r, singular basis.
+
+    ``solve`` applies (I + K)^-1 to arrays of shape (T, d m).
+    """
+    p, q = apply_coupling_inverse(basis.sigma, lam, *changes)
+    f = (q @ basis.w1 + basis.w2 @ p) @ basis.root
+    z = solve(f.reshape(len(f), -1)).reshape(f.shape) @ basis.root
+    dp, dq = apply_coupling_inverse(basis.sigma, lam, basis.w2.mT @ z, z @ basis.w1.mT)
+    return p - dp, q - dq
 
 
 def sources(points: Checkpoints, basis: Frame, items: IntArray) -> FloatArray:

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from dlnflow import _checks
 from dlnflow._typing import FloatArray
-from dlnflow.influence._curvature import Checkpoints, extreme_eigenvalues
+from dlnflow.influence._curvature import Checkpoints
+from dlnflow.influence._extremes import extreme_eigenvalues
 from dlnflow.influence._gaussian import fluctuations
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._proximal import proximal_points

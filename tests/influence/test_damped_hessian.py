@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import ArpackNoConvergence
 
 import dlnflow as dln
-from dlnflow.influence import _curvature, _resolvent
-from dlnflow.influence._curvature import Checkpoints, extreme_eigenvalues
+from dlnflow.influence import _extremes, _resolvent
+from dlnflow.influence._curvature import Checkpoints
+from dlnflow.influence._extremes import extreme_eigenvalues
 from dlnflow.influence._proximal import proximal_points
 from tests.influence.dense import RUNS, STEPS, Dense, relative
 from tests.tolerances import ALGEBRA, CLOSED_FORM, TANGENT_VS_DIFFERENCE
@@ -214,10 +215,23 @@ def test_chunks_and_lanczos_change_nothing(monkeypatch):
     found = _quiet(run, steps, damping=0.5).values
     small, large = extreme_eigenvalues(points)
     monkeypatch.setattr(_resolvent, "CHUNK_ENTRIES", 1)
-    monkeypatch.setattr(_curvature, "DENSE_SIZE", 10**6)
+    monkeypatch.setattr(_extremes, "DENSE_SIZE", 10**6)
     exact = extreme_eigenvalues(points)
     assert np.abs(small - exact[0]).max() <= ALGEBRA and relative(large, exact[1]) <= ALGEBRA
     assert relative(_quiet(run, steps, damping=0.5).values, found) <= CLOSED_FORM
+
+
+def test_lanczos_finds_both_ends_of_a_narrow_network(monkeypatch):
+    """No unused hidden directions, so that the smallest eigenvalue is not simply -|G|."""
+    run = dln.Run(dln.semantic_hierarchy(), hidden=6)
+    points = Checkpoints.of(run, np.linspace(0, run.n_steps, 7).astype(int), "test")
+    small, large = extreme_eigenvalues(points)
+    monkeypatch.setattr(_extremes, "DENSE_SIZE", 10**6)
+    exact_small, exact_large = extreme_eigenvalues(points)
+    assert relative(large, exact_large) <= ALGEBRA
+    assert np.all(np.abs(small - exact_small) <= 1e-9 * exact_large)
+    norms = np.linalg.norm(points.correlation, 2, axis=(1, 2))
+    assert np.all(small >= -norms) and np.any(small > -0.999 * norms)
 
 
 def test_lanczos_that_gives_up_is_replaced(monkeypatch):
@@ -227,7 +241,7 @@ def test_lanczos_that_gives_up_is_replaced(monkeypatch):
     def stuck(*_, **__):
         raise ArpackNoConvergence("no convergence", np.empty(0), np.empty((0, 0)))
 
-    monkeypatch.setattr(_curvature, "eigsh", stuck)
+    monkeypatch.setattr(_extremes, "eigsh", stuck)
     assert relative(extreme_eigenvalues(points)[1], expected) <= ALGEBRA
 
 
