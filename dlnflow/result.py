@@ -167,8 +167,9 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     shared = dict(arrays[0].attrs)
     for array in arrays[1:]:
         shared = {k: v for k, v in shared.items() if array.attrs.get(k) == v}
+    kept = {*CORE_DIMS, "flow_time"}  # what only one estimator knows says nothing of the others
     joined = xr.concat(
-        arrays,
+        [array.drop_vars(set(array.coords) - kept) for array in arrays],
         xr.Variable("estimator", np.asarray(names, dtype=str)),
         join="exact",
         coords="minimal",

@@ -32,6 +32,12 @@ def test_stack_adds_a_labelled_leading_dim():
     assert both.attrs["sign"] == result.SIGN
 
 
+def test_stack_drops_coordinates_of_single_estimators():
+    first = _example("tangent").assign_coords(smallest_eigenvalue=("time", [1.0, 2.0, 3.0]))
+    both = dln.stack(first, _example("leave_one_out"))
+    assert set(both.coords) == {"estimator", "time", "flow_time", "query", "train"}
+
+
 @pytest.mark.parametrize(
     "other",
     [{"time": (0, 5, 11)}, {"query": ("b", "a")}, {"train": ("a", "c")}, {"time": (0, 5)}],
