@@ -142,3 +142,10 @@ def _present(classes: xr.DataArray) -> xr.DataArray:
     """Leave out classes without a single target."""
     some = classes.isel(position=slice(1, None)).any(("sequence", "position"))
     return classes.sel(token_class=classes.token_class[some.values])
+
+
+def one_thread() -> None:
+    """Use one thread in this process: several chains at once are faster than several threads."""
+    import torch
+
+    torch.set_num_threads(1)

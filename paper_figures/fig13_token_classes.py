@@ -1,0 +1,73 @@
+"""Figure 13: a text with its tokens' structural classes marked."""
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dlnflow import plotting
+from dlnflow.lm.token_classes import CLASSES, Vocabulary, classify
+from dlnflow.lm.train import load_data
+from paper_figures import _lm_data, _style
+from paper_figures._data import Scale
+
+TEXT = (
+    'def unbelievable(items, names):\n    """Return the items, whose names are known."""\n'
+    "    names = [name.strip() for name in names]\n    return {n: items[n] for n in names}\n\n"
+    "class Transformer(Module):\n    def forward(self, inputs):\n"
+    "        return self.attention(inputs)\n"
+)
+COLUMNS, LINES = 78, 22
+"""Characters in a line of the figure, and lines."""
+SHADES = dict(zip(CLASSES, _lm_data.CLASS_COLORS.values(), strict=True))
+HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class"}
+
+
+def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
+    """Draw one text with the tokenizer of the run."""
+    _lm_data.ladder(scale)
+    tokenizer = load_data(_lm_data.OUT / _lm_data.SIZES[scale].configuration).tokenizer
+    return show(tokenizer, TEXT)
+
+
+def show(tokenizer, text: str) -> tuple[Figure, dict[str, float]]:
+    """Draw a text: one box per token, one coloured stripe under it per class."""
+    vocabulary = Vocabulary(tokenizer)
+    ids = tokenizer.encode(text).ids
+    found = classify([ids], vocabulary).values[0]
+    with mpl.rc_context(plotting.STYLE):
+        figure = _style.figure(_style.PAGE_WIDTH, 3.6)
+        axis = figure.subplots()
+        x = y = 0
+        for i, member in zip(ids, found, strict=True):
+            word = (vocabulary.pieces[i] or b"").decode("utf-8", "replace")
+            shown = word.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+            if x + len(shown) > COLUMNS:
+                x, y = 0, y + 1
+            _token(axis, x, y, shown, np.array(CLASSES)[member])
+            x, y = (0, y + 1) if "\n" in word else (x + len(shown), y)
+        axis.set(xlim=(-0.5, COLUMNS + 0.5), ylim=(max(y, 1) + 0.8, -1))
+        axis.set_axis_off()
+        for name, color in SHADES.items():
+            axis.plot([], [], color=color, linewidth=4, label=name.replace("_", " "))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=6, **_style.LEGEND)
+    counts = {name: float(n) for name, n in zip(CLASSES, found.sum(0), strict=True)}
+    return figure, counts | {"tokens": float(len(ids)), "classified": float(found.any(1).sum())}
+
+
+def _token(axis: Axes, x: int, y: int, shown: str, names: np.ndarray) -> None:
+    """Draw one token; bold edge if it has a class."""
+    edge = "black" if len(names) else "0.85"
+    axis.add_patch(mpl.patches.Rectangle(
+        (x + 0.06, y - 0.36), len(shown) - 0.12, 0.72, facecolor="white", edgecolor=edge,
+        linewidth=1.0 if len(names) else 0.5,
+    ))  # fmt: skip
+    for k, name in enumerate(names):
+        width = (len(shown) - 0.12) / len(names)
+        axis.add_patch(mpl.patches.Rectangle(
+            (x + 0.06 + k * width, y - 0.36), width, 0.72, facecolor=SHADES[str(name)], alpha=0.45,
+            linewidth=0,
+        ))  # fmt: skip
+    for k, character in enumerate(shown):
+        axis.text(x + k + 0.5, y, character, family="monospace", fontsize=6, ha="center",
+                  va="center")  # fmt: skip

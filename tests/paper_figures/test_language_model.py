@@ -1,0 +1,87 @@
+"""Language-model figures from small made-up results: they draw, and claim what went in."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dlnflow.analysis.groups import groups
+from dlnflow.analysis.neighbours import neighbours
+from dlnflow.lm.corpus import Corpus
+from dlnflow.lm.experiment import halves
+from dlnflow.lm.mixture import Observed
+from dlnflow.lm.token_classes import CLASSES
+from dlnflow.lm.tokenizer import train_bpe
+from paper_figures import (
+    fig05_classes,
+    fig13_token_classes,
+    fig14_neighbours,
+    fig15_induction,
+    fig16_intervention,
+)
+from tests.analysis.test_groups import make
+
+
+@pytest.fixture(scope="module")
+def text():
+    """Four rows of 13 targets; tokens of a class share their fluctuation."""
+    rng = np.random.default_rng(0)
+    members = np.arange(52)[:, None] % 6 == np.arange(6)
+    cause = rng.standard_normal((3, 4, 60, 6)) @ members.T
+    traces = make(cause + rng.standard_normal((3, 4, 60, 52)), np.repeat(np.arange(4), 13))
+    classes = xr.DataArray(members, dims=("item", "token_class"),
+                           coords={"token_class": list(CLASSES)})  # fmt: skip
+    return traces, classes
+
+
+def test_class_influence(text):
+    traces, classes = text
+    found = groups(traces, classes)
+    figure, claims = fig05_classes.show(found, traces)
+    assert len(figure.axes) == 9  # six classes, one hidden, the companion and its twin
+    assert claims["induction.induction.last"] == float(found[-1, 3, 3]) < -0.3
+
+
+def test_neighbours(text):
+    figure, claims = fig14_neighbours.show(neighbours(*text, k=5))
+    assert len(figure.axes) == 6
+    assert claims["induction.last"] > claims["induction.chance"]
+    assert "too few" in figure.axes[0].get_title()
+
+
+def test_repeats():
+    rng = np.random.default_rng(0)
+    observed = Observed(np.tile(np.arange(12), (5, 1)))
+    classes = halves(observed)
+    member = classes.values[:, 1:, 0].reshape(-1)
+    shared = rng.standard_normal((2, 4, 200, 1)) * np.array([0.0, 1.0]).reshape(2, 1, 1, 1)
+    values = shared * member + rng.standard_normal((2, 4, 200, 55))
+    traces = make(values, np.repeat(np.arange(5), 11))
+    scores = xr.Dataset(
+        {"induction": (("time", "layer", "head"), [[[0.0, 0.1]], [[0.2, 0.9]]])},
+        coords={"time": [0, 10]},
+    )
+    _, claims = fig15_induction.show(traces, classes, scores)
+    assert claims["induction.last"] == 0.9
+    for suffix in ("", ".differences"):
+        for name in ("rise_in_errors", "above.repeated_other", "above.other_other"):
+            assert claims[name + suffix] > 5
+
+
+def test_marked_text():
+    tokenizer = train_bpe(Corpus("t", (fig13_token_classes.TEXT,)), 300)
+    figure, claims = fig13_token_classes.show(tokenizer, "foo(x)\n\n(foo")
+    assert claims["formatting"] == 2
+    assert claims["left_delimiter"] == 2
+    assert len(figure.axes[0].patches) > claims["tokens"]
+
+
+def test_windows():
+    score = np.array([[[0.0, 0.5]], [[0.0, 0.9]]])
+    result = xr.Dataset(
+        {"score": (("window", "seed", "time"), score), "crossing": (("window", "seed"), [[9], [5]]),
+         "shift": (("window", "seed"), [[0.0], [-4.0]])},
+        coords={"window": ["never", "before"], "seed": [0], "time": [0, 10]},
+        attrs={"threshold": 0.3},
+    )  # fmt: skip
+    _, claims = fig16_intervention.show(result, {"before": (2, 4)})
+    assert claims == {"shift.never": 0.0, "shift.before": -4.0}
