@@ -17,8 +17,8 @@ TEXT = (
     "class Transformer(Module):\n    def forward(self, inputs):\n"
     "        return self.attention(inputs)\n"
 )
-COLUMNS, LINES = 78, 22
-"""Characters in a line of the figure, and lines."""
+COLUMNS = 60
+"""Characters in a line of the figure."""
 SHADES = dict(zip(CLASSES, _lm_data.CLASS_COLORS.values(), strict=True))
 HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class"}
 
