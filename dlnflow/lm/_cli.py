@@ -47,6 +47,9 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting.")
     ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, folder or hub name. Default: train one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -57,11 +60,14 @@ def train(
     from dlnflow._checks import one_of
     from dlnflow._progress import Progress
     from dlnflow.lm.model import CONFIGURATIONS
+    from dlnflow.lm.tokenizer import load_tokenizer
+    from dlnflow.lm.train import prepare
     from dlnflow.lm.train import train as run
 
     torch.set_num_threads(threads)
     one_of("configuration", configuration, list(CONFIGURATIONS))
     settings = _changed(CONFIGURATIONS[configuration], setting or [])
+    data = prepare(settings, out, tokenizer=load_tokenizer(tokenizer)) if tokenizer else None
     losses: list[float] = []
     with Progress(settings.n_steps, "training") as bar:
 
@@ -69,7 +75,7 @@ def train(
             losses.append(loss)
             bar.advance(step + 1 - bar.done)
 
-        ladder = run(settings, out, progress=progress, device=device)
+        ladder = run(settings, out, data=data, progress=progress, device=device)
     last = losses[-1] if losses else None
     _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)
 

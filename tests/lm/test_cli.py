@@ -53,6 +53,14 @@ def test_classes_of_a_text(run, tmp_path):
     assert "left_delimiter" in call("classes", text, "--tokenizer", run).stdout
 
 
+def test_a_given_tokenizer_is_used(run, text_file, tmp_path):
+    changes = ("corpus", text_file), ("vocab_size", 400), ("width", 16), ("n_steps", 1)
+    options = [part for k, v in changes for part in ("--set", f"{k}={v}")]
+    answer("train", tmp_path / "other", "--tokenizer", run, *options)
+    written = (tmp_path / "other" / "tokenizer.json").read_text()
+    assert written == (run / "tokenizer.json").read_text()
+
+
 def test_induction(run, monkeypatch):
     rows = answer("induction", run, "--step", 2)["rows"]
     assert [r["step"] for r in rows] == [2]
