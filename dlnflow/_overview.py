@@ -31,7 +31,7 @@ def draw(curves: xr.DataArray) -> Figure:
     primary = others.isel(estimator=0)
     shown = _strongest(primary)
     rows = -(-len(shown) // 4)
-    log = _is_early(primary, time)
+    log = is_early(primary, time)
     figure = Figure(figsize=(11.0, 4.9 + 1.75 * rows), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.9, 1.75 * rows])
     left, right = top.subfigures(1, 2, width_ratios=[1.0, 1.0])
@@ -47,12 +47,12 @@ def _at_largest(values: FloatArray) -> FloatArray:
     return np.take_along_axis(values, where[None], axis=0)[0]
 
 
-def _is_early(curves: xr.DataArray, time: str) -> bool:
+def is_early(curves: xr.DataArray, time: str) -> bool:
     when = curves[time].values[np.abs(curves.values).argmax(axis=0)]
     return bool(np.median(when) < EARLY * float(curves[time][-1]))
 
 
-def _scale(axis: Axes, time: FloatArray, log: bool) -> None:
+def scale(axis: Axes, time: FloatArray, log: bool) -> None:
     if log:
         axis.set_xscale("log")
         axis.set_xlim(time[time > 0][0], time[-1])
@@ -71,8 +71,8 @@ def _who(figure: Figure, curves: xr.DataArray) -> None:
     limit = float(np.quantile(np.abs(peaks), CLIP)) or 1.0
     axis = figure.subplots()
     image = axis.imshow(peaks, cmap=panels.DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    _name(axis.set_yticks, curves["query"].values[query_order])
-    _name(axis.set_xticks, curves["train"].values[train_order], rotation=90)
+    name_ticks(axis.set_yticks, curves["query"].values[query_order])
+    name_ticks(axis.set_xticks, curves["train"].values[train_order], rotation=90)
     axis.set_xlabel("train item")
     axis.set_ylabel("query item")
     axis.tick_params(length=0)
@@ -80,25 +80,25 @@ def _who(figure: Figure, curves: xr.DataArray) -> None:
     name = panels.title(str(curves["estimator"].values))
     axis.set_title(f"a  Who: largest influence over training ({name})", loc="left")
     bar = figure.colorbar(image, ax=axis, aspect=40, pad=0.01, extend="both")
-    bar.set_label("helps   <   influence on loss   >   harms")
+    bar.set_label(panels.INFLUENCE_BAR)
     bar.outline.set_visible(False)
 
 
 def _orders(curves: xr.DataArray, peaks: FloatArray) -> tuple[IntArray, IntArray]:
     """Order items by similarity of their influence; one order if both axes hold the same items."""
     if np.array_equal(curves["query"].values, curves["train"].values):
-        order = _by_similarity(np.hstack([peaks, peaks.T]))
+        order = by_similarity(np.hstack([peaks, peaks.T]))
         return order, order
-    return _by_similarity(peaks), _by_similarity(peaks.T)
+    return by_similarity(peaks), by_similarity(peaks.T)
 
 
-def _by_similarity(rows: FloatArray) -> IntArray:
+def by_similarity(rows: FloatArray) -> IntArray:
     if len(rows) < 3:
         return np.arange(len(rows))
     return leaves_list(linkage(pdist(rows), "average", optimal_ordering=len(rows) <= 500))
 
 
-def _name(setter: Callable[..., object], names: FloatArray, offset: float = 0.0,
+def name_ticks(setter: Callable[..., object], names: FloatArray, offset: float = 0.0,
           **text: object) -> None:  # fmt: skip
     """Label ticks 0, 1, ... (plus `offset`), every k-th where there are too many."""
     every = -(-len(names) // MAX_NAMES)
@@ -120,7 +120,7 @@ def _when(figure: Figure, curves: xr.DataArray, time: str, log: bool) -> None:
         mesh = panels.draw_heat(axis, curves[time].values, values[order], limit=1.0)
         axis.set_title(panels.title(str(name)))
         axis.set_yticks([])
-        _scale(axis, curves[time].values, log)
+        scale(axis, curves[time].values, log)
     axes[0].set_ylabel(f"{len(order)} pairs, earliest peak on top")
     axes[n_estimators // 2].set_xlabel(panels.TIME_LABELS[time])
     figure.suptitle(
@@ -140,7 +140,7 @@ def _curves(
         axis.set_visible(False)
     for axis, train in zip(axes.flat, shown, strict=False):
         _curve_panel(axis, curves.isel(train=train), time)
-    _scale(axes[0, 0], curves[time].values, log)  # the panels share it
+    scale(axes[0, 0], curves[time].values, log)  # the panels share it
     for axis in axes[:-1].flat:
         axis.set_xlabel("")
     for axis in axes[:, 0]:

@@ -22,7 +22,7 @@ def draw(curves: xr.DataArray) -> Figure:
     """
     time = panels.time_name(curves, "flow_time")
     others = curves.where(curves["query"] != curves["train"], 0.0)
-    log = _overview._is_early(others.isel(estimator=0), time)
+    log = _overview.is_early(others.isel(estimator=0), time)
     n_train, n_estimators = others.sizes["train"], others.sizes["estimator"]
     height = float(np.clip(0.135 * others.sizes["query"], 3.2, 7.0))
     figure = Figure(figsize=(3.6 + 2.2 * n_estimators + 1.2, height * n_train + 0.5),
@@ -47,22 +47,22 @@ def _heats(
     for k, axis in enumerate(axes[:-1]):
         values = curves.isel(estimator=k, query=order).transpose("query", "time").values
         mesh = panels.draw_heat(axis, curves[time].values, values, limit=limit)
-        _overview._scale(axis, curves[time].values, log)
+        _overview.scale(axis, curves[time].values, log)
         axis.set_title(panels.title(str(curves["estimator"].values[k])))
         axis.set_xlabel(time.replace("_", " "))
         axis.set_yticks([])
-    _overview._name(axes[0].set_yticks, curves["query"].values[order], offset=0.5)
+    _overview.name_ticks(axes[0].set_yticks, curves["query"].values[order], offset=0.5)
     axes[0].tick_params(length=0, axis="y")
-    axes[0].set_ylabel(f"{name}: influence on")
+    axes[0].set_ylabel(f"{name},\ninfluence on")
     bar = figure.colorbar(mesh, ax=list(axes[:-1]), aspect=45, pad=0.01)
-    bar.set_label("helps   <   influence on loss   >   harms")
+    bar.set_label(panels.INFLUENCE_BAR)
     bar.outline.set_visible(False)
 
 
 def _order(curves: xr.DataArray) -> IntArray:
     """Queries with similar curves side by side."""
     first = curves.isel(estimator=0).transpose("query", "time").values
-    return _overview._by_similarity(first)
+    return _overview.by_similarity(first)
 
 
 def _strongest(axis: Axes, curves: xr.DataArray, time: str, log: bool) -> None:
@@ -75,7 +75,7 @@ def _strongest(axis: Axes, curves: xr.DataArray, time: str, log: bool) -> None:
         lines[0].set_label(str(one["query"].values))
         for line in lines[1:]:
             line.set_label("_")
-    _overview._scale(axis, curves[time].values, log)
+    _overview.scale(axis, curves[time].values, log)
     axis.legend(loc="best", fontsize=7, handlelength=1.2, labelspacing=0.25, frameon=False)
     axis.set_ylabel(panels.INFLUENCE_LABEL)
     axis.set_title("the most affected queries")

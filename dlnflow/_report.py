@@ -10,8 +10,10 @@ from rich.table import Table
 
 from dlnflow.training import Run
 
-MAX_ROWS = 24
-"""Rows of the event table on a terminal; the largest events come first."""
+MAX_ROWS = 16
+"""Pairs in the event table on a terminal,"""
+ABREAST = 3
+"""and estimators side by side."""
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
@@ -27,50 +29,71 @@ def _plain(value: object) -> object:
 
 def print_run(run: Run, seconds: dict[str, float]) -> None:
     """Print one line on the task and one on the run."""
-    task = run.task
+    task, per_unit = run.task, 1 / float(run.flow_time(1))
+    unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"
     Console().print(
         f"{task.n_items} items, {task.n_out} features, {task.modes.rank} modes "
         f"(strengths {task.modes.s[0]:.3g} to {task.modes.s[-1]:.3g})\n"
         f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
-        f"{run.n_steps} steps of {run.learning_rate:.3g}, seed {run.seed}\n"
+        f"seed {run.seed}\n"
+        f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
         + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
         highlight=False,
     )
 
 
 def print_events(table: pd.DataFrame) -> None:
-    """Print the events between different items: per estimator and pair one line."""
+    """Print the largest peak and the sign flips of pairs of different items, estimators abreast."""
     pairs = table[table["query"] != table["train"]]
-    shown = Table(
-        title="Influence on another item over training (negative = helps)",
-        caption=f"noise floor: {table.attrs['floor']}",
-        box=SIMPLE,
-    )
-    for name, justify in (
-        ("estimator", "left"), ("train", "left"), ("query", "left"), ("largest", "right"),
-        ("at step", "right"), ("sign flips at steps", "left"),
-    ):  # fmt: skip
-        shown.add_column(name, justify=justify)
-    rows = [_event_row(key, group) for key, group in pairs.groupby(
-        ["estimator", "train", "query"], sort=False)]  # fmt: skip
-    rows.sort(key=lambda row: -abs(row[0]))
-    for _, cells in rows[:MAX_ROWS]:
-        shown.add_row(*cells)
+    names = [str(name) for name in table.attrs["estimators"]]
+    order = _spread_over_items(pairs)
     console = Console()
-    console.print(shown)
-    if len(rows) > MAX_ROWS:
-        console.print(f"{len(rows) - MAX_ROWS} more pairs with smaller peaks; --json has them all")
+    for start in range(0, len(names), ABREAST):
+        console.print(_event_table(pairs, order[:MAX_ROWS], names[start : start + ABREAST]))
+    console.print(
+        f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
+        f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
+        f"A value counts above {table.attrs['floor']}.",
+        highlight=False,
+    )
 
 
-def _event_row(key: tuple[str, ...], group: pd.DataFrame) -> tuple[float, list[str]]:
+def _spread_over_items(pairs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs by rank within their train item, then by size, so that every item gets a line."""
+    if pairs.empty:
+        return []
+    largest = pairs.assign(size=pairs["value"].abs()).groupby(["train", "query"])["size"].max()
+    rank = largest.groupby("train").rank(ascending=False, method="first")
+    return list(pd.DataFrame({"rank": rank, "size": -largest}).sort_values(["rank", "size"]).index)
+
+
+def _event_table(pairs: pd.DataFrame, order: list[tuple[str, str]], names: list[str]) -> Table:
+    shown = Table(
+        title="Largest influence (negative = helps) @ step, then steps of sign flips",
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for head in ("train", "query", *names):
+        shown.add_column(head, justify="left", max_width=14 if head in ("train", "query") else None)
+    grouped = dict(iter(pairs.groupby(["estimator", "train", "query"], sort=False)))
+    for train, query in order:
+        shown.add_row(train, query, *[_event_cell(grouped.get((n, train, query))) for n in names])
+    return shown
+
+
+def _event_cell(group: pd.DataFrame | None) -> str:
+    if group is None:
+        return "-"
     extrema = group[group["kind"] != "sign_flip"]
     flips = group.loc[group["kind"] == "sign_flip", "step"]
-    if extrema.empty:
-        value, cells = 0.0, ["-", "-"]
-    else:
+    text = "-"
+    if not extrema.empty:
         row = extrema.loc[extrema["value"].abs().idxmax()]
-        value, cells = row["value"], [f"{row['value']:+.3g}", f"{row['step']:.0f}"]
-    return value, [*map(str, key), *cells, ", ".join(f"{step:.0f}" for step in flips) or "-"]
+        text = f"{row['value']:+.3g} @ {row['step']:.0f}"
+    return "\n".join(
+        [text, "flips " + ", ".join(f"{step:.0f}" for step in flips)][: 1 + bool(len(flips))]
+    )
 
 
 def print_comparison(table: pd.DataFrame, reference: str, seconds: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +30,23 @@ BUILT_IN = {"hierarchy": datasets.semantic_hierarchy, "living-things": datasets.
 
 app = typer.Typer(
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="When a training example matters: influence over training time.",
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"dlnflow {metadata.version('dlnflow')}")
+        raise typer.Exit
+
 
 Data = Annotated[
     str,
@@ -99,6 +113,7 @@ def influence(
     files = [result.save(curves, out / "influence.nc")]
     files += plotting.save_figure(plotting.overview(curves), out / "influence")
     table = events(curves)
+    table.attrs["estimators"] = curves["estimator"].values.tolist()
     if as_json:
         _print_json(
             described, seconds, files=[str(f) for f in files], events=_report.records(table)

@@ -38,6 +38,8 @@ TITLES = {
 TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
 INFLUENCE_LABEL = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
 """Sign of d loss(query) / d weight(train) in words: down is help."""
+INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow$"
+"""The same in one line, for colour bars."""
 MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""

@@ -103,8 +103,11 @@ def plot_influence(
             else:
                 _line_cell(axis, cell, time, marks or {}, events, first=row == 0)
             _headings(axis, curves, columns, row, column, 14 if marks else 6)
+        primary = curves.isel(estimator=0)
+        early = _overview.is_early(primary.where(primary["query"] != primary["train"], 0.0), time)
         for axis in axes.flat:
             axis.set_xlabel("")
+            _overview.scale(axis, curves[time].values, early and not marks)
         figure.supxlabel(panels.TIME_LABELS[time], fontsize=STYLE["axes.labelsize"])
         if not heat:
             _legend(figure, axes)

@@ -102,7 +102,8 @@ def check(array: xr.DataArray) -> xr.DataArray:
     if array.name != "influence" or array.dims[-3:] != CORE_DIMS or "method" in array.dims:
         raise ValueError(
             "expected a DataArray named 'influence' with last dims (time, query, train) and no "
-            f"dim 'method'; got name {array.name!r}, dims {array.dims}."
+            f"dim 'method'; got name {array.name!r}, dims {array.dims}. To keep a dim of one item, "
+            "select a list: .sel(query=['cat'])."
         )
     missing = [n for n in (*array.dims, "flow_time") if n not in array.coords]
     if missing:

@@ -142,7 +142,7 @@ class Task:
         for name in names:
             if name not in position:
                 hint = _checks.did_you_mean(str(name), self.items) or (
-                    f" Items: {', '.join(self.items[:12])}{', ...' * (self.n_items > 12)}."
+                    f" Items: {', '.join(self.items[:12])}{', ...' if self.n_items > 12 else '.'}"
                 )
                 raise ValueError(f"unknown item {name!r}.{hint}")
         if not names or len(set(names)) < len(names):

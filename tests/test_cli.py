@@ -42,7 +42,7 @@ def test_influence_writes_curves_and_figures_and_prints_events(tmp_path):
     assert curves.dims == ("estimator", "time", "query", "train")
     assert curves.estimator.values.tolist() == cli.DEFAULT_ESTIMATORS
     assert curves.train.values.tolist() == ["item1"] and curves.sizes["query"] == 6
-    assert "noise floor" in done.stdout and "sign flips" in done.stdout
+    assert "A value counts above" in done.stdout and "flips" in done.stdout
     run = dln.Run(dln.Task.from_csv(data), n_steps=400, learning_rate=0.08)
     expected = dln.influence.tangent(run, curves.time.values, train="item1")
     assert np.array_equal(curves.sel(estimator="tangent").values, expected.values)
