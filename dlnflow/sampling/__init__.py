@@ -12,12 +12,13 @@ _WHERE = {
     "Settings": "settings",
     "labelled": "traces",
     "llc": "learning_coefficient",
-    "trace_run": "runs",
+    "sample": "model",
     "suggest": "defaults",
+    "trace_run": "runs",
 }
 """Public name -> the module that defines it."""
 _MODULES = (
-    "chains", "diagnostics", "known_targets", "mala", "noise", "posterior", "rmsprop_sgld",
+    "chains", "diagnostics", "known_targets", "mala", "model", "noise", "posterior", "rmsprop_sgld",
     "selftest", "sgld", "toy", "traces", "underdamped",
 )  # fmt: skip
 

@@ -25,6 +25,8 @@ N_BETA = 1e4
 RELATIVE_STEP = {"sgld": 0.2, "mala": 0.2, "underdamped": 1.0}
 """eps times the largest curvature of U; stable below 4. SGLD then inflates no variance by > 5 %,
 MALA accepts 0.9 of the proposals of a wide network, and BAOAB has no error of first order."""
+MAX_BURN_IN = 5000
+"""Given settings that need longer are left to the verdict."""
 LOCALIZATION_FACTOR = 10.0
 """localization / (n_beta * largest negative curvature). Above 1 the saddle is held; far above it
 the BIF follows retraining best (docs/sampling.md)."""
@@ -72,21 +74,7 @@ def suggest(
     n_beta = N_BETA if n_beta is None else _checks.positive("n_beta", n_beta)
     if steps is None:
         steps = np.unique(np.linspace(0, run.n_steps, 33).astype(int))
-    w1, w2 = checkpoints(run, steps)
-    saddle = float(residual_norm(run, w1, w2).max())
-    if not saddle > 0:
-        raise ValueError(
-            "every checkpoint fits the task perfectly, so the curvature sets no scale; give "
-            "`localization`."
-        )
-    localization = LOCALIZATION_FACTOR * n_beta * saddle
-    step_size = _relative_step(kernel) / curvature(run, w1, w2, n_beta, localization)
-    return {
-        "n_beta": n_beta,
-        "localization": localization,
-        "step_size": step_size,
-        "burn_in": int(np.ceil(20 / (step_size * localization))),
-    }
+    return complete(run, *checkpoints(run, steps), {"n_beta": n_beta}, kernel)
 
 
 def _relative_step(kernel: str) -> float:
@@ -110,7 +98,9 @@ def _relative_step(kernel: str) -> float:
     return RELATIVE_STEP[kernel]
 
 
-def complete(run: Run, steps: ArrayLike, given: dict[str, Any], kernel: str) -> dict[str, Any]:
+def complete(
+    run: Run, w1: FloatArray, w2: FloatArray, given: dict[str, Any], kernel: str
+) -> dict[str, Any]:
     """Fill in what the user left out, consistently with what is given.
 
     Returns
@@ -121,7 +111,7 @@ def complete(run: Run, steps: ArrayLike, given: dict[str, Any], kernel: str) -> 
     Raises
     ------
     ValueError
-        If a given number is out of range, or the given step is beyond stability.
+        If a given number is out of range, or nothing sets a scale.
     """
     given = {k: v for k, v in given.items() if v is not None}
     for name in ("n_beta", "localization", "step_size"):
@@ -129,18 +119,19 @@ def complete(run: Run, steps: ArrayLike, given: dict[str, Any], kernel: str) -> 
             _checks.positive(name, given[name])
     n_beta = given.setdefault("n_beta", N_BETA)
     if "localization" not in given:
-        given["localization"] = suggest(run, steps, n_beta=n_beta)["localization"]
-    stiffness = curvature(run, *checkpoints(run, steps), n_beta, given["localization"])
-    eps = given["step_size"] if "step_size" in given else _relative_step(kernel) / stiffness
-    given["step_size"] = eps
-    given.setdefault("burn_in", int(min(5000, np.ceil(20 / (eps * given["localization"])))))
+        saddle = float(residual_norm(run, w1, w2).max())
+        if not saddle > 0:
+            raise ValueError(
+                "every checkpoint fits the task perfectly, so the curvature sets no scale; give "
+                "`localization`."
+            )
+        given["localization"] = LOCALIZATION_FACTOR * n_beta * saddle
+    if "step_size" not in given:
+        stiffness = curvature(run, w1, w2, n_beta, given["localization"])
+        given["step_size"] = _relative_step(kernel) / stiffness
+    relaxed = 20 / (given["step_size"] * given["localization"])
+    given.setdefault("burn_in", int(min(MAX_BURN_IN, np.ceil(relaxed))))
     return given
-
-
-def stiffest(run: Run, steps: ArrayLike, n_beta: float, localization: float) -> float:
-    """Return the largest curvature of U at the checkpoints themselves, without noise."""
-    w1, w2 = checkpoints(run, steps)
-    return n_beta * float(_loss_curvature(run, w1, w2, 0.0).max()) + localization
 
 
 def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -163,6 +154,11 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
         )
     trajectory = run.train(steps)
     return trajectory.w1, trajectory.w2
+
+
+def stiffest(run: Run, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float) -> float:
+    """Return the largest curvature of U at the checkpoints themselves, without noise."""
+    return n_beta * float(_loss_curvature(run, w1, w2, 0.0).max()) + localization
 
 
 def residual_norm(run: Run, w1: FloatArray, w2: FloatArray) -> FloatArray:

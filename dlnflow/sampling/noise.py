@@ -2,17 +2,18 @@
 
 A chain's numbers depend on its own key alone: not on the other chains of the batch, nor on how
 the batch is cut. torch fills Gaussians in groups of 16 and treats a remainder separately, so a
-stream is drawn in blocks of 16 steps: 16 P numbers never leave a remainder.
+stream is drawn in blocks of steps that hold a multiple of 16 numbers.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 16
-"""Steps drawn at a time."""
+GROUP = 16
+"""Numbers that torch draws together."""
 
 
 def chain_seed(seed: int, checkpoint: int, chain: int, stream: int = 0) -> int:
@@ -49,28 +50,34 @@ class Streams:
 
     def __init__(self, keys: Sequence[tuple[int, int, int]], size: int, dtype: torch.dtype):
         self._gaussian = [generator(*key, stream=0) for key in keys]
-        self._uniform = [generator(*key, stream=1) for key in keys]
-        self._normals = torch.empty(len(keys), BLOCK, size, dtype=dtype)
-        self._uniforms = torch.empty(len(keys), BLOCK, dtype=dtype)
-        self._next_normal = self._next_uniform = BLOCK
+        self._keys, self._uniform = keys, []  # made when first asked for: only MALA does
+        # Few steps at a time: the block of all chains should stay in cache until it is used.
+        self._block = GROUP // math.gcd(GROUP, size)
+        normals = torch.empty(len(keys), self._block, size, dtype=dtype)
+        uniforms = torch.empty(len(keys), GROUP, dtype=dtype)
+        self._normals, self._normal_steps = list(normals), list(normals.unbind(1))
+        self._uniforms, self._uniform_steps = list(uniforms), list(uniforms.unbind(1))
+        self._next_normal, self._next_uniform = self._block, GROUP
 
     def normal(self) -> Tensor:
-        """Return the next (C, P) Gaussian numbers; valid until 16 more have been asked for."""
-        if self._next_normal == BLOCK:
+        """Return the next (C, P) Gaussian numbers; valid until the next call."""
+        if self._next_normal == self._block:
             for block, stream in zip(self._normals, self._gaussian, strict=True):
                 block.normal_(generator=stream)
             self._next_normal = 0
         self._next_normal += 1
-        return self._normals[:, self._next_normal - 1]
+        return self._normal_steps[self._next_normal - 1]
 
     def uniform(self) -> Tensor:
         """Return the next (C,) uniform numbers in [0, 1)."""
-        if self._next_uniform == BLOCK:
+        if not self._uniform:
+            self._uniform = [generator(*key, stream=1) for key in self._keys]
+        if self._next_uniform == GROUP:
             for block, stream in zip(self._uniforms, self._uniform, strict=True):
                 block.uniform_(generator=stream)
             self._next_uniform = 0
         self._next_uniform += 1
-        return self._uniforms[:, self._next_uniform - 1]
+        return self._uniform_steps[self._next_uniform - 1]
 
 
 def generator(seed: int, checkpoint: int, chain: int, *, stream: int) -> torch.Generator:

@@ -108,6 +108,13 @@ def axpy(x: Tensor, y: Tensor, a: Scale) -> Tensor:
     return x.addcmul_(y, a) if isinstance(a, Tensor) else x.add_(y, alpha=a)
 
 
+def combine(x: Tensor, y: Tensor, a: Scale) -> Tensor:
+    """Return x + a y, overwriting y, in one pass over memory."""
+    return (
+        torch.addcmul(x, y, a, out=y) if isinstance(a, Tensor) else torch.add(x, y, alpha=a, out=y)
+    )
+
+
 def root(scale: Scale) -> Scale:
     """Return the square root of a number or a column."""
     return scale.sqrt() if isinstance(scale, Tensor) else scale**0.5

@@ -62,12 +62,14 @@ def trace_run(
             f"unknown sampling option `{unknown[0]}`."
             + _checks.did_you_mean(unknown[0], [*Settings.__dataclass_fields__, "kernel_options"])
         )
+    w1, w2 = defaults.checkpoints(run, steps)
     full = Settings(
-        **defaults.complete(run, steps, settings, kernel), options=dict(kernel_options or {})
+        **defaults.complete(run, w1, w2, settings, kernel), options=dict(kernel_options or {})
     )
     if kernel in ("sgld", "underdamped"):  # the others do not blow up, or not at this bound
-        _check_stable(defaults.stiffest(run, steps, full.n_beta, full.localization), full.step_size)
-    w1, w2 = defaults.checkpoints(run, steps)
+        _check_stable(
+            defaults.stiffest(run, w1, w2, full.n_beta, full.localization), full.step_size
+        )
     return toy.sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
 
 

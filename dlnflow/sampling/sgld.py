@@ -21,6 +21,7 @@ from dlnflow.sampling.posterior import (
     Scale,
     axpy,
     checked_step_size,
+    combine,
     root,
 )
 
@@ -69,7 +70,7 @@ def build(
 
     def step(state: State, noise: Noise) -> State:
         # theta - (eps/2) gamma (theta - center) = keep theta + pull
-        theta = state.theta.mul_(keep).add_(pull)
+        theta = combine(pull, state.theta, keep)
         theta = axpy(axpy(theta, state.value.gradient, half_drift), noise.normal(), kick)
         theta = clamp(theta, posterior.center, box)
         return State(theta, posterior.evaluate(theta))

@@ -28,7 +28,7 @@ from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.traces import check_start, labelled
 from dlnflow.task import Task
 
-SLAB_BYTES = 300_000
+SLAB_BYTES = 400_000
 """Positions of the chains that advance together; a handful of such arrays fits in L2."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

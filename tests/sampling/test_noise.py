@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dlnflow.sampling.noise import BLOCK, Streams, chain_seed
+from dlnflow.sampling.noise import GROUP, Streams, chain_seed
 
 KEYS = [(0, 0, 0), (0, 0, 1), (0, 10, 0), (3, 10, 0)]
 
 
-def _draw(keys, size, steps=2 * BLOCK + 3, dtype=torch.float32):
+def _draw(keys, size, steps=2 * GROUP + 3, dtype=torch.float32):
     streams = Streams(keys, size, dtype)
     return torch.stack([streams.normal().clone() for _ in range(steps)]).numpy()
 

@@ -1,0 +1,154 @@
+"""A torch model as a function of theta (C, P): losses and gradients of all chains.
+
+vmap over the chains where the model allows, else one chain after another; the model itself is
+never changed.
+"""
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from dlnflow.sampling.posterior import Evaluation
+
+Batch = tuple[Tensor, ...]
+ItemLosses = Callable[[Callable[..., Any], Batch], Tensor]
+"""(model, batch) -> losses (n,) or (n, k); `model` is called like the module."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Which parameters are sampled, how they lie in theta, and the values of all others."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    fixed: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, state: Mapping[str, Tensor], patterns: Sequence[str] | None
+    ) -> "Parameters":
+        """Choose parameters by name; `*` matches anything, None means all.
+
+        Returns
+        -------
+        where : Parameters
+            The layout of theta.
+
+        Raises
+        ------
+        ValueError
+            If a pattern matches no parameter, or the state lacks one.
+        """
+        known = dict(model.named_parameters())
+        patterns = ("*",) if patterns is None else patterns
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        for pattern in patterns:
+            if not fnmatch.filter(known, pattern):
+                raise ValueError(
+                    f"`parameters` pattern {pattern!r} matches none of "
+                    f"{', '.join(list(known)[:8])}."
+                )
+        others = {**known, **dict(model.named_buffers())}
+        absent = [name for name in known if name not in state]
+        if absent:
+            raise ValueError(f"a checkpoint lacks the parameter {absent[0]!r} of the model.")
+        names = tuple(n for n in known if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+        fixed = {n: state.get(n, v).detach() for n, v in others.items() if n not in names}
+        return cls(names, tuple(known[n].shape for n in names), fixed)
+
+    def flat(self, state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the sampled parameters of a state dict as one vector (P,)."""
+        return torch.cat([state[name].detach().reshape(-1).to(dtype) for name in self.names])
+
+    def unflat(self, theta: Tensor) -> dict[str, Tensor]:
+        """Return a vector (P,) as named tensors, with the fixed ones in its precision."""
+        parts = theta.split([shape.numel() for shape in self.shapes])
+        named = {
+            name: part.view(shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+        for name, value in self.fixed.items():
+            named[name] = value.to(theta.dtype) if value.is_floating_point() else value
+        return named
+
+
+class ChainLosses:
+    """Losses and gradients of all chains.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode.
+    item_losses : callable
+        (model, batch) -> losses.
+    where : Parameters
+        The layout of theta.
+    vectorise : bool or None
+        None: try vmap once, and remember whether the model refused.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        item_losses: ItemLosses,
+        where: Parameters,
+        vectorise: bool | None = None,
+    ) -> None:
+        self._model, self._losses, self._where = model, item_losses, where
+        self.vectorise = vectorise
+
+    def items(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return the losses (C, n) of a batch that all chains share."""
+        with torch.no_grad():
+            return self._map(lambda one: self._one(one, batch).flatten(), theta)
+
+    def gradient(self, theta: Tensor, batch: Batch, indices: Tensor | None) -> Evaluation:
+        """Return mean loss, its gradient, and item losses; indices (C, b) choose minibatches."""
+
+        def mean(one: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+            part = batch if chosen is None else tuple(part[chosen] for part in batch)
+            losses = self._one(one, part)
+            return losses.mean(), losses.detach().flatten()
+
+        both = grad_and_value(mean, has_aux=True)
+        if indices is None:
+            gradient, (loss, items) = self._map(lambda one: both(one, None), theta)
+            return Evaluation(loss, gradient, items)
+        gradient, (loss, _) = self._map(both, theta, indices)
+        return Evaluation(loss, gradient)
+
+    def _one(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return the losses of one chain."""
+        named = self._where.unflat(theta)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            return functional_call(self._model, named, arguments, options)
+
+        return self._losses(call, batch)
+
+    def _map(self, function: Callable[..., Any], *stacked: Tensor) -> Any:
+        """Apply a function to every chain, in one vmap if the model allows."""
+        if self.vectorise is not False:
+            try:
+                answer = vmap(function)(*stacked)
+            except (RuntimeError, ValueError):
+                if self.vectorise:
+                    raise
+                self.vectorise = False
+            else:
+                self.vectorise = True
+                return answer
+        rows = [function(*row) for row in zip(*stacked, strict=True)]
+        return _stack(rows)
+
+
+def _stack(rows: list[Any]) -> Any:
+    """Stack equal nests of tuples of tensors along a new first axis."""
+    if isinstance(rows[0], tuple):
+        return tuple(_stack(list(column)) for column in zip(*rows, strict=True))
+    return torch.stack(rows)

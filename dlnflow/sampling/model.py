@@ -1,0 +1,199 @@
+"""Sample around the weights of any torch model.
+
+    p(theta) ~ exp(-n_beta L(theta) - (localization / 2) |theta - theta_0|^2),
+    L = mean loss of `data`
+
+Gradients may use minibatches; the losses that are recorded never do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from dlnflow._progress import Progress
+from dlnflow.sampling import chains
+from dlnflow.sampling.functional import Batch, ChainLosses, ItemLosses, Parameters
+from dlnflow.sampling.model_input import (
+    check_data,
+    check_evaluation_mode,
+    in_precision,
+    item_names,
+    observed_items,
+)
+from dlnflow.sampling.noise import Streams, generator
+from dlnflow.sampling.posterior import Evaluation, Posterior
+from dlnflow.sampling.settings import Settings
+from dlnflow.sampling.traces import check_start, labelled
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is evaluated.
+
+    Parameters
+    ----------
+    batch_size : int, optional
+        Items per gradient, drawn without replacement anew for each step and chain; default all.
+    parameters : sequence of str, optional
+        Sample only parameters whose names match (`*` matches anything); the others stay.
+    items : sequence of str, optional
+        Names of the observed losses; default their positions.
+    observed_loss : callable, optional
+        (model, batch) -> (n,) or (n, k): what is recorded, e.g. one loss per token; default the
+        training loss.
+    observe_at_once : int
+        Items per forward pass when observing.
+    vectorise : bool, optional
+        All chains in one vmap. Default: try, and go one by one where the model refuses.
+    """
+
+    batch_size: int | None = None
+    parameters: Sequence[str] | None = None
+    items: Sequence[str] | None = None
+    observed_loss: ItemLosses | None = None
+    observe_at_once: int = 512
+    vectorise: bool | None = None
+
+
+def sample(
+    model: nn.Module,
+    batch_loss: ItemLosses,
+    data: Batch,
+    observed: Batch | Sequence[int] | None = None,
+    *,
+    settings: Settings,
+    kernel: str = "sgld",
+    checkpoints: Mapping[int, Mapping[str, Tensor]] | None = None,
+    **plan: Any,
+) -> xr.DataArray:
+    """Sample the localised posterior of a model and record the losses of observed items.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode; left as it is.
+    batch_loss : callable
+        (model, batch) -> losses (n,), one per item; `model` is called like the module, `batch`
+        holds n items of each tensor of `data`.
+    data : tuple of Tensor, first axis N
+        Training items; L is their mean loss.
+    observed : tuple of Tensor or sequence of int, optional
+        Items whose losses are recorded: tensors like `data`, or positions in `data`. Default: all.
+    settings : Settings
+        Posterior, lengths, seed, precision.
+    kernel : str
+        Name in `KERNELS`; "mala" needs the full batch.
+    checkpoints : mapping of step to state dict, optional
+        Default: the model's present weights, as step 0.
+    **plan
+        Fields of `Plan`.
+
+    Returns
+    -------
+    xarray.DataArray, dims (time, chain, draw, item)
+        Loss traces; the attribute `vectorised` says how the chains ran.
+
+    Raises
+    ------
+    ValueError
+        If data, items or settings do not fit together, the model is in training mode, or the
+        losses of a checkpoint are not finite.
+    """
+    how = Plan(**plan)
+    check_evaluation_mode(model)
+    size = check_data("data", data)
+    if how.batch_size is not None and not 1 <= how.batch_size <= size:
+        raise ValueError(f"`batch_size` must lie in [1, {size}], got {how.batch_size}.")
+    dtype = DTYPES[settings.dtype]
+    data = in_precision(data, dtype)
+    watched = data if observed is None else in_precision(observed_items(data, observed), dtype)
+    states = {0: dict(model.state_dict())} if checkpoints is None else dict(checkpoints)
+    found = []
+    with Progress(len(states), "sampling") as progress:
+        for step, state in states.items():
+            around = _Checkpoint(model, batch_loss, data, watched, int(step), state, how)
+            found.append(around.sample(kernel, settings))
+            progress.advance()
+    losses = np.stack([f[0] for f in found])
+    attrs = settings.attrs(kernel, size, found[0][2]) | {
+        "batch_size": how.batch_size or size,
+        "vectorised": int(all(f[3] for f in found)),
+    }
+    return labelled(
+        losses,
+        time=list(states),
+        items=item_names(how.items, losses.shape[-1]),
+        checkpoint_loss=np.stack([f[1] for f in found]),
+        attrs=attrs,
+    )
+
+
+@dataclass
+class _Checkpoint:
+    """The chains around one state of the model."""
+
+    model: nn.Module
+    batch_loss: ItemLosses
+    data: Batch
+    watched: Batch
+    step: int
+    state: Mapping[str, Tensor]
+    how: Plan
+
+    def sample(self, kernel: str, settings: Settings) -> tuple[Any, Any, int, bool]:
+        """Return losses (chains, draws, K), losses at the checkpoint (K,), P, vectorised."""
+        how = self.how
+        where = Parameters.of(self.model, self.state, how.parameters)
+        center = where.flat(self.state, DTYPES[settings.dtype])
+        center = center.expand(settings.chains, -1).contiguous()
+        training = ChainLosses(self.model, self.batch_loss, where, how.vectorise)
+        watching = ChainLosses(
+            self.model, how.observed_loss or self.batch_loss, where, how.vectorise
+        )
+
+        def observe(theta: Tensor) -> Tensor:
+            cut = range(0, len(self.watched[0]), how.observe_at_once)
+            parts = [tuple(t[k : k + how.observe_at_once] for t in self.watched) for k in cut]
+            return torch.cat([watching.items(theta, part) for part in parts], dim=1)
+
+        start = observe(center[:1])[0].double().numpy()
+        check_start(start[None], [self.step])
+        full = how.batch_size is None or how.batch_size == len(self.data[0])
+        evaluate = self._evaluator(training, settings, full)
+        posterior = Posterior(evaluate, center, settings.n_beta, settings.localization, full)
+        built = chains.build(kernel, posterior, settings.kernel_options())
+        keys = [(settings.seed, self.step, c) for c in range(settings.chains)]
+        noise = Streams(keys, center.shape[1], center.dtype)
+        # The gradient of the full batch already brings the losses of the training items.
+        free = full and self.watched is self.data and how.observed_loss is None
+        losses, _ = chains.run(
+            built,
+            center,
+            noise,
+            observe=None if free else lambda state: observe(state.theta),
+            **settings.lengths(),
+        )
+        way = bool(training.vectorise)
+        return losses.double().numpy(), start, center.shape[1], way
+
+    def _evaluator(self, training: ChainLosses, settings: Settings, full: bool) -> Any:
+        """Return theta -> Evaluation, with a fresh minibatch for every chain unless full."""
+        if full:
+            return lambda theta: training.gradient(theta, self.data, None)
+        size, streams = (
+            len(self.data[0]),
+            [generator(settings.seed, self.step, c, stream=2) for c in range(settings.chains)],
+        )
+
+        def evaluate(theta: Tensor) -> Evaluation:
+            drawn = [torch.randperm(size, generator=s)[: self.how.batch_size] for s in streams]
+            return training.gradient(theta, self.data, torch.stack(drawn))
+
+        return evaluate

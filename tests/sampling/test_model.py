@@ -1,0 +1,191 @@
+"""Any torch model: agreement with the toy program, fall-backs, restrictions, bad input."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dlnflow as dln
+from dlnflow import sampling
+from dlnflow.sampling import Settings, model, toy
+
+
+class Linear(nn.Module):
+    """The two-layer linear network as a module."""
+
+    def __init__(self, w1, w2):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(w1))
+        self.b = nn.Parameter(torch.tensor(w2))
+
+    def forward(self, x):
+        return x @ self.a.T @ self.b.T
+
+
+def squared(call, batch):
+    x, y = batch
+    return 0.5 * (call(x) - y).square().sum(-1)
+
+
+@pytest.fixture
+def setup():
+    rng = np.random.default_rng(0)
+    task = dln.Task(rng.standard_normal((3, 4)), rng.standard_normal((2, 4)))
+    w1, w2 = rng.standard_normal((5, 2)), rng.standard_normal((3, 5))
+    return task, Linear(w1, w2).eval(), (torch.tensor(task.x.T), torch.tensor(task.y.T))
+
+
+SETTINGS = Settings(50.0, 5.0, 1e-3, chains=3, draws=30, burn_in=5, seed=2, dtype="float64")
+
+
+def test_model_chains_have_the_law_of_the_toy_program(setup):
+    """Another order of parameters takes other noise, so compare means with their errors."""
+    task, net, data = setup
+    settings = Settings(50.0, 5.0, 4e-3, chains=64, draws=300, burn_in=200, dtype="float64")
+    found = model.sample(net, squared, data, settings=settings)
+    w1, w2 = (p.detach().numpy()[None] for p in (net.a, net.b))
+    other = toy.sample(w1, w2, task, time=[0], kernel="sgld", settings=settings)
+    np.testing.assert_allclose(found.checkpoint_loss, other.checkpoint_loss, rtol=1e-12)
+    a, b = (z.mean("draw").values[0] for z in (found, other))  # (chains, items)
+    z = (a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / 63)
+    assert np.abs(z).max() < 3.5
+    assert found.attrs["vectorised"] == 1 and found.attrs["n_parameters"] == 25
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_vectorised_and_sequential_chains_are_the_same(setup, batch_size):
+    _, net, data = setup
+    options = {"settings": SETTINGS, "batch_size": batch_size}
+    a = model.sample(net, squared, data, vectorise=True, **options)
+    b = model.sample(net, squared, data, vectorise=False, **options)
+    np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_models_that_vmap_refuses_run_one_by_one(setup):
+    _, net, data = setup
+
+    def stubborn(call, batch):
+        losses = squared(call, batch)
+        assert float(losses.detach().sum()) >= 0  # .item() is data-dependent: vmap refuses
+        return losses
+
+    a = model.sample(net, stubborn, data, settings=SETTINGS)
+    assert a.attrs["vectorised"] == 0
+    np.testing.assert_allclose(a, model.sample(net, squared, data, settings=SETTINGS), rtol=1e-9)
+
+
+def test_the_model_is_left_as_it_was(setup):
+    _, net, data = setup
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    model.sample(net, squared, data, settings=SETTINGS, kernel="underdamped")
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_observed_items_and_their_names(setup):
+    _, net, data = setup
+    whole = model.sample(net, squared, data, settings=SETTINGS)
+    part = model.sample(net, squared, data, [3, 1], settings=SETTINGS, items=["d", "b"])
+    np.testing.assert_allclose(part.values, whole.values[..., [3, 1]], rtol=1e-12)
+    assert part["item"].values.tolist() == ["d", "b"]
+    new = tuple(t[:2] + 1 for t in data)
+    unseen = model.sample(net, squared, data, new, settings=SETTINGS, observe_at_once=1)
+    assert unseen.sizes["item"] == 2 and unseen.attrs["n_train"] == 4
+
+
+def test_observed_loss_may_be_finer_than_an_item(setup):
+    _, net, data = setup
+
+    def per_output(call, batch):
+        return 0.5 * (call(batch[0]) - batch[1]).square()  # (n, 3)
+
+    fine = model.sample(net, squared, data, settings=SETTINGS, observed_loss=per_output)
+    whole = model.sample(net, squared, data, settings=SETTINGS)
+    summed = fine.values.reshape(1, 3, 30, 4, 3).sum(-1)
+    np.testing.assert_allclose(summed, whole, rtol=1e-9)
+
+
+def test_only_named_parameters_move(setup):
+    _, net, data = setup
+    found = model.sample(net, squared, data, settings=SETTINGS, parameters=["b"])
+    assert found.attrs["n_parameters"] == 15
+    with pytest.raises(ValueError, match="pattern 'c' matches none of a, b"):
+        model.sample(net, squared, data, settings=SETTINGS, parameters=["c"])
+
+
+def test_checkpoints_have_their_own_streams(setup):
+    _, net, data = setup
+    states = {10: net.state_dict(), 20: {k: 0.5 * v for k, v in net.state_dict().items()}}
+    both = model.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
+    alone = model.sample(net, squared, data, settings=SETTINGS, checkpoints={20: states[20]})
+    np.testing.assert_array_equal(both.sel(time=[20]).values, alone.values)
+    with pytest.raises(ValueError, match="lacks the parameter 'b'"):
+        model.sample(net, squared, data, settings=SETTINGS, checkpoints={1: {"a": net.a}})
+
+
+def test_minibatches_sample_the_same_posterior(setup):
+    """Small steps: the gradient noise of b of N items adds little to the variance."""
+    _, net, data = setup
+    settings = Settings(20.0, 5.0, 4e-4, chains=16, draws=200, burn_in=400)
+    a, b = (
+        model.sample(net, squared, data, settings=settings, batch_size=size).mean().item()
+        for size in (None, 2)
+    )
+    assert abs(a - b) < 0.15 * a
+
+
+class Noisy(nn.Sequential):
+    """A network with dropout."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_dropout_in_training_mode_is_refused(setup):
+    """Elsewhere losses are observed with dropout on, and its noise enters the covariance."""
+    data = tuple(t.float() for t in setup[2])
+    net = Noisy()
+    with pytest.raises(ValueError, match=r"Call model.eval"):
+        model.sample(net, squared, data, settings=SETTINGS)
+    net.eval()
+    net[1].train()
+    with pytest.raises(ValueError, match=r"training mode \(1\)"):
+        model.sample(net, squared, data, settings=SETTINGS)
+    found = model.sample(
+        net.eval(), squared, data, settings=Settings(10.0, 5.0, 1e-4, chains=2, draws=5)
+    )
+    first = found.values[0, :, 0] - found.checkpoint_loss.values
+    assert np.abs(first).max() < 0.5  # a step from the checkpoint, not a fresh dropout mask
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"batch_size": 9}, "`batch_size`"),
+        ({"batch_size": 2, "kernel": "mala"}, "full batch"),
+        ({"observed": [4]}, "item 4 is not in the data"),
+        ({"observed": [-1]}, "item -1 is not in the data"),
+        ({"observed": []}, "`observed`"),
+        ({"observed": (torch.ones(2, 2),)}, "`observed` must have 2"),
+        ({"items": ["a"]}, "1 names for 4"),
+        ({"data": torch.ones(3)}, "`data` must be a tuple"),
+        ({"data": (torch.ones(3, 2), torch.ones(2, 3))}, "one length"),
+    ],
+)
+def test_bad_input(setup, change, message):
+    _, net, data = setup
+    arguments = {"data": data, "settings": SETTINGS} | change
+    with pytest.raises(ValueError, match=message):
+        model.sample(net, squared, **arguments)
+
+
+def test_checkpoints_that_are_not_finite_are_refused(setup):
+    _, net, data = setup
+    broken = {k: v * torch.nan for k, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match="checkpoint 3 are not finite"):
+        model.sample(net, squared, data, settings=SETTINGS, checkpoints={3: broken})
+
+
+def test_one_name_for_everything():
+    assert sampling.sample is model.sample
