@@ -14,6 +14,7 @@ _WHERE = {
     "llc": "learning_coefficient",
     "sample": "model",
     "suggest": "defaults",
+    "sweep": "grid_sweep",
     "trace_run": "runs",
 }
 """Public name -> the module that defines it."""

@@ -66,39 +66,55 @@ def evaluator(
     xt = None if x is None else x.mT.contiguous()
     scale = torch.full((n_items,), 1.0 / n_items, dtype=y.dtype)
     scale = scale if weights is None else scale * weights
-    uniform = None if weights is not None else 1.0 / n_items
-
-    buffers: dict[int, tuple[Tensor, ...]] = {}
+    # A 0-dim tensor: a Python number would be wrapped anew at every step.
+    factor = scale[0] if weights is None else scale[:, None]
+    half = torch.tensor(0.5, dtype=y.dtype)
+    space = _Workspace(n_in, d_out, hidden)
 
     def evaluate(theta: Tensor) -> Evaluation:
-        layers = theta.view(-1, n_in + d_out, hidden)
-        if len(layers) not in buffers:
-            buffers[len(layers)] = _buffers(layers, n_in)
-        gradient, gradient1, gradient2 = buffers[len(layers)]
-        w1t, w2 = layers[:, :n_in], layers[:, n_in:]
-        wt = torch.bmm(w1t, w2.mT)  # (C, n_in, d_out)
+        w1t, w2, w2t = space.layers(theta)
+        wt = torch.bmm(w1t, w2t)  # (C, n_in, d_out)
         error = (wt if xt is None else torch.matmul(xt, wt)).sub_(yt)  # (C, N, d_out)
-        items = error.square().sum(-1).mul_(0.5)  # (C, N)
-        error.mul_(scale[:, None] if uniform is None else uniform)
+        items = (error * error).sum(-1).mul_(half)  # (C, N)
+        error.mul_(factor)
         d = error if x is None else torch.matmul(x, error)  # D^T (C, n_in, d_out)
-        torch.bmm(d, w2, out=gradient1)
-        torch.bmm(d.mT, w1t, out=gradient2)
-        gradient[:, :n_in].copy_(gradient1)
-        gradient[:, n_in:].copy_(gradient2)
-        return Evaluation(items @ scale, gradient.view(theta.shape), items)
+        torch.bmm(d, w2, out=space.gradient1)
+        torch.bmm(d.mT, w1t, out=space.gradient2)
+        space.block1.copy_(space.gradient1)
+        space.block2.copy_(space.gradient2)
+        loss = items.mean(-1) if weights is None else items @ scale
+        return Evaluation(loss, space.gradient, items)
 
     return evaluate
 
 
-def _buffers(layers: Tensor, n_in: int) -> tuple[Tensor, ...]:
-    """Return space for the gradient and its two blocks."""
-    # bmm writes only into contiguous batches, and fresh arrays of this size cost more than the
-    # arithmetic, since the system takes their pages back at once.
-    return (
-        torch.empty_like(layers),
-        torch.empty_like(layers[:, :n_in], memory_format=torch.contiguous_format),
-        torch.empty_like(layers[:, n_in:], memory_format=torch.contiguous_format),
-    )
+class _Workspace:
+    """Views of theta and space for the gradient, kept from step to step.
+
+    bmm writes only into contiguous batches, and fresh arrays of this size cost more than the
+    arithmetic, since the system takes their pages back at once.
+    """
+
+    def __init__(self, n_in: int, d_out: int, hidden: int) -> None:
+        self._shape, self._n_in = (-1, n_in + d_out, hidden), n_in
+        self._theta: Tensor | None = None
+
+    def layers(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W1^T (C, n_in, h), W2 (C, d_out, h) and W2^T."""
+        if theta is not self._theta:
+            if self._theta is None or self._theta.shape != theta.shape:
+                self._allocate(theta)
+            layers, self._theta = theta.view(self._shape), theta
+            w1t, w2 = layers[:, : self._n_in], layers[:, self._n_in :]
+            self._views = w1t, w2, w2.mT
+        return self._views
+
+    def _allocate(self, theta: Tensor) -> None:
+        self.gradient = torch.empty_like(theta)
+        blocks = self.gradient.view(self._shape)
+        self.block1, self.block2 = blocks[:, : self._n_in], blocks[:, self._n_in :]
+        self.gradient1 = torch.empty(self.block1.shape, dtype=theta.dtype)
+        self.gradient2 = torch.empty(self.block2.shape, dtype=theta.dtype)
 
 
 def sample(

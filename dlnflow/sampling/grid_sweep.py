@@ -1,0 +1,167 @@
+"""Which sampler settings predict retraining? A resumable grid, one result file per setting.
+
+Every setting is scored by the Pearson correlation of its BIF with reference influences over time:
+the median over (query, train) pairs, and pooled over all entries. A file is named by a hash of the
+setting *and* of the run, its data and the steps, so that a folder never answers for another run.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import result
+from dlnflow.influence import ESTIMATORS, bif
+from dlnflow.training import Run
+
+PAPER_GRID: dict[str, tuple[float, ...]] = {
+    "step_size": tuple(np.geomspace(1e-7, 1e-2, 6)),
+    "n_beta": tuple(np.geomspace(1e1, 1e4, 4)),
+    "localization": tuple(np.geomspace(1e-2, 1e6, 9)),
+    "chains": (2, 4, 8),
+    "draws": (200, 400, 800, 1000),
+    "decay": (0.8, 0.9, 0.95, 0.99),
+    "stability": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+}
+"""Ranges of table 1 of Lee et al. (2025), for kernel "rmsprop_sgld"; logarithmic."""
+KERNEL_OPTIONS = ("decay", "stability", "freeze_after", "persistence", "warm_start")
+"""Axes that belong to the kernel rather than to all samplers."""
+
+
+def sweep(
+    run: Run,
+    steps: ArrayLike,
+    grid: Mapping[str, Sequence[Any]],
+    folder: str | PathLike[str],
+    *,
+    references: Sequence[str | xr.DataArray] = ("leave_one_out", "tangent"),
+    executor: Executor | None = None,
+    **fixed: Any,
+) -> pd.DataFrame:
+    """Score every combination of settings.
+
+    Parameters
+    ----------
+    run : Run
+        Two layers.
+    steps : sequence of int
+        Checkpoints.
+    grid : mapping of option name to values
+        Options of `dlnflow.influence.bif` or of the kernel; all combinations are run.
+    folder : path-like
+        One JSON file per setting; existing ones are not run again.
+    references : sequence of estimator name or influence array
+        What to correlate with; an array (e.g. a windowed ablation) is named by its estimator.
+    executor : concurrent.futures.Executor, optional
+        Runs the settings; default one after another in this process.
+    **fixed
+        Options shared by all settings, e.g. kernel="rmsprop_sgld", normalised=True.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per setting: the options, `<reference>` and `<reference>_pooled`, the number of
+        checkpoints per verdict, and `error` where a setting was refused.
+
+    Raises
+    ------
+    ValueError
+        If the grid is empty or an option is both swept and fixed.
+    """
+    if not grid or any(len(values) == 0 for values in grid.values()):
+        raise ValueError("`grid` must name at least one option with at least one value.")
+    twice = sorted(set(grid) & set(fixed))
+    if twice:
+        raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
+    truth = {}
+    for reference in references:
+        array = ESTIMATORS[reference](run, steps) if isinstance(reference, str) else reference
+        truth[str(array.attrs["estimator"])] = result.check(array)
+    folder = Path(folder)
+    settings = [
+        dict(zip(grid, values, strict=True)) | fixed for values in itertools.product(*grid.values())
+    ]
+    paths = [folder / f"{_key(run, steps, setting, truth)}.json" for setting in settings]
+    jobs = [
+        (run, np.asarray(steps), setting, truth, path)
+        for setting, path in zip(settings, paths, strict=True)
+        if not path.exists()
+    ]
+    if executor is None:
+        for job in jobs:
+            _score(*job)
+    else:
+        for done in [executor.submit(_score, *job) for job in jobs]:
+            done.result()
+    return pd.DataFrame([json.loads(path.read_text(encoding="utf-8")) for path in paths])
+
+
+def _key(
+    run: Run, steps: ArrayLike, setting: Mapping[str, Any], truth: Mapping[str, xr.DataArray]
+) -> str:
+    """Return a name that changes with the setting, the run, its data, steps and references."""
+    text = json.dumps([repr(run), np.asarray(steps).tolist(), _plain(setting)], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    arrays = [run.task.x, run.task.y, *[truth[name].values for name in sorted(truth)]]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _score(
+    run: Run,
+    steps: ArrayLike,
+    setting: Mapping[str, Any],
+    truth: Mapping[str, xr.DataArray],
+    path: Path,
+) -> None:
+    """Sample one setting, correlate, write the file."""
+    row: dict[str, Any] = _plain(setting)
+    try:
+        found = _sampled(run, steps, setting)
+    except ValueError as error:
+        row["error"] = str(error)
+    else:
+        for name, reference in truth.items():
+            row |= _agreement(found.values, reference.values, name)
+        names, counts = np.unique(found.verdict.values, return_counts=True)
+        row |= {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+    with result.atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(row), encoding="utf-8")
+
+
+def _sampled(run: Run, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
+    """Return the BIF of one setting."""
+    options = {k: v for k, v in setting.items() if k in KERNEL_OPTIONS}
+    rest = {k: v for k, v in setting.items() if k not in KERNEL_OPTIONS}
+    rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
+    return bif(run, steps, **rest)
+
+
+def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str, float | None]:
+    """Return the Pearson correlation over time, median over pairs, and pooled."""
+    known = np.isfinite(found).all(axis=(1, 2))
+    a, b = found[known], reference[known]
+    if len(a) < 3:
+        return {name: None, f"{name}_pooled": None}
+    da, db = a - a.mean(0), b - b.mean(0)
+    scale = np.sqrt((da**2).sum(0) * (db**2).sum(0))
+    pairs = np.divide((da * db).sum(0), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+    da, db = a - a.mean(), b - b.mean()
+    pooled = (da * db).sum() / max(np.sqrt((da**2).sum() * (db**2).sum()), np.finfo(float).tiny)
+    median = float(np.nanmedian(pairs)) if np.isfinite(pairs).any() else None
+    return {name: median, f"{name}_pooled": float(pooled)}
+
+
+def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting with numbers that JSON knows."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in setting.items()}

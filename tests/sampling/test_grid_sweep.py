@@ -1,0 +1,89 @@
+"""The grid: scores, resuming, keys that tell runs apart, refused settings."""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import dlnflow as dln
+from dlnflow.sampling import sweep
+
+SHORT = {"draws": 40, "burn_in": 20, "chains": 2}
+GRID = {"n_beta": [1e3, 1e4], "step_size": [1e-6, 1e3]}
+
+
+@pytest.fixture(scope="module")
+def run():
+    return dln.Run(dln.semantic_hierarchy(3), hidden=6, init_std=0.05)
+
+
+STEPS = [50, 150, 300, 500]
+
+
+def test_scores_and_refused_settings(run, tmp_path):
+    table = sweep(run, STEPS, GRID, tmp_path, kernel="sgld", **SHORT)
+    assert len(table) == 4 and len(list(tmp_path.glob("*.json"))) == 4
+    refused = table.step_size == 1e3
+    assert table[refused]["error"].str.contains("beyond stability").all()
+    assert table[~refused]["leave_one_out"].between(-1, 1).all()
+    first = table[~refused].iloc[0]
+    found = dln.influence.bif(
+        run, STEPS, n_beta=first.n_beta, step_size=first.step_size, kernel="sgld", **SHORT
+    ).values
+    truth = dln.influence.leave_one_out(run, STEPS).values
+    pooled = np.corrcoef(found.ravel(), truth.ravel())[0, 1]
+    assert first.leave_one_out_pooled == pytest.approx(pooled)
+    pairs = [np.corrcoef(found[:, q, i], truth[:, q, i])[0, 1] for q in range(4) for i in range(4)]
+    assert first.leave_one_out == pytest.approx(np.median(pairs))
+
+
+def test_a_second_call_reads_the_files(run, tmp_path, monkeypatch):
+    grid = {"localization": [1e3, 1e5]}
+    first = sweep(run, STEPS, grid, tmp_path, **SHORT)
+    module = sys.modules["dlnflow.sampling.grid_sweep"]
+    monkeypatch.setattr(module, "_score", lambda *_: pytest.fail("ran again"))
+    again = sweep(run, STEPS, grid, tmp_path, **SHORT)
+    assert first.equals(again)
+
+
+def test_another_run_never_answers_from_the_same_folder(run, tmp_path):
+    """Elsewhere a cache keyed by its path returned the first run's losses."""
+    grid = {"localization": [1e4]}
+    other_data = dln.Task(run.task.y * 2, items=run.task.items)
+    other = dln.Run(
+        other_data, hidden=6, init_std=0.05, learning_rate=run.learning_rate, n_steps=run.n_steps
+    )
+    a, b = (sweep(r, STEPS, grid, tmp_path, **SHORT) for r in (run, other))
+    assert len(list(tmp_path.glob("*.json"))) == 2 and not a.equals(b)
+
+
+def test_any_executor_gives_the_same_table(run, tmp_path):
+    grid = {"localization": [1e3, 1e4, 1e5]}
+    with ThreadPoolExecutor(2) as pool:
+        a = sweep(run, STEPS, grid, tmp_path / "a", executor=pool, **SHORT)
+    b = sweep(run, STEPS, grid, tmp_path / "b", **SHORT)
+    assert a.equals(b)
+
+
+def test_kernel_axes_and_array_references(run, tmp_path):
+    truth = dln.influence.tangent(run, STEPS)
+    table = sweep(
+        run, STEPS, {"stability": [0.1, 1.0]}, tmp_path, references=[truth],
+        kernel="rmsprop_sgld", step_size=1e-5, normalised=True, **SHORT,
+    )  # fmt: skip
+    assert {"tangent", "tangent_pooled"} <= set(table) and "leave_one_out" not in table
+    rows = [json.loads(p.read_text()) for p in tmp_path.glob("*.json")]
+    assert {row["stability"] for row in rows} == {0.1, 1.0}
+
+
+@pytest.mark.parametrize("grid", [{}, {"n_beta": []}])
+def test_empty_grids(run, tmp_path, grid):
+    with pytest.raises(ValueError, match="`grid`"):
+        sweep(run, STEPS, grid, tmp_path)
+
+
+def test_an_option_is_swept_or_fixed(run, tmp_path):
+    with pytest.raises(ValueError, match="`n_beta` is both"):
+        sweep(run, STEPS, {"n_beta": [1.0]}, tmp_path, n_beta=2.0)
