@@ -23,6 +23,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dlnflow._typing import FloatArray
+from dlnflow.sampling import _ess
 
 R_HAT_LIMIT = 1.05
 """Above this, chains disagree."""
@@ -93,12 +94,10 @@ def r_hat(values: FloatArray) -> FloatArray:
 
 def effective_size(values: FloatArray) -> FloatArray:
     """Return the ESS of the mean of values (chains, draws, ...); 0 without chains."""
-    from arviz_stats.base import array_stats
-
     if len(values) == 0:
         return np.zeros(values.shape[2:])
     scaled, constant = _scaled(values)
-    found = array_stats.ess(scaled, chain_axis=0, draw_axis=1, method="mean")
+    found = _ess.effective_size(scaled.reshape(*scaled.shape[:2], -1)).reshape(scaled.shape[2:])
     return np.where(constant, float(values.shape[0] * values.shape[1]), found)
 
 

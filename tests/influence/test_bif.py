@@ -193,3 +193,25 @@ def test_reading_traces_needs_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_sampled_bif_is_the_closed_form_where_the_posterior_is_gaussian(normalised):
+    """n_beta = 1e6: within 3 standard errors for at least 95 % of the entries."""
+    run = dln.Run(dln.semantic_hierarchy(3), hidden=6, init_std=0.1)
+    steps = np.linspace(0, run.n_steps, 5).astype(int)
+    from dlnflow import sampling
+
+    options = sampling.suggest(run, steps, n_beta=1e6)
+    found = bif(
+        run, steps, normalised=normalised, chains=16, draws=2000, dtype="float64", **options
+    )
+    exact = dln.influence.laplace_bif(
+        run, steps, normalised=normalised, n_beta=1e6, localization=options["localization"]
+    )
+    assert set(found.verdict.values) == {"mixed"}
+    error = found.standard_error.values
+    known = error > 1e-12  # the correlation of an item with itself is 1 without error
+    z = ((found.values - exact.values) / np.where(known, error, 1.0))[known]
+    assert np.mean(np.abs(z) <= 3) >= 0.95
+    print(f"\nwithin 3 standard errors: {100 * np.mean(np.abs(z) <= 3):.1f} %")
