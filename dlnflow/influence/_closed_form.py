@@ -33,7 +33,10 @@ class Items:
     @cached_property
     def x(self) -> FloatArray:
         v = self.task.modes.v
-        return v[self.chosen] if self.task.one_hot else self.task.x[:, self.chosen].T @ v
+        if not self.task.one_hot:
+            return self.task.x[:, self.chosen].T @ v
+        everyone = np.array_equal(self.chosen, np.arange(self.task.n_items))
+        return v if everyone else v[self.chosen]
 
     @cached_property
     def y(self) -> FloatArray:

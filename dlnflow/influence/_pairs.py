@@ -20,10 +20,12 @@ The largest entry of K can be smaller than the largest coefficient by about the 
 """
 DENSE_SIZE = 64
 """Up to this size all eigenvalues are computed; above, the range is sampled first."""
-SKETCH = 32
+SKETCH = 64
 """First number of sampled directions; doubled until `FACTOR_RTOL` is met."""
 CHUNK_ELEMENTS = 2**17
-"""Size of temporaries, about what a processor cache holds."""
+"""Size of entrywise temporaries, about what a processor cache holds."""
+PRODUCT_ELEMENTS = 2**19
+"""Size of one matrix product, large enough for its threads to pay."""
 
 
 class Factors(NamedTuple):
@@ -102,21 +104,31 @@ def sum_of_squares(
     """
     symmetric = query is train
     values = np.zeros((len(terms), len(query), len(train)))
-    for rows in chunks(len(query), CHUNK_ELEMENTS // len(train)):
+    for rows in chunks(len(query), PRODUCT_ELEMENTS // len(train)):
         columns = slice(rows.start if symmetric else 0, len(train))
         null = None if rest is None else rest[0][rows] @ rest[1][columns].T
+        left, right = query[rows], train[columns].T
+        scaled, product = np.empty(left.shape), np.empty((len(left), right.shape[1]))
         for (lam, z), plane in zip(terms, values, strict=True):
             out = plane[rows, columns]
             for weight, vector in zip(lam, z.T, strict=True):
-                product = (query[rows] * vector[: query.shape[1]]) @ train[columns].T
+                np.multiply(left, vector[: left.shape[1]], out=scaled)
+                np.matmul(scaled, right, out=product)
                 if null is not None:
                     product += vector[-1] * null
                 product *= product
                 product *= weight
                 out += product
-            if symmetric:
-                plane[columns, rows] = out.T
+        del scaled, product
+        if symmetric:
+            _mirror(values, rows)
     return values
+
+
+def _mirror(values: FloatArray, rows: slice) -> None:
+    """Copy what is right of the diagonal block of `rows` to below it."""
+    rest = slice(rows.stop, None)
+    values[:, rest, rows] = np.swapaxes(values[:, rows, rest], 1, 2)
 
 
 def combine_projectors(
@@ -135,7 +147,7 @@ def combine_projectors(
     query, train, rest
         As for `sum_of_squares`.
     blocks : sequence of index arrays
-        Modes of every projector P_a = query_a train_a^T.
+        Consecutive modes of every projector P_a = query_a train_a^T.
 
     Returns
     -------
@@ -144,15 +156,25 @@ def combine_projectors(
     first, second = np.triu_indices(coefficients.shape[1])
     weights = coefficients[:, first, second] * np.where(first == second, 1.0, 2.0)
     values = np.empty((len(coefficients), len(query), len(train)))
-    for rows in chunks(len(query), 4 * CHUNK_ELEMENTS // (len(first) * len(train))):
-        projectors = [query[rows, block] @ train[:, block].T for block in blocks]
+    symmetric = query is train
+    for rows in chunks(len(query), PRODUCT_ELEMENTS // (coefficients.shape[1] * len(train))):
+        columns = slice(rows.start if symmetric else 0, len(train))
+        width = len(train) - columns.start
+        flat = np.empty((coefficients.shape[1], rows.stop - rows.start, width))
+        for projector, block in zip(flat, blocks, strict=False):
+            modes = slice(block[0], block[-1] + 1)
+            np.matmul(query[rows, modes], train[columns, modes].T, out=projector)
         if rest is not None:
-            projectors.append(rest[0][rows] @ rest[1].T)
-        flat = np.stack(projectors).reshape(len(projectors), -1)
-        products = np.empty((len(first), flat.shape[1]))
-        for product, a, b in zip(products, first, second, strict=True):
-            np.multiply(flat[a], flat[b], out=product)
-        values[:, rows] = (weights @ products).reshape(len(values), -1, len(train))
+            np.matmul(rest[0][rows], rest[1][columns].T, out=flat[-1])
+        for part in chunks(flat.shape[1], CHUNK_ELEMENTS // (len(first) * width)):
+            factors = flat[:, part].reshape(len(flat), -1)
+            products = np.empty((len(first), factors.shape[1]))
+            for product, a, b in zip(products, first, second, strict=True):
+                np.multiply(factors[a], factors[b], out=product)
+            combined = (weights @ products).reshape(len(values), -1, width)
+            values[:, rows.start + part.start : rows.start + part.stop, columns] = combined
+        if symmetric:
+            _mirror(values, rows)
     return values
 
 
@@ -163,7 +185,7 @@ def sum_of_products(
     out: FloatArray,
 ) -> None:
     """Add sum_r lam_r [q1 diag(z_r) i1^T] o [q2 diag(z_r) i2^T] to `out`, shape (Q, I)."""
-    for rows in chunks(len(out), CHUNK_ELEMENTS // out.shape[1]):
+    for rows in chunks(len(out), PRODUCT_ELEMENTS // out.shape[1]):
         for weight, vector in zip(terms.lam, terms.z.T, strict=True):
             product = (first[0][rows] * (weight * vector)) @ first[1].T
             product *= (second[0][rows] * vector) @ second[1].T

@@ -5,10 +5,13 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import _checks
-from dlnflow._typing import FloatArray
 from dlnflow.influence import _closed_form
 from dlnflow.influence._grid import Grid, Items
+from dlnflow.influence._pairs import chunks
 from dlnflow.training import Run
+
+MODES_AT_ONCE = 128
+"""Modes followed through the initial weights together, to save memory."""
 
 
 def analytic(
@@ -110,24 +113,26 @@ def matched_strength(run: Run) -> float:
     """
     weights, modes = run.initial_weights(), run.task.modes
     depth = len(weights)
-    forward, backward = [modes.v], [modes.u]
-    for w in weights[:-1]:
-        forward.append(w @ forward[-1])
-    for w in weights[:0:-1]:
-        backward.append(w.T @ backward[-1])
-    growing = [
-        (_per_layer(forward[k], k) + _per_layer(backward[depth - k], depth - k)) / 2
-        for k in range(1, depth)
-    ]
-    squares = np.mean([np.sum(hidden**2, axis=0) for hidden in growing], axis=0)
-    by_block = [np.mean(squares[block]) for block in modes.blocks]
+    parts = np.empty((depth - 1, 3, modes.rank))  # |f|^2, |b|^2 and f.b at every interface
+    for part in chunks(modes.rank, MODES_AT_ONCE):
+        forward, backward = [modes.v[:, part]], [modes.u[:, part]]
+        for w in weights[:-1]:
+            forward.append(w @ forward[-1])
+        for w in weights[:0:-1]:
+            backward.append(w.T @ backward[-1])
+        for row, f, b in zip(parts, forward[1:], backward[:0:-1], strict=True):
+            row[:, part] = [np.sum(pair, axis=0) for pair in (f * f, b * b, f * b)]
+    ff, bb, fb = np.swapaxes(parts, 0, 1)
+    below = np.arange(1, depth)  # layers below the interface
+    forward_scale = ff.mean(axis=1) ** (0.5 / below - 0.5)
+    backward_scale = bb.mean(axis=1) ** (0.5 / below[::-1] - 0.5)
+    squares = (
+        (forward_scale**2)[:, None] * ff
+        + (backward_scale**2)[:, None] * bb
+        + (2 * forward_scale * backward_scale)[:, None] * fb
+    ).mean(axis=0) / 4
+    by_block = [squares[block].mean() for block in modes.blocks]
     return float(np.exp(np.mean(np.log(by_block)) * depth / 2))
-
-
-def _per_layer(vectors: FloatArray, layers: int) -> FloatArray:
-    """Rescale the reach of several layers to the strength of one."""
-    strength = np.sqrt(np.mean(np.sum(vectors**2, axis=0)))
-    return vectors * strength ** (1 / layers - 1)
 
 
 def _check_run(run: Run) -> None:
