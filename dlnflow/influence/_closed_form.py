@@ -1,5 +1,6 @@
 """Numbers of the closed form: coefficients of mode pairs, and items in the singular basis."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,12 @@ NULL_RTOL = 1e-10
 """An item has no part in a null space if it is this small, relative to the largest item."""
 FEW_PAIRS = 512
 """Up to this many pairs of distinct singular values, products of projectors are combined."""
+WIDE = 30.0
+"""With a wider spectrum than this ratio all pairs are combined also for more of them,"""
+MANY_PAIRS = 2**15
+"""up to this many; beyond, a warning says what is not resolved if the ratio is above"""
+VERY_WIDE = 1e4
+"""this."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def _linear(
     rest = (query.x_rest, train.x_rest) if null else None
     matrices = (coefficients(modes.distinct, t, *setting, null=null) for t in times)
     count = len(modes.blocks) + null
-    if count * (count + 1) // 2 <= FEW_PAIRS:
+    if _exact(modes.distinct, count):
         values = _pairs.combine_projectors(
             np.stack(list(matrices)), query.x, train.x, modes.blocks, rest
         )
@@ -125,6 +132,25 @@ def _linear(
         )
     values /= -scale
     return values
+
+
+def _exact(distinct: FloatArray, count: int) -> bool:
+    """Whether all pairs of projectors are combined, instead of a low-rank form.
+
+    The low-rank form is accurate relative to the largest influence at the time. With a wide
+    spectrum that would bury items that have weak modes only, whose influence goes with s^2.
+    """
+    pairs = count * (count + 1) // 2
+    wide = distinct[0] > WIDE * distinct[-1]
+    if pairs > MANY_PAIRS and distinct[0] >= VERY_WIDE * distinct[-1]:
+        warnings.warn(
+            f"`analytic`: singular values span a factor of {distinct[0] / distinct[-1]:.1g}; with "
+            f"{count} distinct ones, influence is accurate to about 1e-13 of the largest at each "
+            "time, so that curves far below it are not resolved. Drop features of negligible "
+            "size, or scale items alike.",
+            stacklevel=5,
+        )
+    return pairs <= (MANY_PAIRS if wide else FEW_PAIRS)
 
 
 def _expanded(

@@ -282,3 +282,24 @@ def test_mpmath_precision_is_restored():
     before = mpmath.mp.dps
     dense_influence(np.eye(2), np.eye(2), 1.0, 0.1)
     assert mpmath.mp.dps == before
+
+
+@pytest.mark.parametrize("decades", [2, 4, 6, 8])
+def test_curves_of_weak_items_are_right_beside_strong_ones(decades):
+    """Forty items that each have one mode, over many decades: every pair to its own scale."""
+    s = np.logspace(decades, 0, 40)
+    task = dln.Task(np.diag(s))
+    run = dln.Run(task, hidden=40, init_std=1e-3, n_steps=200_000, learning_rate=40 * 2e-3 / s[0])
+    steps = np.unique(np.geomspace(1, run.n_steps, 40).astype(int))
+    found = np.diagonal(analytic(run, steps, a0=1e-5).values, axis1=1, axis2=2)
+    m = dln.saxe.mode_strength_derivatives(run.flow_time(steps)[:, None], s, 1e-5)
+    expected = -m.gap * s * m.ds  # an item alone in its mode changes its own strength only
+    error = np.abs(found - expected).max(axis=0) / np.abs(expected).max(axis=0)
+    assert error.max() < CLOSED_FORM
+
+
+def test_a_wide_spectrum_of_too_many_modes_says_what_is_not_resolved(monkeypatch):
+    monkeypatch.setattr(_closed_form, "MANY_PAIRS", 100)
+    run = dln.Run(dln.Task(np.diag(np.logspace(5, 0, 40))), n_steps=100, learning_rate=1e-5)
+    with pytest.warns(UserWarning, match="span a factor of 1e\\+05"):
+        analytic(run, [10])
