@@ -14,15 +14,16 @@ from dlnflow import plotting
 from paper_figures import _claims
 from paper_figures._data import Scale
 
-TOY = {
+TOY: dict[int | str, str] = {
     2: "fig02_dataset",
     3: "fig03_influence",
     4: "fig04_stages",
     7: "fig07_more_items",
     8: "fig08_all_pairs",
+    "explain": "explain_offset",
 }
-"""Number of the figure in the paper, and the module that draws it."""
-LM = {
+"""Number of the figure in the paper, or a name, and the module that draws it."""
+LM: dict[int | str, str] = {
     5: "fig05_classes",
     13: "fig13_token_classes",
     14: "fig14_neighbours",
@@ -40,7 +41,9 @@ app = typer.Typer(
 )
 
 
-Only = Annotated[list[int] | None, typer.Option(help="Number of a figure; repeat. Default: all.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Number or name of a figure; repeat. Default: all.")
+]
 HowMuch = Annotated[Scale, typer.Option(help="How much is computed.")]
 Out = Annotated[Path, typer.Option(help="Folder for PNG, PDF and JSON.")]
 
@@ -57,13 +60,13 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     _draw(LM, only, scale, out)
 
 
-def _draw(known: dict[int, str], only: list[int] | None, scale: Scale, out: Path) -> None:
+def _draw(known: dict[int | str, str], only: list[str] | None, scale: Scale, out: Path) -> None:
     """Draw the chosen figures, print what they claim, exit with 1 if a claim does not hold."""
-    unknown = sorted(set(only or []) - set(known))
+    unknown = sorted(set(only or []) - set(map(str, known)))
     if unknown:
         listed = ", ".join(map(str, known))
         raise typer.BadParameter(f"no figure {unknown[0]}; there are {listed}", param_hint="--only")
-    numbers = sorted(set(only or known))
+    numbers = [number for number in known if not only or str(number) in only]
     written, problems = Table("figure", "seconds", "files", "what was measured"), []
     with _progress() as progress:
         bar = progress.add_task("", total=len(numbers))

@@ -87,3 +87,16 @@ def test_runner_fails_when_a_claim_does_not_hold(tmp_path, monkeypatch):
 def test_runner_refuses_unknown_figures(tmp_path):
     shown = CliRunner().invoke(app, ["toy", "--only", "5", "--out", str(tmp_path)])
     assert shown.exit_code == 2 and "no figure 5" in shown.output
+
+
+def test_runner_takes_figures_by_name(tmp_path):
+    shown = CliRunner().invoke(app, ["toy", "--only", "explain", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert (tmp_path / "explain_offset.png").exists()
+
+
+def test_the_peak_moves_monotonically_with_the_removed_share():
+    got = claims("explain_offset")
+    for query in ("cat", "sparrow", "pine"):
+        offsets = [got[f"removed {s:g}.{query}.peak_offset"] for s in (0.05, 0.25, 0.5, 0.75, 1)]
+        assert offsets[0] > 0 and np.all(np.diff(offsets) > 0)
