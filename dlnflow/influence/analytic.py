@@ -12,6 +12,8 @@ from dlnflow.training import Run
 
 MODES_AT_ONCE = 128
 """Modes followed through the initial weights together, to save memory."""
+ROUNDING = 1e-15
+"""Relative error of a sum of squares."""
 
 
 def analytic(
@@ -93,7 +95,8 @@ def matched_strength(run: Run) -> float:
     W_l ... W_1 v and (W_L ... W_{l+1})^T u, each rescaled to the strength of one layer (its root
     mean square over modes to the power 1/l, 1/(L-l)); their mean over interfaces is a0^(2/L).
     Exact for a balanced aligned network of equal strengths; for random weights about
-    (h std^2 / 2)^(L/2).
+    (h std^2 / 2)^(L/2). For L > 2 this is a convention: random deep layers align nonlinearly, and
+    their transitions come earlier than it predicts (docs/derivations/perturbation.md).
 
     Parameters
     ----------
@@ -126,11 +129,10 @@ def matched_strength(run: Run) -> float:
     below = np.arange(1, depth)  # layers below the interface
     forward_scale = ff.mean(axis=1) ** (0.5 / below - 0.5)
     backward_scale = bb.mean(axis=1) ** (0.5 / below[::-1] - 0.5)
-    squares = (
-        (forward_scale**2)[:, None] * ff
-        + (backward_scale**2)[:, None] * bb
-        + (2 * forward_scale * backward_scale)[:, None] * fb
-    ).mean(axis=0) / 4
+    separate = (forward_scale**2)[:, None] * ff + (backward_scale**2)[:, None] * bb
+    joint = separate + (2 * forward_scale * backward_scale)[:, None] * fb
+    # A mode whose two vectors cancel starts at about 0; rounding must not put it below.
+    squares = np.maximum(joint, ROUNDING * separate).mean(axis=0) / 4
     by_block = [squares[block].mean() for block in modes.blocks]
     return float(np.exp(np.mean(np.log(by_block)) * depth / 2))
 
