@@ -2,11 +2,21 @@
 
 import difflib
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow._typing import FloatArray, IntArray
+
+
+def _is_number(value: object) -> bool:
+    """Whether `value` is one finite real number; True and False are not numbers here."""
+    return (
+        isinstance(value, Real | np.integer | np.floating)
+        and not isinstance(value, bool)
+        and bool(np.isfinite(value))
+    )
 
 
 def positive(name: str, value: float, *, hint: str = "") -> float:
@@ -17,7 +27,7 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
     ValueError
         If it is not.
     """
-    if not (np.isscalar(value) and np.isreal(value) and np.isfinite(value) and value > 0):
+    if not _is_number(value) or value <= 0:
         raise ValueError(f"`{name}` must be a finite number > 0, got {value!r}. {hint}".rstrip())
     return float(value)
 
@@ -30,9 +40,7 @@ def real_number(name: str, value: float) -> float:
     ValueError
         If it is not.
     """
-    if isinstance(value, str) or not (
-        np.isscalar(value) and np.isreal(value) and np.isfinite(value)
-    ):
+    if not _is_number(value):
         raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
     return float(value)
 
@@ -45,9 +53,7 @@ def positive_integer(name: str, value: int) -> int:
     ValueError
         If it is not.
     """
-    if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value):
-        raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}.")
-    if not np.isfinite(value) or value < 1 or value != int(value):
+    if not _is_number(value) or value < 1 or value != int(value):
         raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}.")
     return int(value)
 
@@ -75,7 +81,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     ValueError
         If it is not, with the nearest allowed value.
     """
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(
             f"`{name}` must be one of {', '.join(allowed)}; got {value!r}."
             + did_you_mean(str(value), allowed)
@@ -98,10 +104,7 @@ def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
     ValueError
         If it is not numeric, not two-dimensional, empty or not finite.
     """
-    try:
-        matrix = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be a numeric matrix: {error}.") from error
+    matrix = real_array(name, value)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"`{name}` must be a non-empty matrix, got shape {matrix.shape}.")
     bad = np.argwhere(~np.isfinite(matrix))
@@ -113,6 +116,25 @@ def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
     return matrix
 
 
+def real_array(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a float64 array if it is real; nothing is cut off or filled in.
+
+    Raises
+    ------
+    ValueError
+        If it is complex, a date, masked, ragged or not numeric.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(f"`{name}` has masked entries; remove or fill them.")
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "cmM":
+            raise ValueError(f"real numbers are needed, got {array.dtype}")
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a numeric matrix: {error}.") from error
+
+
 def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
     """Return `steps` as strictly increasing whole numbers in [0, n_steps].
 
@@ -121,10 +143,17 @@ def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
     ValueError
         If they are empty, not whole, not increasing or beyond the run.
     """
-    array = np.atleast_1d(np.asarray(steps))
+    try:
+        array = np.atleast_1d(np.asarray(steps))
+    except ValueError as error:
+        raise ValueError(f"`steps` must be a list of whole numbers: {error}.") from error
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"`steps` must be a non-empty list of steps, got shape {array.shape}.")
-    if array.dtype.kind not in "iuf" or np.any(array != np.floor(array)):
+    if (
+        array.dtype.kind not in "iuf"
+        or not np.all(np.abs(array) < 2**62)
+        or np.any(array != np.floor(array))
+    ):
         raise ValueError(f"`steps` must be whole numbers (optimiser steps), got {array[:5]}.")
     array = array.astype(np.int64)
     if np.any(np.diff(array) <= 0):

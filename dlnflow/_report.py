@@ -16,6 +16,11 @@ ABREAST = 3
 """and estimators side by side."""
 
 
+def _console() -> Console:
+    """A console that prints names of items and files as they are."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows as dictionaries that JSON can hold: numpy scalars as Python's, NaN as None."""
     return [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
@@ -31,7 +36,7 @@ def print_run(run: Run, seconds: dict[str, float]) -> None:
     """Print one line on the task and one on the run."""
     task, per_unit = run.task, 1 / float(run.flow_time(1))
     unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"
-    Console().print(
+    _console().print(
         f"{task.n_items} items, {task.n_out} features, {task.modes.rank} modes "
         f"(strengths {task.modes.s[0]:.3g} to {task.modes.s[-1]:.3g})\n"
         f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
@@ -47,7 +52,7 @@ def print_events(table: pd.DataFrame) -> None:
     pairs = table[table["query"] != table["train"]]
     names = [str(name) for name in table.attrs["estimators"]]
     order = _spread_over_items(pairs)
-    console = Console()
+    console = _console()
     for start in range(0, len(names), ABREAST):
         console.print(_event_table(pairs, order[:MAX_ROWS], names[start : start + ABREAST]))
     console.print(
@@ -116,9 +121,9 @@ def print_comparison(table: pd.DataFrame, reference: str, seconds: dict[str, flo
             f"{row['trough_offset']:+.0f}", f"{row['flip_agreement']:.0%}",
             f"{seconds[str(name)]:.2f}",
         )  # fmt: skip
-    Console().print(shown)
+    _console().print(shown)
 
 
 def print_files(files: list[Path]) -> None:
     """Print where results were written."""
-    Console().print("wrote " + ", ".join(str(f) for f in files), highlight=False, soft_wrap=True)
+    _console().print("wrote " + ", ".join(str(f) for f in files), highlight=False, soft_wrap=True)

@@ -102,11 +102,16 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
                     raise problem.diverged(step)
                 problem.optimizer.step(weights, network.gradients(products), state)
                 progress.advance()
-    last_record = record(weights)
-    if not np.all(np.isfinite(last_record)):
-        raise problem.diverged(int(steps[-1]))
-    kept.append(last_record)
+        _check_end(problem, weights, limit, int(steps[-1]))
+    kept.append(record(weights))
     return np.stack(kept)
+
+
+def _check_end(problem: Problem, weights: Weights, limit: float | None, step: int) -> None:
+    """Apply the test of every step to the weights after the last one."""
+    residual = problem.y - network.outputs(weights, problem.x)[-1]
+    if limit is not None and not np.vdot(residual, residual) <= limit:
+        raise problem.diverged(step)
 
 
 def run_tangents(
@@ -165,9 +170,8 @@ def run_tangents(
                 optimizer.step(weights, gradients, state)
                 optimizer.step_tangent(tangents, moved, state_tangent, base=Base(gradients, state))
                 progress.advance()
+        _check_end(problem, weights, limit, int(steps[-1]))
     kept.append(record(weights, tangents))
-    if not np.all(np.isfinite(kept[-1])):
-        raise problem.diverged(int(steps[-1]))
     return np.stack(kept)
 
 

@@ -1,6 +1,7 @@
 """Reading a CSV strictly: a ragged or empty table is an error, never a guess."""
 
 import csv
+from collections import Counter
 from os import PathLike
 
 import pandas as pd
@@ -33,7 +34,12 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
     for number, row in body:
         if len(row) != len(header):
             raise ValueError(f"line {number} has {len(row)} cells, the header has {len(header)}.")
-    repeated = sorted({name for name in header[1:] if header[1:].count(name) > 1})
+    if all(isinstance(_number(name), float) for name in header[1:]):
+        raise ValueError(
+            f"the first line looks like data ({', '.join(header[:4])}, ...); expected a header "
+            "with the names of the features."
+        )
+    repeated = [name for name, times in Counter(header[1:]).items() if times > 1]
     if repeated:
         raise ValueError(f"column names must all differ; repeated: {', '.join(repeated)}.")
     index = pd.Index([row[0].strip() for _, row in body], name=header[0], dtype=object)
@@ -52,6 +58,8 @@ def _numbers(cells: list[str]) -> list[float] | list[str | float]:
 def _number(cell: str) -> float | str:
     if not cell:
         return float("nan")
+    if "_" in cell:  # Python reads 1_000 as a number, tables do not mean it
+        return cell
     try:
         return float(cell)
     except ValueError:

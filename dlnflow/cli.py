@@ -86,7 +86,7 @@ def _explained(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
-        except (ValueError, OSError, DivergenceError) as error:
+        except (ValueError, OSError, ArithmeticError, MemoryError, DivergenceError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
 
@@ -107,6 +107,7 @@ def influence(
 ) -> None:
     """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
     described = _run(data, run)
+    out.mkdir(parents=True, exist_ok=True)  # an impossible folder is better known now
     curves, seconds = _estimate(described, estimator, train, query, points)
     from dlnflow import plotting  # matplotlib is only needed here
 

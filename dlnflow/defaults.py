@@ -5,9 +5,11 @@ L s_max^(2 - 2/L) lambda_max(X X^T) / N; 2 over that is the largest stable step 
 """
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
+from dlnflow._typing import FloatArray
 from dlnflow.saxe import half_time
 from dlnflow.task import Task
 
@@ -48,13 +50,17 @@ def stable_learning_rate(task: Task, depth: int, optimizer: str) -> float:
     return float(bound * (1 + MOMENTUM) if optimizer == "momentum" else bound)
 
 
-def learning_rate(task: Task, hidden: int, depth: int, optimizer: str) -> float:
+def learning_rate(task: Task, weights: Sequence[FloatArray], optimizer: str) -> float:
     """Return a hundredth of the stable step of gradient descent; for Adam a fraction of a weight.
+
+    The curvature at the start is at most about sum_l prod_{m != l} |W_m|^2 lambda_max(X X^T) / N;
+    it decides where initial weights are larger than learned ones.
 
     Parameters
     ----------
     task : Task
-    hidden, depth : int
+    weights : sequence of arrays (out, in)
+        Initial weights.
     optimizer : str
         Momentum's step is smaller by 1 - beta, so that runs take as many steps as descent.
 
@@ -62,9 +68,13 @@ def learning_rate(task: Task, hidden: int, depth: int, optimizer: str) -> float:
     -------
     float
     """
+    depth, hidden = len(weights), weights[0].shape[0]
     if optimizer == "adam":
         return float(ADAM_FRACTION * np.sqrt(task.modes.s[0] ** (2 / depth) / hidden))
-    step = STEP_FRACTION * stable_learning_rate(task, depth, "gd")
+    norms = np.array([np.linalg.norm(w, 2) for w in weights])
+    others = [np.prod(np.delete(norms, layer)) ** 2 for layer in range(depth)]
+    curvature = max(float(np.sum(others)) * np.linalg.norm(task.x, 2) ** 2 / task.n_items, 1e-300)
+    step = STEP_FRACTION * min(stable_learning_rate(task, depth, "gd"), 2 / curvature)
     return step * (1 - MOMENTUM) if optimizer == "momentum" else step
 
 

@@ -185,7 +185,13 @@ def _with_estimators(influence: xr.DataArray) -> xr.DataArray:
         curves = curves.expand_dims(estimator=[str(curves.attrs["estimator"])])
     if curves.dims != ("estimator", *result.CORE_DIMS):
         raise ValueError(f"select one value of {curves.dims[1:-3]} before plotting.")
-    return curves
+    return curves.assign_coords({d: _plain(curves[d].values) for d in ("query", "train")})
+
+
+def _plain(names: np.ndarray) -> list[str]:
+    """Names as matplotlib shows them letter by letter: no formulas, none hidden from legends."""
+    escaped = [str(name).replace("$", r"\$") for name in names]
+    return [f" {name}" if name.startswith("_") else name for name in escaped]
 
 
 def _sharing(columns: str) -> str:

@@ -272,10 +272,11 @@ class atomic_path:
         return self._temporary
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None:
-            umask = os.umask(0)
-            os.umask(umask)
-            self._temporary.chmod(0o666 & ~umask)
-            self._temporary.replace(self.path)
-        else:
+        try:
+            if kind is None:
+                umask = os.umask(0)
+                os.umask(umask)
+                self._temporary.chmod(0o666 & ~umask)
+                self._temporary.replace(self.path)
+        finally:  # nothing is left behind, also where the replacement itself fails
             self._temporary.unlink(missing_ok=True)

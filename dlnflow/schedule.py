@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dlnflow import _checks
 from dlnflow._typing import FloatArray, IntArray
 
 
@@ -38,8 +39,11 @@ class Schedule:
     values: FloatArray
 
     def __post_init__(self) -> None:
-        starts = np.asarray(self.starts, dtype=np.int64)
-        values = np.asarray(self.values, dtype=np.float64)
+        given = np.atleast_1d(_checks.real_array("starts", self.starts))
+        values = _checks.real_array("values", self.values)
+        if given.size == 0 or np.any(given != np.floor(given)):
+            raise ValueError(f"`starts` must be whole steps, at least one; got {self.starts}.")
+        starts = given.astype(np.int64)
         if values.ndim not in (2, 3) or starts.shape != values.shape[:1]:
             raise ValueError(
                 "`values` must have shape (len(starts), N) or (len(starts), B, N); got "
@@ -55,7 +59,7 @@ class Schedule:
     @classmethod
     def constant(cls, weights: ArrayLike) -> "Schedule":
         """Return the same weights, shape (N,) or (B, N), for the whole run."""
-        return cls(np.array([0]), np.asarray(weights, dtype=np.float64)[None])
+        return cls(np.array([0]), _checks.real_array("weights", weights)[None])
 
     @classmethod
     def window(cls, outside: ArrayLike, inside: ArrayLike, *, start: int, stop: int) -> "Schedule":

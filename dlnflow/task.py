@@ -137,7 +137,7 @@ class Task:
         """
         if names is None:
             return np.arange(self.n_items)
-        names = [names] if isinstance(names, str) else list(names)
+        names = [names] if isinstance(names, str) else np.asarray(names).ravel().tolist()
         position = {name: index for index, name in enumerate(self.items)}
         for name in names:
             if name not in position:
@@ -170,10 +170,16 @@ class Task:
             If names are missing or repeated, or a column is not numeric, has missing values or
             is constant (a constant feature says nothing about items; zero columns included).
         """
+        if not isinstance(frame, pd.DataFrame) or frame.columns.nlevels + frame.index.nlevels > 2:
+            raise ValueError("`frame` must be a pandas DataFrame with plain rows and columns.")
         if isinstance(frame.index, pd.RangeIndex):
-            if frame.shape[1] < 2:
-                raise ValueError("the table needs a column of item names and one of features.")
+            if frame.shape[1] < 2 or pd.api.types.is_numeric_dtype(frame.iloc[:, 0]):
+                raise ValueError(
+                    "the table needs item names, as its index or in a first column of text, and "
+                    "at least one column of features."
+                )
             frame = frame.set_index(frame.columns[0])
+        frame = frame.apply(lambda column: column.infer_objects())
         _check_columns(frame)
         items = ["" if pd.isna(name) else str(name).strip() for name in frame.index]
         y = frame.to_numpy(dtype=np.float64).T

@@ -32,7 +32,8 @@ class Run:
     init_std : float
         Standard deviation of the initial weights.
     learning_rate : float, optional
-        Default: a hundredth of the largest value that is stable at the solution.
+        Default: a hundredth of the largest value that is stable, both at the solution and for the
+        initial weights.
     n_steps : int, optional
         Length of the run. Default: every mode is learned to 0.1 %.
     seed : int
@@ -69,20 +70,23 @@ class Run:
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
             raise TypeError(f"`task` must be a dlnflow.Task, got {type(self.task).__name__}.")
-        _checks.positive_integer("hidden", self.hidden)
-        _checks.positive("init_std", self.init_std)
         _checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
-        if _checks.positive_integer("depth", self.depth) < 2:
+        self._store("hidden", _checks.positive_integer("hidden", self.hidden))
+        self._store("init_std", _checks.positive("init_std", self.init_std))
+        self._store("seed", _checks.whole_number("seed", self.seed))
+        self._store("depth", _checks.positive_integer("depth", self.depth))
+        if self.depth < 2:
             raise ValueError("`depth` must be at least 2 (the number of weight matrices), got 1.")
-        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
         if self.learning_rate is None:
-            rate = defaults.learning_rate(self.task, self.hidden, self.depth, self.optimizer)
-            object.__setattr__(self, "learning_rate", rate)
-        _checks.positive("learning_rate", self.learning_rate)
+            rate = defaults.learning_rate(self.task, self.initial_weights(), self.optimizer)
+            self._store("learning_rate", rate)
+        self._store("learning_rate", _checks.positive("learning_rate", self.learning_rate))
         if self.n_steps is None:
-            object.__setattr__(self, "n_steps", self._default_length())
-        _checks.positive_integer("n_steps", self.n_steps)
+            self._store("n_steps", self._default_length())
+        self._store("n_steps", _checks.positive_integer("n_steps", self.n_steps))
+
+    def _store(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _default_length(self) -> int:
         if self.optimizer == "adam":

@@ -88,9 +88,28 @@ def test_failures_have_their_exit_code_and_reason(arguments, code, reason, tmp_p
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == code
     assert reason in " ".join(result.output.replace("│", " ").split())
-    assert not (tmp_path / "o").exists()
+    assert not list((tmp_path / "o").glob("*"))
 
 
 def test_help_names_the_commands():
     done = _command("--help")
     assert done.returncode == 0 and "influence" in done.stdout and "compare" in done.stdout
+
+
+def test_names_are_shown_letter_by_letter(tmp_path):
+    """Neither markup of the terminal nor formulas of the plots are read into item names."""
+    path = tmp_path / "names.csv"
+    names = ["[/red]", "[bold]", ":dog:", r"$\\foo$", "_hidden"]
+    values = np.random.default_rng(1).standard_normal((5, 3)).round(3)
+    rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, values, strict=True)]
+    path.write_text("n,a,b,c\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    done = _command("influence", path, "-e", "tangent", "--out", tmp_path / "o[x]", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "[/red]" in done.stdout and ":dog:" in done.stdout and "o[x]" in done.stdout
+    assert len(list((tmp_path / "o[x]").iterdir())) == 3
+
+
+def test_an_output_folder_that_is_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("x")
+    done = _command("influence", "hierarchy", "--out", tmp_path / "out", "--run", "hidden=20000")
+    assert done.returncode == 1 and "out" in done.stderr

@@ -107,3 +107,10 @@ def test_load_refuses_other_files(tmp_path):
         dln.load(path)
     with pytest.raises(FileNotFoundError):
         dln.load(tmp_path / "none.nc")
+
+
+def test_nothing_is_left_behind_where_the_file_cannot_be_replaced(tmp_path):
+    (tmp_path / "influence.nc").mkdir()
+    with pytest.raises(OSError, match="influence"):
+        dln.save(_example(), tmp_path / "influence.nc")
+    assert os.listdir(tmp_path) == ["influence.nc"]

@@ -88,6 +88,8 @@ BAD_CSV = {
     "no item": ("n,a\n", "found no item"),
     "empty": ("", "found no item"),
     "no feature": ("n\nx\ny\n", "one column"),
+    "no header": ("dog,1,0.5\ncat,0,2\npine,3,4\n", "first line looks like data"),
+    "underscore": ("n,a\nx,1_000\ny,2\n", "'x' has '1_000'"),
     "other separator": ("n;a\nx;1\ny;2\n", "separated by commas"),
 }
 
@@ -131,6 +133,49 @@ def test_binary_and_missing_files_are_refused(tmp_path):
 def test_bad_arrays_are_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         dln.Task(**arguments)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.eye(2) + 1j,
+        np.ma.masked_array(np.eye(2), mask=np.eye(2)),
+        np.array([["2020-01-01", "2021-01-01"]], dtype="datetime64[D]"),
+        [[1, 2], [3]],
+    ],
+    ids=["complex", "masked", "dates", "ragged"],
+)
+def test_arrays_that_would_lose_something_are_refused(y):
+    with pytest.raises(ValueError, match="`y`"):
+        dln.Task(y)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"a": [1.0]},
+        pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 3.0]}),
+        pd.DataFrame({("a", "b"): [1.0, 2.0]}, index=["x", "y"]),
+    ],
+    ids=["dict", "no names", "two levels"],
+)
+def test_frames_without_plain_names_are_refused(frame):
+    with pytest.raises(ValueError, match="DataFrame|item names"):
+        dln.Task.from_frame(frame)
+
+
+def test_object_columns_of_numbers_are_numbers():
+    frame = pd.DataFrame({"a": pd.Series([1, 2], dtype=object).values}, index=["x", "y"])
+    assert dln.Task.from_frame(frame).y.tolist() == [[1.0, 2.0]]
+
+
+def test_many_columns_are_read_in_linear_time(tmp_path):
+    path = tmp_path / "wide.csv"
+    header = ",".join(f"f{k}" for k in range(20_000))
+    rows = [",".join(str((k * i) % 7) for k in range(20_000)) for i in (1, 2, 3)]
+    path.write_text("n," + header + "\n" + "\n".join(f"i{i},{r}" for i, r in enumerate(rows)))
+    with pytest.raises(ValueError, match="constant"):  # f0 is 0 everywhere
+        dln.Task.from_csv(path)
 
 
 def test_unknown_items_suggest_the_nearest():

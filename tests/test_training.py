@@ -200,7 +200,8 @@ def test_a_task_is_required():
     [
         ([], "non-empty"), ([0, 5, 5], "5 follows 5"), ([3, 2], "2 follows 3"), ([-1, 2], "got -1"),
         ([0, 10**9], "larger `n_steps`"), ([0.5], "whole numbers"), (["a"], "whole numbers"),
-        ([[1, 2]], "shape"), ([np.nan], "whole numbers"),
+        ([[1, 2]], "shape"), ([np.nan], "whole numbers"), ([0, np.inf], "whole numbers"),
+        ([1, [2]], "`steps`"),
     ],
 )  # fmt: skip
 def test_bad_steps_are_refused_before_work_starts(steps, reason):
@@ -218,6 +219,9 @@ def test_bad_item_weights_are_refused():
         run.train([1], [1, 1, 1, -1])
     with pytest.raises(ValueError, match="one network"):
         run.train([1], np.ones((2, 4)))
+    for starts, length in (([], 0), ([0.5, 2], 2)):
+        with pytest.raises(ValueError, match="whole steps"):
+            dln.Schedule(starts, np.ones((length, 4)))
     for starts in ([1, 2], [0, 0]):
         with pytest.raises(ValueError, match="increase strictly from 0"):
             dln.Schedule(starts, np.ones((2, 4)))
@@ -238,3 +242,32 @@ def test_schedule_lookup_matches_its_segments():
         (weights for _ in range(first, last)) for first, last, weights in schedule.segments(12)
     )
     assert all(np.array_equal(schedule.at(k), w) for k, w in enumerate(covered))
+
+
+@pytest.mark.parametrize(
+    ("scale", "options"),
+    [(1e-8, {}), (1.0, {"init_std": 5.0}), (1e4, {}), (1.0, {"init_std": 1.0, "depth": 3})],
+    ids=str,
+)
+def test_default_step_is_stable_for_small_features_and_large_starts(scale, options):
+    task = dln.Task(scale * dln.semantic_hierarchy(3).y)
+    run = dln.Run(task, n_steps=300, **options)
+    losses = run.train([0, 20, 100, 300]).loss.sum("item").values
+    assert np.all(np.diff(losses) < 0)
+
+
+def test_divergence_is_seen_at_the_last_recorded_step():
+    run = dln.Run(dln.semantic_hierarchy(), learning_rate=50.0, n_steps=40)
+    for last in (3, 4, 5):
+        with pytest.raises(dln.DivergenceError):
+            run.train([0, last])
+        with pytest.raises(dln.DivergenceError):
+            dln.influence.tangent(run, [0, last])
+
+
+def test_settings_are_stored_as_plain_numbers():
+    run = dln.Run(dln.semantic_hierarchy(3), hidden=6.0, depth=np.int64(2), n_steps=10.0)
+    assert (run.hidden, run.depth, run.n_steps) == (6, 2, 10) and run.train([10.0]).w.shape
+    for bad in ({"hidden": True}, {"seed": True}, {"init_std": 1j}, {"optimizer": ["gd"]}):
+        with pytest.raises(ValueError, match="`" + next(iter(bad))):
+            dln.Run(dln.semantic_hierarchy(3), **bad)

@@ -4,12 +4,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _simulation, network
+from dlnflow import _checks, _simulation, network
 from dlnflow._typing import FloatArray
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.network import Weights
 from dlnflow.schedule import Schedule
 from dlnflow.training import Run
+
+SMALLEST_FRACTION = 1e-8
+"""A smaller change of a weight is lost in the rounding of losses."""
 
 
 def leave_one_out(
@@ -67,9 +70,11 @@ def leave_one_out(
     [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
-    if not np.isfinite(fraction) or fraction == 0 or fraction > 1:
+    fraction = _checks.real_number("fraction", fraction)
+    if abs(fraction) < SMALLEST_FRACTION or fraction > 1:
         raise ValueError(
-            f"`fraction` must be nonzero and at most 1 (1 = remove the item), got {fraction!r}. "
+            "`fraction` must be at most 1 (1 = remove the item) and at least "
+            f"{SMALLEST_FRACTION:g} in size, or rounding decides; got {fraction!r}. "
             "For the limit 0 use `tangent`."
         )
     problem, n_items = run.problem, run.task.n_items
