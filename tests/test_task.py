@@ -160,7 +160,7 @@ def test_arrays_that_would_lose_something_are_refused(y):
     ids=["dict", "no names", "two levels"],
 )
 def test_frames_without_plain_names_are_refused(frame):
-    with pytest.raises(ValueError, match="DataFrame|item names"):
+    with pytest.raises(ValueError, match=r"DataFrame|item names"):
         dln.Task.from_frame(frame)
 
 
