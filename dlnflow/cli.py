@@ -4,12 +4,10 @@ Exit codes: 0 done, 1 the data or the training failed (the message says what to 
 command was used wrongly.
 """
 
-import functools
 import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +16,11 @@ import typer
 import xarray as xr
 
 from dlnflow import _report, datasets, result
-from dlnflow._simulation import DivergenceError
+from dlnflow._command import explained
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
 from dlnflow.influence import ESTIMATORS
+from dlnflow.lm import _cli as language_models
 from dlnflow.task import Task
 from dlnflow.training import OPTIMIZERS, Run
 
@@ -35,6 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="When a training example matters: influence over training time.",
 )
+
+app.add_typer(language_models.app, name="lm")
 
 
 @app.callback()
@@ -79,22 +80,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
 
 
-def _explained(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors of data and training into one line on standard error and exit code 1."""
-
-    @functools.wraps(command)
-    def run(*arguments: object, **options: object) -> None:
-        try:
-            command(*arguments, **options)
-        except (ValueError, OSError, ArithmeticError, MemoryError, DivergenceError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-
-    return run
-
-
 @app.command()
-@_explained
+@explained
 def influence(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
@@ -126,7 +113,7 @@ def influence(
 
 
 @app.command()
-@_explained
+@explained
 def compare(
     data: Data,
     estimator: Estimators = DEFAULT_ESTIMATORS,
@@ -158,7 +145,7 @@ def compare(
 
 
 @app.command()
-@_explained
+@explained
 def selftest(
     seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
     as_json: AsJson = False,

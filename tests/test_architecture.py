@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dlnflow"
 LAYERS = [
-    {"_typing", "_checks", "_progress"},
+    {"_typing", "_checks", "_progress", "_command"},
     {
         "modes", "task", "_table", "datasets", "saxe", "flow", "perturbation", "rlct", "phases",
         "symbolic",

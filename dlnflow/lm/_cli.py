@@ -1,13 +1,13 @@
 """The commands `dlnflow lm ...`; long ones go on where they were stopped."""
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dlnflow._command import explained
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,23 +24,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
 
 
-def _explained(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors of data and training into one line on standard error and exit code 1."""
-
-    @functools.wraps(command)
-    def run(*arguments: object, **options: object) -> None:
-        try:
-            command(*arguments, **options)
-        except (ValueError, OSError, FloatingPointError) as error:
-            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-            typer.echo(f"error: {error}{notes}", err=True)
-            raise typer.Exit(1) from error
-
-    return run
-
-
 @app.command()
-@_explained
+@explained
 def train(
     out: Annotated[Path, typer.Argument(help="Folder of the run.")],
     configuration: Annotated[str, typer.Option(help="natural, fast or pythia-14m.")] = "fast",
@@ -81,7 +66,7 @@ def train(
 
 
 @app.command()
-@_explained
+@explained
 def classes(
     text: Annotated[Path, typer.Argument(help="Text file.")],
     tokenizer: Annotated[str, typer.Option(help="tokenizer.json, a run's folder, or a hub name.")],
@@ -107,7 +92,7 @@ def classes(
 
 
 @app.command()
-@_explained
+@explained
 def induction(folder: Folder, step: Steps = None, as_json: AsJson = False) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
     from dlnflow.lm.checkpoints import Checkpoints
@@ -132,7 +117,7 @@ def induction(folder: Folder, step: Steps = None, as_json: AsJson = False) -> No
 
 
 @app.command()
-@_explained
+@explained
 def sample(
     folder: Folder,
     store: StoreFolder,
@@ -158,7 +143,7 @@ def sample(
 
 
 @app.command()
-@_explained
+@explained
 def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with errors and a mixing verdict."""
     from dlnflow.analysis.groups import groups as between
@@ -179,7 +164,7 @@ def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@_explained
+@explained
 def knn(
     folder: Folder,
     store: StoreFolder,
