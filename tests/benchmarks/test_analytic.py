@@ -1,6 +1,6 @@
 """Cost of the closed form in units of one dense N x N matrix product, and its memory.
 
-Run with ``python -m pytest -m benchmark -s tests/benchmarks``.
+Run with ``python -m pytest -n 0 -m benchmark -s tests/benchmarks``.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Cost of a full toy BIF against its Gaussian noise alone, and against a loop over modules.
 
-Run with ``python -m pytest -m benchmark -s tests/benchmarks``.
+Run with ``python -m pytest -n 0 -m benchmark -s tests/benchmarks``.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Closed-form removal of all items against the plain loop, trained to the same end.
 
-Run with ``python -m pytest -m benchmark -s tests/benchmarks``.
+Run with ``python -m pytest -n 0 -m benchmark -s tests/benchmarks``.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Damped influence against a dense Hessian and a dense solve per checkpoint and damping.
 
-Run with ``python -m pytest -m benchmark -s tests/benchmarks/test_damped.py``.
+Run with ``python -m pytest -n 0 -m benchmark -s tests/benchmarks/test_damped.py``.
 """
 
 import time

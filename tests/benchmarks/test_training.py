@@ -1,6 +1,6 @@
 """Ratios within one run: all ablations against a plain loop, and the cost of width.
 
-Run with ``python -m pytest -m benchmark -s tests/benchmarks``.
+Run with ``python -m pytest -n 0 -m benchmark -s tests/benchmarks``.
 """
 
 import time
