@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from dlnflow.lm.tokenizer import train_bpe
 
 
 @pytest.mark.benchmark
-def test_a_million_tokens_a_second(benchmark):
+def test_a_million_tokens_a_second():
     """At least 1e6 tokens a second, on the standard library's sources."""
     text = corpus.load("stdlib", max_characters=3_000_000)
     tokenizer = train_bpe(text, 1024)
@@ -15,5 +17,11 @@ def test_a_million_tokens_a_second(benchmark):
     rows = ids[: len(ids) // 1024 * 1024].reshape(-1, 1024)
     vocabulary = Vocabulary(tokenizer)
     classify(rows[:1], vocabulary)
-    benchmark(classify, rows, vocabulary)
-    assert rows.size / benchmark.stats["median"] >= 1e6
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        classify(rows, vocabulary)
+        seconds.append(time.perf_counter() - started)
+    rate = rows.size / float(np.median(seconds))
+    print(f"\n{rate / 1e6:.2f} M tokens a second")
+    assert rate >= 1e6
