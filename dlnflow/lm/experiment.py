@@ -19,6 +19,7 @@ from dlnflow.lm._files import write_atomic
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.induction import repeated_sequences
 from dlnflow.lm.mixture import GradientData, Observed
+from dlnflow.lm.model import Settings
 from dlnflow.lm.token_classes import Vocabulary, classify
 from dlnflow.lm.traces import sample_traces
 from dlnflow.lm.train import load_data
@@ -69,10 +70,13 @@ def plan(
     """
     one_of("observe", observe, ("text", "repeats"))
     folder = Path(folder)
-    data, settings = load_data(folder), json.loads((folder / "settings.json").read_text())
-    length = settings["context"]
-    gradient = GradientData(data.training.ids, max(1, GRADIENT_TOKENS // length), length,
-                            settings["repeat_share"])  # fmt: skip
+    data = load_data(folder)
+    settings = Settings(**json.loads((folder / "settings.json").read_text()))
+    length = settings.context
+    gradient = GradientData(
+        data.training.ids, max(1, GRADIENT_TOKENS // length), length, settings.repeat_share,
+        (settings.segment_min, settings.segment_max),
+    )  # fmt: skip
     if observe == "text":
         observed = Observed(data.held_out.rows(rows, length))
         classes = _present(classify(observed.ids, Vocabulary(data.tokenizer)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dlnflow.lm._files import sha256_array
 
 SEGMENT = (16, 64)
-"""Shortest and longest segment that a repeated row repeats."""
+"""Shortest and longest segment that a repeated row repeats, unless told."""
 
 
 def mixture(
@@ -18,6 +18,8 @@ def mixture(
     length: int,
     repeat_share: float,
     rng: np.random.Generator,
+    *,
+    segment: tuple[int, int] = SEGMENT,
 ) -> NDArray[np.int32]:
     """Return random crops; in the last `repeat_share` of the rows a segment fills the row.
 
@@ -28,9 +30,11 @@ def mixture(
     n_rows, length : int
         Shape of the result.
     repeat_share : float
-        Share of rows that are 16 to 64 ids, repeated.
+        Share of rows that are a segment of the text, repeated.
     rng : numpy.random.Generator
         Where the crops come from.
+    segment : (int, int)
+        Shortest and longest segment; half a row at most.
 
     Returns
     -------
@@ -46,7 +50,7 @@ def mixture(
         raise ValueError(f"the text has {len(ids)} ids, rows need more than {length}.")
     starts = rng.integers(0, len(ids) - length, n_rows)
     rows = ids[starts[:, None] + np.arange(length)]
-    low, high = (min(bound, length // 2) for bound in SEGMENT)
+    low, high = (min(bound, length // 2) for bound in segment)
     for row in range(n_rows - round(repeat_share * n_rows), n_rows):
         period = rng.integers(low, high + 1)
         rows[row] = rows[row, np.arange(length) % period]
@@ -63,7 +67,7 @@ class GradientData:
         Training ids; N of the objective is their number.
     rows, length : int
         Size of a minibatch; a row has `length` targets.
-    repeat_share : float
+    repeat_share, segment : float, (int, int)
         As the model was trained: sampling a model on data without the repeats that it was
         trained on measures how its circuit decays.
     """
@@ -72,6 +76,7 @@ class GradientData:
     rows: int = 16
     length: int = 128
     repeat_share: float = 0.0
+    segment: tuple[int, int] = SEGMENT
 
     @cached_property
     def sha256(self) -> str:
@@ -86,7 +91,9 @@ class GradientData:
     def batch(self, *words: int) -> NDArray[np.int32]:
         """Return the minibatch named by some numbers: seed, checkpoint, chain, step."""
         rng = np.random.default_rng(words)
-        return mixture(self.ids, self.rows, self.length + 1, self.repeat_share, rng)
+        return mixture(
+            self.ids, self.rows, self.length + 1, self.repeat_share, rng, segment=self.segment
+        )
 
 
 @dataclass(frozen=True)

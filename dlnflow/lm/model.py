@@ -35,6 +35,8 @@ class Settings:
         Length of the run and distance of its checkpoints, beside 0, 1, 2, 4, ..., 512.
     repeat_share : float
         Share of rows that are a short segment repeated: 0 is natural text alone.
+    segment_min, segment_max : int
+        Shortest and longest of these segments.
     init : str
         ``"normal"``: N(0, 0.02^2). ``"pythia"``: Pythia's own, smaller at the outputs.
     precision : str
@@ -58,6 +60,8 @@ class Settings:
     n_steps: int = 4_000
     every: int = 250
     repeat_share: float = 0.0
+    segment_min: int = 16
+    segment_max: int = 64
     init: str = "normal"
     precision: str = "bf16"
     seed: int = 0
@@ -68,6 +72,9 @@ class Settings:
         if self.width % self.heads:
             raise ValueError(f"`width` must be a multiple of `heads`, got {self.width} "
                              f"and {self.heads}.")  # fmt: skip
+        if not 1 <= self.segment_min <= self.segment_max:
+            raise ValueError("`segment_min` and `segment_max` must satisfy 1 <= min <= max, got "
+                             f"{self.segment_min} and {self.segment_max}.")  # fmt: skip
         if not 0 <= self.repeat_share <= 1:
             raise ValueError(f"`repeat_share` must lie in [0, 1], got {self.repeat_share}.")
 
@@ -84,7 +91,7 @@ CONFIGURATIONS = {
     "natural": Settings(),
     "fast": Settings(
         width=64, heads=2, context=128, rows=16, learning_rate=5e-3, horizon=8_000,
-        n_steps=4_500, repeat_share=0.25,
+        n_steps=4_500, repeat_share=0.25, segment_min=8, segment_max=32,
     ),
     "pythia-14m": Settings(
         corpus="monology/pile-uncopyrighted", vocab_size=50_304, layers=6, width=128, heads=4,

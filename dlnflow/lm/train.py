@@ -119,12 +119,15 @@ def batch(settings: Settings, tokens: Tokens, step: int) -> NDArray[np.int32]:
     -------
     (rows * accumulate, context + 1) int32 array
         `context` inputs and the token after each. Random crops; in the last
-        `repeat_share` of the rows a segment of 16 to 64 ids is
+        `repeat_share` of the rows a segment of the text is
         repeated to fill the row.
     """
     rng = np.random.default_rng((settings.seed, step))
     n_rows = settings.rows * settings.accumulate
-    return mixture(tokens.ids, n_rows, settings.context + 1, settings.repeat_share, rng)
+    return mixture(
+        tokens.ids, n_rows, settings.context + 1, settings.repeat_share, rng,
+        segment=(settings.segment_min, settings.segment_max),
+    )  # fmt: skip
 
 
 def learning_rate(settings: Settings, step: int) -> float:

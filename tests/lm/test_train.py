@@ -154,6 +154,8 @@ def test_configurations_are_what_the_documents_say():
 def test_bad_settings(tmp_path, neox, text_file):
     with pytest.raises(ValueError, match="multiple of `heads`"):
         Settings(width=10, heads=4)
+    with pytest.raises(ValueError, match="`segment_min`"):
+        Settings(segment_min=9, segment_max=8)
     with pytest.raises(ValueError, match="`repeat_share`"):
         Settings(repeat_share=1.5)
     with pytest.raises(ValueError, match="`tokenizer` has 50277"):
