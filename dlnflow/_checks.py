@@ -53,9 +53,7 @@ def positive_integer(name: str, value: int) -> int:
     ValueError
         If it is not.
     """
-    if not _is_number(value) or value < 1 or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}.")
-    return int(value)
+    return _whole(name, value, smallest=1)
 
 
 def whole_number(name: str, value: int) -> int:
@@ -66,10 +64,12 @@ def whole_number(name: str, value: int) -> int:
     ValueError
         If it is not.
     """
-    if isinstance(value, bool) or not np.isscalar(value) or not np.isreal(value):
-        raise ValueError(f"`{name}` must be a whole number >= 0, got {value!r}.")
-    if not np.isfinite(value) or value < 0 or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number >= 0, got {value!r}.")
+    return _whole(name, value, smallest=0)
+
+
+def _whole(name: str, value: int, *, smallest: int) -> int:
+    if not _is_number(value) or value < smallest or value != int(value):
+        raise ValueError(f"`{name}` must be a whole number >= {smallest}, got {value!r}.")
     return int(value)
 
 
@@ -104,7 +104,7 @@ def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
     ValueError
         If it is not numeric, not two-dimensional, empty or not finite.
     """
-    matrix = real_array(name, value)
+    matrix = real_array(name, value, expected="a numeric matrix")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"`{name}` must be a non-empty matrix, got shape {matrix.shape}.")
     bad = np.argwhere(~np.isfinite(matrix))
@@ -116,7 +116,7 @@ def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
     return matrix
 
 
-def real_array(name: str, value: ArrayLike) -> FloatArray:
+def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> FloatArray:
     """Return `value` as a float64 array if it is real; nothing is cut off or filled in.
 
     Raises
@@ -132,7 +132,7 @@ def real_array(name: str, value: ArrayLike) -> FloatArray:
             raise ValueError(f"real numbers are needed, got {array.dtype}")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be a numeric matrix: {error}.") from error
+        raise ValueError(f"`{name}` must be {expected}: {error}.") from error
 
 
 def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
@@ -177,12 +177,9 @@ def finite(name: str, value: ArrayLike) -> FloatArray:
     Raises
     ------
     ValueError
-        If it is not numeric or not finite.
+        If it is not real and numeric, or not finite.
     """
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be numeric: {error}.") from error
+    array = real_array(name, value)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"`{name}` must be finite, got {array[~np.isfinite(array)][:3]}.")
     return array
@@ -289,11 +286,9 @@ def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
     ValueError
         If a number is not finite and > 0, if one is repeated, or the list is empty or nested.
     """
-    array = finite(name, value)
+    array = positive_array(name, value)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"`{name}` must be a number or a list, got shape {array.shape}.")
-    if np.any(array <= 0):
-        raise ValueError(f"`{name}` must be > 0, got {array.min():g}.")
     single = array.ndim == 0
     array = np.atleast_1d(array)
     if len(np.unique(array)) < len(array):

@@ -145,12 +145,7 @@ def _curves(
         axis.set_xlabel("")
     for axis in axes[:, 0]:
         axis.set_ylabel(panels.INFLUENCE_LABEL)
-    styles = zip(curves["estimator"].values, panels.STYLES * 9, strict=False)
-    key = [
-        axes.flat[0].plot([], [], color="0.3", linestyle=style, label=panels.title(str(name)))[0]
-        for name, style in styles
-    ]
-    figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+    draw_key(figure, axes.flat[0], curves, "lower center")
     total = curves.sizes["train"]
     which = (
         "all train items"
@@ -163,9 +158,18 @@ def _curves(
 
 
 def _curve_panel(axis: Axes, curves: xr.DataArray, time: str) -> None:
+    draw_strongest(axis, curves, time, TOP_QUERIES)
+    axis.legend(loc="best", fontsize=6.5, handlelength=1.2, labelspacing=0.25)
+    axis.set_title(f"weight of {curves['train'].values}", loc="left")
+
+
+def draw_strongest(axis: Axes, curves: xr.DataArray, time: str, count: int) -> None:
+    """Draw the `count` queries with the largest |value|: a colour each, estimators by line style.
+
+    `curves` has the dims (estimator, time, query) of one train item.
+    """
     peaks = np.abs(curves.isel(estimator=0).values).max(axis=0)
-    top = np.argsort(-peaks, kind="stable")[:TOP_QUERIES]
-    for k, query in enumerate(top):
+    for k, query in enumerate(np.argsort(-peaks, kind="stable")[:count]):
         one = curves.isel(query=query)
         lines = panels.draw_curves(
             axis, one, time=time, colors=[panels.OKABE_ITO[k]], styles=panels.STYLES, width=1.1
@@ -173,5 +177,13 @@ def _curve_panel(axis: Axes, curves: xr.DataArray, time: str) -> None:
         lines[0].set_label(str(one["query"].values))
         for line in lines[1:]:
             line.set_label("_")
-    axis.legend(loc="best", fontsize=6.5, handlelength=1.2, labelspacing=0.25)
-    axis.set_title(f"weight of {curves['train'].values}", loc="left")
+
+
+def draw_key(figure: Figure, axis: Axes, curves: xr.DataArray, where: str) -> None:
+    """Write which line style is which estimator outside of the panels, at `where`."""
+    names = [panels.title(str(name)) for name in curves["estimator"].values]
+    lines = [
+        axis.plot([], [], color="0.3", linestyle=style, label="_")[0]
+        for _, style in zip(names, panels.STYLES * 9, strict=False)
+    ]
+    figure.legend(lines, names, loc=f"outside {where}", ncols=len(names))

@@ -34,7 +34,7 @@ def draw(curves: xr.DataArray) -> Figure:
         one = others.sel(train=train)
         _heats(figure, axes[row], one, time, log, f"weight of {train}")
         _strongest(axes[row, -1], one, time, log)
-    _key(figure, axes[0, -1], others)
+    _overview.draw_key(figure, axes[0, -1], others, "lower right")
     return figure
 
 
@@ -66,23 +66,8 @@ def _order(curves: xr.DataArray) -> IntArray:
 
 
 def _strongest(axis: Axes, curves: xr.DataArray, time: str, log: bool) -> None:
-    peaks = np.abs(curves.isel(estimator=0).values).max(axis=0)
-    for k, query in enumerate(np.argsort(-peaks, kind="stable")[:CURVES]):
-        one = curves.isel(query=query)
-        lines = panels.draw_curves(
-            axis, one, time=time, colors=[panels.OKABE_ITO[k]], styles=panels.STYLES, width=1.2
-        )
-        lines[0].set_label(str(one["query"].values))
-        for line in lines[1:]:
-            line.set_label("_")
+    _overview.draw_strongest(axis, curves, time, CURVES)
     _overview.scale(axis, curves[time].values, log)
     axis.legend(loc="best", fontsize=7, handlelength=1.2, labelspacing=0.25, frameon=False)
     axis.set_ylabel(panels.INFLUENCE_LABEL)
     axis.set_title("the most affected queries")
-
-
-def _key(figure: Figure, axis: Axes, curves: xr.DataArray) -> None:
-    pairs = zip(curves["estimator"].values, panels.STYLES * 9, strict=False)
-    key = [axis.plot([], [], color="0.3", linestyle=style, label="_")[0] for _, style in pairs]
-    labels = [panels.title(str(name)) for name in curves["estimator"].values]
-    figure.legend(key, labels, loc="outside lower right", ncols=len(key))

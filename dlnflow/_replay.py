@@ -8,7 +8,7 @@ import numpy as np
 
 from dlnflow import network
 from dlnflow._progress import Progress
-from dlnflow._simulation import DIVERGENCE_FACTOR, Problem
+from dlnflow._simulation import Problem
 from dlnflow.network import Pass, Weights
 from dlnflow.optimizers import Base, State
 
@@ -35,7 +35,8 @@ def forward(problem: Problem, stop: int, *, description: str = "training") -> It
     Raises
     ------
     DivergenceError
-        As soon as the error exceeds `DIVERGENCE_FACTOR` times its initial value.
+        As soon as the error exceeds `dlnflow._simulation.DIVERGENCE_FACTOR` times its
+        initial value.
     """
     with Progress(stop, description) as progress:
         for moment in _steps(problem, 0, stop, None):
@@ -64,13 +65,10 @@ def _steps(problem: Problem, first: int, stop: int, start: Moment | None) -> Ite
     weights = problem.weights if start is None else start.weights
     state = problem.optimizer.start(weights) if start is None else start.state
     scaled = problem.scaled(np.ones(problem.n_items))
-    initial = network.losses(problem.weights, problem.x, problem.y)
-    limit = DIVERGENCE_FACTOR * 2 * np.sum(initial)
     for step in range(first, stop):
         with np.errstate(all="ignore"):
             products = network.propagate(weights, problem.x, problem.y, scaled)
-            if not np.vdot(products.residual, products.residual) <= limit:
-                raise problem.diverged(step)
+            problem.check(products.residual, step)
             gradients = network.gradients(products)
             moved, new_state = [w.copy() for w in weights], copy.deepcopy(state)
             problem.optimizer.step(moved, gradients, new_state)

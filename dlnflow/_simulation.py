@@ -1,12 +1,14 @@
 """The loops that train: discrete steps or gradient flow, with or without derivatives.
 
 Everything here works on plain weights; `dlnflow.training` gives it names and units. A *record*
-function turns the weights at a requested step into what is kept, so that a run of any length
-stores only what was asked for.
+function turns the weights at a requested step into what is kept, so that a discrete run of any
+length stores only what was asked for. The ODE solver of gradient flow holds its state at all
+requested steps of a stretch of constant item weights until that stretch is solved.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -61,6 +63,30 @@ class Problem:
         """w_i / N with an axis for the output dimension, shape (..., 1, N)."""
         return item_weights[..., None, :] / self.n_items
 
+    @cached_property
+    def error_limit(self) -> float:
+        """Summed squared error of one network beyond which it has diverged."""
+        residual = self.y - network.outputs(self.weights, self.x)[-1]
+        return DIVERGENCE_FACTOR * float(np.vdot(residual, residual))
+
+    def check(self, residual: FloatArray, step: int) -> None:
+        """Raise if the mean squared error of the networks in `residual` is beyond the limit.
+
+        Written so that NaN fails. The one test of divergence for every discrete loop.
+
+        Raises
+        ------
+        DivergenceError
+            If it is.
+        """
+        networks = residual.size // self.y.size
+        if not np.vdot(residual, residual) <= networks * self.error_limit:
+            raise self.diverged(step)
+
+    def check_end(self, weights: Weights, step: int) -> None:
+        """Apply `check` to weights after the last step."""
+        self.check(self.y - network.outputs(weights, self.x)[-1], step)
+
     def diverged(self, step: int) -> DivergenceError:
         """Return the error to raise when the loss has blown up at `step`."""
         return DivergenceError(
@@ -85,9 +111,8 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
     """
     if problem.optimizer is None:
         return _flow(problem, steps, schedule, record)
-    weights, state = problem.copies(schedule.batch), None
+    weights = problem.copies(schedule.batch)
     wanted, kept = set(steps.tolist()), []
-    limit = None
     with Progress(int(steps[-1]), "training") as progress, np.errstate(all="ignore"):
         state = problem.optimizer.start(weights)
         for first, last, item_weights in schedule.segments(int(steps[-1])):
@@ -96,22 +121,12 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
                 if step in wanted:
                     kept.append(record(weights))
                 products = network.propagate(weights, problem.x, problem.y, scaled)
-                error = np.vdot(products.residual, products.residual)
-                limit = DIVERGENCE_FACTOR * error if limit is None else limit
-                if not error <= limit:
-                    raise problem.diverged(step)
+                problem.check(products.residual, step)
                 problem.optimizer.step(weights, network.gradients(products), state)
                 progress.advance()
-        _check_end(problem, weights, limit, int(steps[-1]))
+        problem.check_end(weights, int(steps[-1]))
     kept.append(record(weights))
     return np.stack(kept)
-
-
-def _check_end(problem: Problem, weights: Weights, limit: float | None, step: int) -> None:
-    """Apply the test of every step to the weights after the last one."""
-    residual = problem.y - network.outputs(weights, problem.x)[-1]
-    if limit is not None and not np.vdot(residual, residual) <= limit:
-        raise problem.diverged(step)
 
 
 def run_tangents(
@@ -149,7 +164,7 @@ def run_tangents(
     tangents = [np.zeros(directions.shape[:1] + w.shape) for w in weights]
     forcing = problem.scaled(directions)
     optimizer = problem.optimizer
-    wanted, kept, limit = set(steps.tolist()), [], None
+    wanted, kept = set(steps.tolist()), []
     with (
         Progress(int(steps[-1]), "training with derivatives") as progress,
         np.errstate(all="ignore"),
@@ -161,16 +176,13 @@ def run_tangents(
                 if step in wanted:
                     kept.append(record(weights, tangents))
                 products = network.propagate(weights, problem.x, problem.y, scaled)
-                error = np.vdot(products.residual, products.residual)
-                limit = DIVERGENCE_FACTOR * error if limit is None else limit
-                if not error <= limit:
-                    raise problem.diverged(step)
+                problem.check(products.residual, step)
                 gradients = network.gradients(products)
                 moved = network.gradient_tangents(weights, tangents, products, scaled, forcing)
                 optimizer.step(weights, gradients, state)
                 optimizer.step_tangent(tangents, moved, state_tangent, base=Base(gradients, state))
                 progress.advance()
-        _check_end(problem, weights, limit, int(steps[-1]))
+        problem.check_end(weights, int(steps[-1]))
     kept.append(record(weights, tangents))
     return np.stack(kept)
 

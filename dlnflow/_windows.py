@@ -13,7 +13,7 @@ import numpy as np
 
 from dlnflow import network
 from dlnflow._progress import Progress
-from dlnflow._simulation import DIVERGENCE_FACTOR, Problem
+from dlnflow._simulation import Problem
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Pass
 
@@ -83,7 +83,8 @@ def differences(
     Raises
     ------
     DivergenceError
-        As soon as the error of one branch exceeds `DIVERGENCE_FACTOR` times the initial one.
+        As soon as the error of one branch exceeds `dlnflow._simulation.DIVERGENCE_FACTOR` times
+        the initial one.
     """
     numbers = sum(w.size for w in problem.weights) * windows.most_open
     per_pass = max(1, MAX_NUMBERS // numbers)
@@ -128,8 +129,6 @@ class _Rows:
         self._state = problem.optimizer.start(self._weights)
         self._scaled = problem.scaled(np.ones((1, problem.n_items)))
         self._changed = problem.scaled(item_weights)
-        initial = network.losses(problem.weights, problem.x, problem.y)
-        self._limit = DIVERGENCE_FACTOR * 2 * np.sum(initial)
         self.open: list[int] = []
 
     def propagate(self, step: int) -> Pass:
@@ -137,7 +136,7 @@ class _Rows:
         problem = self._problem
         products = network.propagate(self._weights, problem.x, problem.y, self._scaled)
         error = np.einsum("bdi,bdi->b", products.residual, products.residual)
-        if not np.all(error <= self._limit):
+        if not np.all(error <= problem.error_limit):  # every branch on its own
             raise problem.diverged(step)
         return products
 

@@ -16,6 +16,7 @@ import typer
 import xarray as xr
 
 from dlnflow import _report, datasets, result
+from dlnflow._checks import did_you_mean
 from dlnflow._command import explained
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
@@ -164,8 +165,6 @@ def selftest(
 
 
 def _known(names: list[str]) -> None:
-    from dlnflow._checks import did_you_mean
-
     for name in names:
         if name not in ESTIMATORS:
             hint = did_you_mean(name, list(ESTIMATORS))
