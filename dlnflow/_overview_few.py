@@ -51,7 +51,9 @@ def _heats(
         axis.set_title(panels.title(str(curves["estimator"].values[k])))
         axis.set_xlabel(time.replace("_", " "))
         axis.set_yticks([])
-    _overview.name_ticks(axes[0].set_yticks, curves["query"].values[order], offset=0.5)
+    own = str(curves["train"].values)
+    names = [f"{q} (self, not drawn)" if q == own else q for q in curves["query"].values[order]]
+    _overview.name_ticks(axes[0].set_yticks, np.array(names), offset=0.5)
     axes[0].tick_params(length=0, axis="y")
     axes[0].set_ylabel(f"{name},\ninfluence on")
     bar = figure.colorbar(mesh, ax=list(axes[:-1]), aspect=45, pad=0.01)

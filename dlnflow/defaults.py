@@ -71,11 +71,17 @@ def learning_rate(task: Task, weights: Sequence[FloatArray], optimizer: str) -> 
     depth, hidden = len(weights), weights[0].shape[0]
     if optimizer == "adam":
         return float(ADAM_FRACTION * np.sqrt(task.modes.s[0] ** (2 / depth) / hidden))
-    norms = np.array([np.linalg.norm(w, 2) for w in weights])
+    norms = np.array([_spectral_norm(w) for w in weights])
     others = [np.prod(np.delete(norms, layer)) ** 2 for layer in range(depth)]
     curvature = max(float(np.sum(others)) * np.linalg.norm(task.x, 2) ** 2 / task.n_items, 1e-300)
     step = STEP_FRACTION * min(stable_learning_rate(task, depth, "gd"), 2 / curvature)
     return step * (1 - MOMENTUM) if optimizer == "momentum" else step
+
+
+def _spectral_norm(w: FloatArray) -> float:
+    """|w|_2 through the smaller Gram matrix, so that width hardly counts."""
+    gram = w @ w.T if w.shape[0] < w.shape[1] else w.T @ w
+    return float(np.sqrt(np.linalg.norm(gram, 2)))
 
 
 def time_per_step(task: Task, learning_rate: float, optimizer: str) -> float:

@@ -78,7 +78,7 @@ class Run:
         if self.depth < 2:
             raise ValueError("`depth` must be at least 2 (the number of weight matrices), got 1.")
         if self.learning_rate is None:
-            rate = defaults.learning_rate(self.task, self.initial_weights(), self.optimizer)
+            rate = defaults.learning_rate(self.task, self._initial, self.optimizer)
             self._store("learning_rate", rate)
         self._store("learning_rate", _checks.positive("learning_rate", self.learning_rate))
         if self.n_steps is None:
@@ -113,8 +113,13 @@ class Run:
 
     def initial_weights(self) -> tuple[FloatArray, ...]:
         """Initial weights (W_1, ..., W_L): for two layers (hidden, n_in) and (d_out, hidden)."""
+        return tuple(w.copy() for w in self._initial)
+
+    @cached_property
+    def _initial(self) -> Weights:
+        """Drawn once; not to be changed."""
         sizes = [self.task.n_in, *[self.hidden] * (self.depth - 1), self.task.n_out]
-        return tuple(network.initial_weights(sizes, self.init_std, self.seed))
+        return network.initial_weights(sizes, self.init_std, self.seed)
 
     def flow_time(self, steps: ArrayLike) -> FloatArray:
         """Dimensionless time in which mode strengths obey da/dt = L a^(2-2/L) (s - a).
@@ -190,8 +195,9 @@ class Run:
 
     @cached_property
     def _reduced(self) -> tuple[Weights, FloatArray | None]:
-        weights = list(self.initial_weights())
-        return (weights, None) if self.optimizer == "adam" else network.reduced(weights)
+        if self.optimizer == "adam":
+            return self._initial, None
+        return network.reduced(self._initial)
 
     def train(self, steps: ArrayLike, weights: ArrayLike | Schedule | None = None) -> Trajectory:
         """Train and keep the weights at the requested steps.

@@ -48,6 +48,8 @@ def test_width_5000_costs_what_width_50_costs(estimator):
         run = dln.Run(task, hidden=hidden, n_steps=1700)
         return dln.ESTIMATORS[estimator](run, steps)
 
-    narrow, wide = _seconds(lambda: work(50)), _seconds(lambda: work(5000))
-    print(f"\n{estimator}: width 50 {narrow:.3f} s, width 5000 {wide:.3f} s, {wide / narrow:.2f}")
-    assert wide / narrow <= 1.5
+    # In turn, so that a change of the machine's speed meets both: the median of ratios.
+    pairs = [(_seconds(lambda: work(50), 1), _seconds(lambda: work(5000), 1)) for _ in range(9)]
+    ratio = float(np.median([wide / narrow for narrow, wide in pairs]))
+    print(f"\n{estimator}: width 5000 against 50, {ratio:.2f} times the time")
+    assert ratio <= 1.5
