@@ -86,7 +86,7 @@ class GradientData:
     def key(self) -> dict[str, object]:
         """Return what identifies this data in a manifest."""
         return {"sha256": self.sha256, "rows": self.rows, "length": self.length,
-                "repeat_share": self.repeat_share}  # fmt: skip
+                "repeat_share": self.repeat_share, "segment": list(self.segment)}  # fmt: skip
 
     def batch(self, *words: int) -> NDArray[np.int32]:
         """Return the minibatch named by some numbers: seed, checkpoint, chain, step."""
