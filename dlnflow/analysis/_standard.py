@@ -35,17 +35,21 @@ def usable(traces: xr.DataArray, differences: bool) -> list[NDArray[np.intp]]:
 
 
 def blocks(
-    traces: xr.DataArray, t: int, kept: NDArray[np.intp], *, normalised: bool, differences: bool
-) -> Iterator[tuple[slice, FloatArray]]:
+    traces: xr.DataArray, t: int, kept: NDArray[np.intp], *, normalised: bool, differences: bool,
+    parts: Sequence[slice | NDArray[np.intp]] | None = None,
+) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:  # fmt: skip
     """Yield z (chains, draws, block), so that sum over chains and draws of z_k z_l is the estimate.
 
     Centred per chain (nearly constant losses would lose their digits otherwise). The pooled sum
     is the Pearson correlation if `normalised`, else the covariance. Items that never move are 0.
+    `parts` are the items of the blocks; by default stretches of `BLOCK`.
     """
     losses = traces.transpose("time", "chain", "draw", "item").values[t]
-    for start in range(0, losses.shape[-1], BLOCK):
-        part = slice(start, min(start + BLOCK, losses.shape[-1]))
-        z = losses[kept, :, part].astype(np.float64)
+    if parts is None:
+        starts = range(0, losses.shape[-1], BLOCK)
+        parts = [slice(start, min(start + BLOCK, losses.shape[-1])) for start in starts]
+    for part in parts:
+        z = losses[kept][:, :, part].astype(np.float64)
         if differences:
             z = np.diff(z, axis=1)
         z -= z.mean(axis=1, keepdims=True)

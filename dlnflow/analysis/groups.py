@@ -9,6 +9,8 @@ With z the standardised loss, s_g = sum_{k in g} z_k and pairs of the same item 
 so one pass over the losses gives every entry.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow import result
 from dlnflow._checks import one_of
 from dlnflow._typing import FloatArray
+from dlnflow.analysis._same_token import same_token
 from dlnflow.analysis._standard import blocks, membership, scale_of, usable
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling.traces import labelled
@@ -28,7 +31,7 @@ def groups(
     classes: xr.DataArray | ArrayLike,
     *,
     normalised: bool = True,
-    exclude: str = "item",
+    exclude: str | Sequence[str] = "item",
     differences: bool = False,
 ) -> xr.DataArray:
     """Mean influence of every class on every class at every checkpoint.
@@ -42,8 +45,9 @@ def groups(
         (item, token_class). Classes may overlap.
     normalised : bool
         Minus the Pearson correlation; else -(n_beta / N) Cov.
-    exclude : {"item", "row"}
-        Pairs left out: an item with itself, or all pairs within one sequence.
+    exclude : {"item", "row", "token"} or several of them
+        Pairs left out: an item with itself (always), all pairs within one sequence, all pairs
+        of the same vocabulary id.
     differences : bool
         Use draw-to-draw differences of the losses, which removes drifts that are slow compared
         with the distance of draws. A rise that vanishes then was shared drift.
@@ -62,19 +66,19 @@ def groups(
     ValueError
         If a class has no tokens, draws are too few, or shapes disagree.
     """
-    one_of("exclude", exclude, ("item", "row"))
+    without = excluded(exclude)
     members, names = membership(classes, traces.sizes["item"])
     kept = usable(traces, differences)
-    row_of, n_rows = _rows(traces)
-    counts = _counts(members, row_of, n_rows)
+    layout = _layout(traces, members, without)
+    ones = np.ones((1, 1, traces.sizes["item"]))
+    pairs = layout.sums(lambda parts=None: ((p, ones[:, :, p]) for p in parts or [slice(None)]))
     found = []
     for t, chains in enumerate(kept):
         if len(chains) == 0:
             found.append(_nothing(len(names)))
             continue
-        z = blocks(traces, t, chains, normalised=normalised, differences=differences)
-        sums, own = _sums(z, members, row_of, n_rows)
-        found.append(_estimate(sums, own, counts, exclude))
+        z = partial(blocks, traces, t, chains, normalised=normalised, differences=differences)
+        found.append(_estimate(layout.sums(z), pairs))
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
     units = "minus the Pearson correlation" if normalised else result.UNITS
@@ -82,7 +86,7 @@ def groups(
         scale * stacked["value"], traces.time.values, names, names, estimator="bif",
         flow_time=np.full(traces.sizes["time"], np.nan),
         attrs={"normalised": int(normalised), "units": units, "differences": int(differences),
-               "exclude": exclude},
+               "exclude": ", ".join(sorted(without))},
     )  # fmt: skip
     chain_error, row_error = (abs(scale) * stacked[n] for n in ("chain_error", "row_error"))
     judged = diagnostics.summary(_class_means(traces, members, names))
@@ -90,7 +94,7 @@ def groups(
         standard_error=(array.dims, np.hypot(chain_error, row_error)),
         chain_error=(array.dims, chain_error),
         row_error=(array.dims, row_error),
-        pairs=(("query", "train"), counts.pairs(exclude)),
+        pairs=(("query", "train"), pairs.by_chain[0]),
         **{name: ("time", value.values) for name, value in judged.items()},
     )
 
@@ -103,43 +107,71 @@ class Estimate(NamedTuple):
     row_error: FloatArray
 
 
-class Counts(NamedTuple):
-    """Items by class (G,), by row and class (R, G), in both of two classes by row (R, G, G)."""
+class Sums(NamedTuple):
+    """Sums of z_k z_l over pairs that are kept: by chain (C, G, G), without each row (R, G, G)."""
 
-    total: FloatArray
-    by_row: FloatArray
-    both: FloatArray
+    by_chain: FloatArray
+    without_row: FloatArray
 
-    def pairs(self, exclude: str) -> FloatArray:
-        """Return the number of pairs that are averaged, (G, G)."""
-        if exclude == "row":
-            same = np.einsum("rg,rh->gh", self.by_row, self.by_row)
+
+class Layout(NamedTuple):
+    """Who is in which class (K, G) and row (K,), the id of every item, and what is left out."""
+
+    members: FloatArray
+    row_of: NDArray[np.intp]
+    ids: NDArray[np.intp] | None
+    without: frozenset[str]
+
+    @property
+    def rows(self) -> list[NDArray[np.intp]]:
+        """Return the items of every row."""
+        return [np.flatnonzero(self.row_of == r) for r in range(self.row_of.max() + 1)]
+
+    def sums(self, z: Callable) -> Sums:
+        """Sum over pairs; `z` gives blocks of standardised losses, of ones to count pairs."""
+        by_row, own = _sums(z(), self.members, self.row_of)
+        total = by_row.sum(0)
+        every = np.einsum("cdg,cdh->cgh", total, total)
+        rest = total - by_row
+        every_rest = np.einsum("rcdg,rcdh->rgh", rest, rest, optimize=True)
+        if self.ids is not None:
+            by_rows = partial(z, parts=self.rows)
+            or_row = "row" in self.without
+            within, lost = same_token(by_rows, self.members, self.ids, or_row=or_row)
         else:
-            same = self.both.sum(0)
-        return np.outer(self.total, self.total) - same
+            if "row" in self.without:
+                own = np.einsum("rcdg,rcdh->rcgh", by_row, by_row, optimize=True)
+            within, lost = own.sum(0), own.sum(1)
+        return Sums(every - within, every_rest - (within.sum(0) - lost))
 
 
-def _rows(traces: xr.DataArray) -> tuple[NDArray[np.intp], int]:
-    """Return the sequence of every item, numbered from 0; one sequence if there are none."""
-    if "row" not in traces.coords:
-        return np.zeros(traces.sizes["item"], np.intp), 1
-    unique, of = np.unique(traces["row"].values, return_inverse=True)
-    return of, len(unique)
+def excluded(exclude: str | Sequence[str]) -> frozenset[str]:
+    """Return the kinds of pairs that are left out."""
+    asked = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    for one in asked:
+        one_of("exclude", one, ("item", "row", "token"))
+    return frozenset(asked) - {"item"} or frozenset({"item"})
 
 
-def _counts(members: FloatArray, row_of: NDArray[np.intp], n_rows: int) -> Counts:
-    by_row = np.zeros((n_rows, members.shape[1]))
-    np.add.at(by_row, row_of, members)
-    both = np.stack([members[row_of == r].T @ members[row_of == r] for r in range(n_rows)])
-    return Counts(members.sum(0), by_row, both)
+def _layout(traces: xr.DataArray, members: FloatArray, without: frozenset[str]) -> Layout:
+    """Number rows and ids from 0; one row if there are none."""
+    numbered = {}
+    for name in ("row", "token"):
+        if name in traces.coords:
+            numbered[name] = np.unique(traces[name].values, return_inverse=True)[1]
+    if "token" in without and "token" not in numbered:
+        raise ValueError('`exclude` has "token", but `traces` have no coordinate "token" with the '
+                         "vocabulary ids of the items; assign one.")  # fmt: skip
+    row_of = numbered.get("row", np.zeros(len(members), np.intp))
+    return Layout(members, row_of, numbered["token"] if "token" in without else None, without)
 
 
-def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp], n_rows: int):
+def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp]):
     """Return s[r] (R, chains, draws, G) and own[r] (R, chains, G, G), sum over k of z_k^2."""
     sums = own = None
     for part, z in z_blocks:
         if sums is None:
-            n_classes = members.shape[1]
+            n_rows, n_classes = row_of.max() + 1, members.shape[1]
             sums = np.zeros((n_rows, *z.shape[:2], n_classes))
             own = np.zeros((n_rows, z.shape[0], n_classes, n_classes))
         squares = np.einsum("cdk,cdk->ck", z, z)
@@ -153,33 +185,19 @@ def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp], n_rows: int):
     return sums, own
 
 
-def _estimate(sums: FloatArray, own: FloatArray, counts: Counts, exclude: str) -> Estimate:
-    """Turn sums into means over pairs, by chain and without each row."""
-    n_chains = own.shape[1]
-    total = sums.sum(0)
-    every = np.einsum("cdg,cdh->cgh", total, total)
-    within = np.einsum("rcdg,rcdh->rcgh", sums, sums) if exclude == "row" else own
-    pairs = counts.pairs(exclude)
-    per_chain = _ratio((every - within.sum(0)), pairs / n_chains)
+def _estimate(sums: Sums, pairs: Sums) -> Estimate:
+    """Turn sums into means over pairs, with the errors of chains and of rows."""
+    n_chains, n_rows = len(sums.by_chain), len(sums.without_row)
+    per_chain = _ratio(sums.by_chain, pairs.by_chain / n_chains)
     value = per_chain.mean(0)
     spread = per_chain.std(0, ddof=1) if n_chains > 1 else np.full(value.shape, np.nan)
-    return Estimate(value, spread / np.sqrt(n_chains), _row_error(sums, within, counts, exclude))
-
-
-def _row_error(sums: FloatArray, within: FloatArray, counts: Counts, exclude: str) -> FloatArray:
-    """Jackknife over sequences of the mean over pairs."""
-    n_rows = len(sums)
-    if n_rows == 1:
-        return np.zeros(within.shape[2:])
-    without = []
-    for r in range(n_rows):
-        rest = np.delete(np.arange(n_rows), r)
-        s = sums.sum(0) - sums[r]
-        left = Counts(counts.total - counts.by_row[r], counts.by_row[rest], counts.both[rest])
-        numerator = np.einsum("cdg,cdh->gh", s, s) - within[rest].sum((0, 1))
-        without.append(_ratio(numerator, left.pairs(exclude)))
-    deviation = np.stack(without) - np.nanmean(without, axis=0)
-    return np.sqrt((n_rows - 1) / n_rows * np.nansum(deviation**2, axis=0))
+    row_error = np.zeros(value.shape)
+    if n_rows > 1:  # jackknife
+        without = _ratio(sums.without_row, pairs.without_row)
+        some = np.maximum(np.isfinite(without).sum(0), 1)
+        deviation = without - np.nansum(without, axis=0) / some
+        row_error = np.sqrt((n_rows - 1) / n_rows * np.nansum(deviation**2, axis=0))
+    return Estimate(value, spread / np.sqrt(n_chains), row_error)
 
 
 def _ratio(numerator: FloatArray, pairs: FloatArray) -> FloatArray:

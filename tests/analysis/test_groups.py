@@ -18,6 +18,9 @@ from tests.tolerances import ALGEBRA
 NAMES = ["a", "b", "c"]
 
 
+EXCLUDED = ["item", "row", "token", ("row", "token")]
+
+
 def make(values, rows=None, **attrs):
     values = np.asarray(values)
     n_items = values.shape[-1]
@@ -36,6 +39,12 @@ def random_traces(seed=0, shape=(2, 3, 12, 9), rows=True):
     return make(values, np.arange(shape[-1]) // 3 if rows else None)
 
 
+def with_ids(traces, seed):
+    """Give the items vocabulary ids, some of them shared within and between rows."""
+    ids = np.random.default_rng(seed).integers(0, 5, traces.sizes["item"])
+    return traces.assign_coords(token=("item", ids))
+
+
 def random_classes(seed=0, n_items=9):
     members = np.random.default_rng(seed).random((n_items, 3)) < 0.4
     members[[0, 1, 4], [0, 1, 2]] = True
@@ -43,23 +52,31 @@ def random_classes(seed=0, n_items=9):
     return xr.DataArray(members, dims=("item", "token_class"), coords={"token_class": NAMES})
 
 
-def pair_mean(full, members, g, h, different):
+def pair_mean(full, members, g, h, kept):
     """Mean of full[k, l] over k in class g and l in class h by a loop over pairs."""
     k, l = np.flatnonzero(members[:, g]), np.flatnonzero(members[:, h])
-    pairs = [(i, j) for i, j in itertools.product(k, l) if different[i] != different[j]]
-    return np.mean([full[p] for p in pairs]), len(pairs)
+    pairs = [(i, j) for i, j in itertools.product(k, l) if kept[i, j]]
+    return np.mean([full[p] for p in pairs]) if pairs else np.nan, len(pairs)
 
 
-@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["item", "row"]), st.booleans())
+def different(traces, exclude):
+    """Which pairs of items are kept, (K, K)."""
+    kept = ~np.eye(traces.sizes["item"], dtype=bool)
+    for name in set(np.atleast_1d(exclude)) - {"item"}:
+        kept &= traces[name].values[:, None] != traces[name].values
+    return kept
+
+
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(EXCLUDED), st.booleans())
 def test_groups_from_sums_are_those_of_the_matrix(seed, normalised, exclude, differences):
-    traces, classes = random_traces(seed), random_classes(seed)
+    traces, classes = with_ids(random_traces(seed), seed), random_classes(seed)
     found = groups(traces, classes, normalised=normalised, exclude=exclude, differences=differences)
     used = make(np.diff(traces, axis=2), traces.row) if differences else traces
     full = from_traces(used, normalised, errors=False)
-    number = np.arange(9) if exclude == "item" else traces.row.values
+    kept = different(traces, exclude)
     for t, g, h in itertools.product(range(2), range(3), range(3)):
-        mean, n = pair_mean(full.values[t], classes.values, g, h, number)
-        assert found.values[t, g, h] == pytest.approx(mean, rel=1e-9, abs=ALGEBRA)
+        mean, n = pair_mean(full.values[t], classes.values, g, h, kept)
+        assert found.values[t, g, h] == pytest.approx(mean, rel=1e-9, abs=ALGEBRA, nan_ok=True)
         assert found.pairs.values[g, h] == n
 
 
@@ -93,11 +110,18 @@ def test_chain_error_is_the_spread_of_chains():
     np.testing.assert_allclose(found.chain_error, expected, rtol=1e-9)
 
 
-def test_row_error_is_a_jackknife():
-    traces, classes = random_traces(), random_classes()
-    found = groups(traces, classes)
+@pytest.mark.parametrize("exclude", EXCLUDED)
+def test_row_error_is_a_jackknife(exclude):
+    traces = with_ids(random_traces(shape=(2, 3, 12, 18)), 0)
+    traces = traces.assign_coords(row=("item", np.arange(18) // 6))
+    members = (
+        np.random.default_rng(0).random((18, 3)) < np.where(np.arange(18) % 6 < 3, 1, 0.3)[:, None]
+    )
+    classes = xr.DataArray(members, dims=("item", "token_class"), coords={"token_class": NAMES})
+    found = groups(traces, classes, exclude=exclude)
     keep = [np.flatnonzero(traces.row.values != r) for r in range(3)]
-    without = [groups(traces.isel(item=i), classes.isel(item=i)).values for i in keep]
+    without = [groups(traces.isel(item=i), classes.isel(item=i), exclude=exclude).values
+               for i in keep]  # fmt: skip
     deviation = without - np.mean(without, axis=0)
     expected = np.sqrt(2 / 3 * np.sum(deviation**2, axis=0))
     np.testing.assert_allclose(found.row_error, expected, rtol=1e-9, atol=1e-13)
@@ -123,6 +147,14 @@ def test_shared_fluctuation_has_its_known_correlation():
     found = groups(traces, np.ones((10, 1)))
     assert float(found.squeeze()) == pytest.approx(-0.5, abs=0.02)
     assert found.verdict.item() == "mixed"
+
+
+def test_unknown_or_impossible_exclusions_are_refused():
+    traces, classes = random_traces(), random_classes()
+    with pytest.raises(ValueError, match="`exclude`"):
+        groups(traces, classes, exclude="column")
+    with pytest.raises(ValueError, match="vocabulary ids"):
+        groups(traces, classes, exclude=("row", "token"))
 
 
 def test_differences_remove_a_slow_drift():
