@@ -2,12 +2,13 @@
 
 import importlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dlnflow import plotting
@@ -57,11 +58,19 @@ def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None
 @app.command()
 def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     """Draw the figures of the language model: train, sample, draw; goes on if it was stopped."""
-    _draw(LM, only, scale, out)
+    from paper_figures import _lm_data
+
+    _draw(LM, only, scale, out, _lm_data.tell)
 
 
-def _draw(known: dict[int | str, str], only: list[str] | None, scale: Scale, out: Path) -> None:
-    """Draw the chosen figures, print what they claim, exit with 1 if a claim does not hold."""
+def _draw(
+    known: dict[int | str, str], only: list[str] | None, scale: Scale, out: Path,
+    listeners: list[Callable[[str], None]] | None = None,
+) -> None:  # fmt: skip
+    """Draw the chosen figures, print what they claim, exit with 1 if a claim does not hold.
+
+    Long work calls the `listeners` with what it is doing.
+    """
     unknown = sorted(set(only or []) - set(map(str, known)))
     if unknown:
         listed = ", ".join(map(str, known))
@@ -71,7 +80,10 @@ def _draw(known: dict[int | str, str], only: list[str] | None, scale: Scale, out
     with _progress() as progress:
         bar = progress.add_task("", total=len(numbers))
         for number in numbers:
-            progress.update(bar, description=f"figure {number}")
+            show = _teller(progress, bar, number)
+            show("")
+            if listeners is not None:
+                listeners[:] = [show]
             row, failed = _one(known[number], scale, out)
             written.add_row(str(number), *row)
             problems += failed
@@ -82,6 +94,11 @@ def _draw(known: dict[int | str, str], only: list[str] | None, scale: Scale, out
     if problems:
         console.print("\n".join(problems), style="red", highlight=False)
         raise typer.Exit(1)
+
+
+def _teller(progress: Progress, bar: TaskID, number: int | str) -> Callable[[str], None]:
+    """Return a function that shows what is being done for a figure."""
+    return lambda text: progress.update(bar, description=f"figure {number} {text}")
 
 
 def _progress() -> Progress:

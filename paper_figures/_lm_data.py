@@ -1,7 +1,8 @@
 """The run, traces and scores that the language-model figures share; each is stored and reused."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,14 +11,14 @@ import xarray as xr
 
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.model import CONFIGURATIONS
+from dlnflow.lm.model import CONFIGURATIONS, Settings
 from dlnflow.lm.traces import sample_traces
 from dlnflow.lm.train import load_data, train
 from paper_figures._data import Scale
 
 OUT = Path(__file__).parent / "out" / "lm"
 PROCESSES = 2
-"""Chains that run at the same time."""
+"""Chains, or retrainings, that run at the same time."""
 CLASS_COLORS = {
     "word_part": "#0072B2", "word_end": "#56B4E9", "formatting": "#999999",
     "induction": "#D55E00", "left_delimiter": "#009E73", "right_delimiter": "#CC79A7",
@@ -36,51 +37,79 @@ class Size:
     steps: tuple[int, ...]
     chains: int
     draws: dict[str, int]
-    rows: int
+    rows: dict[str, int]
     device: str
 
 
 SIZES = {
     Scale.quick: Size(
-        "fast", (512, 1_000, 2_000, 2_500, 3_000, 4_500), 4, {"repeats": 250, "text": 100}, 16,
-        "cpu",
+        "fast", (250, 750, 1_000, 1_250, 1_500, 1_750, 2_250, 3_500), 4,
+        {"repeats": 150, "text": 100}, {"repeats": 64, "text": 32}, "cpu",
     ),
     Scale.paper: Size(
         "pythia-14m", (0, 128, 512, *range(1_000, 20_001, 1_000)), 4,
-        {"repeats": 250, "text": 250}, 32, "cuda",
+        {"repeats": 250, "text": 250}, {"repeats": 64, "text": 32}, "cuda",
     ),
 }  # fmt: skip
+tell: list[Callable[[str], None]] = []
+"""Called with a word on what is being done; the command shows it."""
+
+
+def settings(scale: Scale, seed: int = 0) -> Settings:
+    """Return the settings of the run of a seed."""
+    return replace(CONFIGURATIONS[SIZES[scale].configuration], seed=seed)
+
+
+def folder(scale: Scale, seed: int = 0) -> Path:
+    """Return where the run of a seed is."""
+    return OUT / f"{SIZES[scale].configuration}-seed{seed}"
 
 
 @cache
-def ladder(scale: Scale) -> Checkpoints:
+def ladder(scale: Scale, seed: int = 0) -> Checkpoints:
     """Train the model, or go on where that stopped."""
-    size = SIZES[scale]
-    folder = OUT / size.configuration
-    return train(CONFIGURATIONS[size.configuration], folder, device=size.device)
+    run = settings(scale, seed)
+
+    def progress(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            say(f"training, step {step} of {run.n_steps}, loss {loss:.2f}")
+
+    return train(run, folder(scale, seed), device=SIZES[scale].device, progress=progress)
 
 
 @cache
-def scores(scale: Scale) -> xr.Dataset:
+def scores(scale: Scale, seed: int = 0) -> xr.Dataset:
     """Return induction scores and losses on repeated sequences at every checkpoint."""
-    counts = load_data(OUT / SIZES[scale].configuration).training.counts
+    run = ladder(scale, seed)
+    counts = load_data(folder(scale, seed)).training.counts
     probe = induction.repeated_sequences(counts, n_sequences=32, disjoint=False)
-    return induction.measure(ladder(scale), probe, device=SIZES[scale].device)
+    return induction.measure(run, probe, device=SIZES[scale].device)
 
 
 @cache
-def traces(scale: Scale, observe: str) -> tuple[xr.DataArray, xr.DataArray]:
+def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.DataArray]:
     """Return loss traces and classes of held-out text or of repeated sequences."""
-    size = SIZES[scale]
-    ladder(scale)
-    folder = OUT / size.configuration
-    plan = experiment.plan(folder, observe=observe, steps=list(size.steps), rows=size.rows)
+    size, run = SIZES[scale], folder(scale, seed)
+    ladder(scale, seed)
+    plan = experiment.plan(run, observe=observe, steps=list(size.steps), rows=size.rows[observe])
     sampler = experiment.sampler(chains=size.chains, draws=size.draws[observe], device=size.device)
-    with ProcessPoolExecutor(
-        PROCESSES, mp_context=get_context("spawn"), initializer=experiment.one_thread
-    ) as pool:
+    with pool() as executor:
         sampled = sample_traces(
             plan.checkpoints, plan.gradient, plan.observed, sampler,
-            store=OUT / f"{size.configuration}-{observe}", executor=pool,
+            store=OUT / f"{run.name}-{observe}", executor=executor,
+            progress=lambda done, total: say(f"sampling {observe}, chain {done} of {total}"),
         )  # fmt: skip
     return sampled, plan.classes
+
+
+def pool() -> ProcessPoolExecutor:
+    """Return processes with one thread each."""
+    return ProcessPoolExecutor(
+        PROCESSES, mp_context=get_context("spawn"), initializer=experiment.one_thread
+    )
+
+
+def say(text: str) -> None:
+    """Tell whoever shows progress."""
+    for listener in tell:
+        listener(text)

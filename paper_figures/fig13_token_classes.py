@@ -26,7 +26,7 @@ HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class
 def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
     """Draw one text with the tokenizer of the run."""
     _lm_data.ladder(scale)
-    tokenizer = load_data(_lm_data.OUT / _lm_data.SIZES[scale].configuration).tokenizer
+    tokenizer = load_data(_lm_data.folder(scale)).tokenizer
     return show(tokenizer, TEXT)
 
 

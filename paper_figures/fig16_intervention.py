@@ -1,5 +1,8 @@
 """Figure 16: up-weighting induction patterns before, during or after the measured rise."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
@@ -7,14 +10,14 @@ from matplotlib.figure import Figure
 
 from dlnflow import plotting
 from dlnflow.analysis.groups import groups
-from dlnflow.lm.intervene import intervene, windows
-from dlnflow.lm.model import CONFIGURATIONS
+from dlnflow.lm.experiment import left_out
+from dlnflow.lm.intervene import Window, intervene, windows
 from dlnflow.lm.train import load_data
 from paper_figures import _lm_data, _style
 from paper_figures._data import Scale
 
 SEEDS = {Scale.quick: (0,), Scale.paper: (0, 1, 2)}
-"""Three retrainings beside the run without a window for each seed."""
+"""Each seed has its own influence curve, windows and four trainings."""
 WINDOW_COLORS = {"never": "0.3", "before": "#0072B2", "during": "#D55E00", "after": "#009E73"}
 HEADLINES = {
     "shift.before": "window before: transition {:+.0f} steps",
@@ -23,34 +26,68 @@ HEADLINES = {
 }
 
 
-def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
-    """Choose windows from figure 15's curve, retrain, draw the induction scores."""
-    found = groups(*_lm_data.traces(scale, "repeats"), exclude="row")
+def draw(scale: Scale, seeds: Sequence[int] | None = None) -> tuple[Figure, dict[str, float]]:
+    """Choose windows from figure 15's curve of every seed, retrain, draw the induction scores."""
+    seeds = SEEDS[scale] if seeds is None else tuple(seeds)
+    choices = {seed: chosen(scale, seed) for seed in seeds}
+    return show(xr.concat([retrained(scale, *one) for one in choices.items()], "seed"), choices)
+
+
+def chosen(scale: Scale, seed: int) -> dict[str, Window]:
+    """Return the windows that the influence of repeated on repeated tokens suggests."""
+    traces, classes = _lm_data.traces(scale, "repeats", seed)
+    found = groups(traces, classes, exclude=left_out(classes))
     curve = found.sel(query="repeated", train="repeated")
-    choices = windows(curve.time.values, curve.values)
-    name = _lm_data.SIZES[scale].configuration
-    result = intervene(
-        CONFIGURATIONS[name], _lm_data.OUT / f"{name}-windows", choices, seeds=SEEDS[scale],
-        data=load_data(_lm_data.OUT / name),
-    )  # fmt: skip
-    return show(result, {k: (w.start, w.stop) for k, w in choices.items()})
+    # from the first checkpoint on, where there is no circuit: what all losses share is no rise
+    return windows(curve.time.values, (curve - curve[0]).values)
 
 
-def show(result: xr.Dataset, spans: dict[str, tuple[int, int]]) -> tuple[Figure, dict[str, float]]:
-    """Draw scores, one line per seed; shaded: the windows."""
+def retrained(scale: Scale, seed: int, choices: dict[str, Window]) -> xr.Dataset:
+    """Train with every window and without one, until one checkpoint after the last window."""
+    run = _lm_data.settings(scale, seed)
+    last = max(window.stop for window in choices.values())
+    n_steps = min(run.n_steps, (last // run.every + 1) * run.every)
+    data = load_data(_lm_data.folder(scale, seed))
+    with _lm_data.pool() as executor:
+        return intervene(
+            replace(run, n_steps=n_steps), _lm_data.OUT / f"{run_name(scale)}-windows", choices,
+            seeds=[seed], data=data, executor=executor,
+            progress=lambda name: _lm_data.say(f"trained {name}"),
+        )  # fmt: skip
+
+
+def run_name(scale: Scale) -> str:
+    """Return the name of the configuration."""
+    return _lm_data.SIZES[scale].configuration
+
+
+def show(
+    result: xr.Dataset, choices: dict[int, dict[str, Window]]
+) -> tuple[Figure, dict[str, float]]:
+    """Draw one panel per seed; shaded: its windows."""
+    seeds = list(choices)
     with mpl.rc_context(plotting.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH * 0.7, 2.8)
-        axis = figure.subplots()
-        for name in result.window.values:
-            color = WINDOW_COLORS.get(str(name), "black")
-            for k, seed in enumerate(result.seed.values):
-                one = result.score.sel(window=name, seed=seed)
-                axis.plot(one.time, one, color=color, linewidth=1.1, label=None if k else str(name))
-            if str(name) in spans:
-                axis.axvspan(*spans[str(name)], color=color, alpha=0.12, linewidth=0)
-        axis.axhline(result.attrs["threshold"], color="0.7", linewidth=0.5)
-        axis.set(xlabel="training step", ylabel="induction score, best layer")
-        axis.legend(title="up-weighted", **_style.LEGEND)
+        width = _style.PAGE_WIDTH * (0.62 if len(seeds) == 1 else 1)
+        figure = _style.figure(width, 2.6)
+        axes = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
+        for axis, seed in zip(axes, seeds, strict=True):
+            for k, name in enumerate(map(str, result.window.values)):
+                one = result.score.sel(window=name, seed=seed).dropna("time")
+                color = WINDOW_COLORS.get(name, "black")
+                style = "--" if name == "never" else "-"
+                axis.plot(one.time, one, style, color=color, linewidth=1.1, label=name,
+                          zorder=3 - k / 10)  # fmt: skip
+                if name in choices[seed]:
+                    window = choices[seed][name]
+                    axis.axvspan(window.start, window.stop, color=color, alpha=0.12, linewidth=0)
+            axis.axhline(result.attrs["threshold"], color="0.5", linewidth=0.6, linestyle=":")
+            axis.set(xlabel="training step", title=f"seed {seed}")
+        axes[0].set_ylabel("induction score, best layer")
+        axes[0].legend(title="up-weighted", title_fontsize=6.5, **_style.LEGEND)
     shifts = result["shift"].mean("seed")
     claims = {f"shift.{name}": float(shifts.sel(window=name)) for name in result.window.values}
+    for seed in seeds:
+        for name in result.window.values:
+            crossed = float(result.crossing.sel(seed=seed, window=name))
+            claims[f"crossing.{name}.seed{seed}"] = crossed
     return figure, {k: v for k, v in claims.items() if np.isfinite(v)}

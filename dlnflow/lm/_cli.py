@@ -125,7 +125,9 @@ def sample(
     observe: Annotated[
         str, typer.Option(help="repeats: random sequences repeated; text: held-out rows.")
     ] = "text",
-    rows: Annotated[int, typer.Option(min=1, help="Observed sequences.")] = 32,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Observed sequences. Default: 32 text, 64 repeats.")
+    ] = None,
     chains: Annotated[int, typer.Option(min=1)] = 4,
     draws: Annotated[int, typer.Option(min=4)] = 250,
     as_json: AsJson = False,
@@ -150,7 +152,7 @@ def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
     from dlnflow.lm import experiment
 
     traces, members = experiment.read(folder, store)
-    found = between(traces, members)
+    found = between(traces, members, exclude=experiment.left_out(members))
     rows = [
         {
             "step": int(t), "query": str(q), "train": str(i),

@@ -25,6 +25,7 @@ def repeated_sequences(
     seed: int = 0,
     special: tuple[int, ...] = (0, 1),
     disjoint: bool = True,
+    deals: int = 1,
 ) -> NDArray[np.int64]:
     """Return sequences u u whose second half repeats the first; u is random.
 
@@ -42,8 +43,12 @@ def repeated_sequences(
     special : tuple of int
         Ids never drawn.
     disjoint : bool
-        No two sequences share an id (D.2 of the paper): the ``n_sequences * period`` most
+        No two sequences share an id (D.2 of the paper): the ``n_sequences / deals * period`` most
         frequent ids are dealt out. Else each u is drawn by frequency without replacement.
+    deals : int
+        How often the same ids are dealt out, for more sequences than the vocabulary has disjoint
+        ones; the first ``n_sequences / deals`` are one deal, and so on. Leave out pairs of the
+        same id then (`dlnflow.analysis.groups.groups` with exclude=("row", "token")).
 
     Returns
     -------
@@ -53,21 +58,25 @@ def repeated_sequences(
     Raises
     ------
     ValueError
-        If the vocabulary has too few ids that occur.
+        If the vocabulary has too few ids that occur, or deals are not of equal size.
     """
+    if deals < 1 or n_sequences % deals:
+        raise ValueError(f"`n_sequences` must be a multiple of `deals`, got {n_sequences} and "
+                         f"{deals}.")  # fmt: skip
     counts = np.array(counts, dtype=np.float64)
     counts[list(special)] = 0
-    needed = n_sequences * period if disjoint else period
+    needed = n_sequences // deals * period if disjoint else period
     available = int(np.count_nonzero(counts))
     if needed > available:
         raise ValueError(
             f"`n_sequences` x `period` needs {needed} different ids that occur in the text, there "
-            f"are {available}. Use fewer or shorter sequences, or disjoint=False."
+            f"are {available}. Use fewer or shorter sequences, more `deals`, or disjoint=False."
         )
     rng = np.random.default_rng(seed)
     if disjoint:
         frequent = np.argsort(-counts, kind="stable")[:needed]
-        half = rng.permutation(frequent).reshape(n_sequences, period)
+        half = np.concatenate([rng.permutation(frequent) for _ in range(deals)])
+        half = half.reshape(n_sequences, period)
     else:
         draw = [rng.choice(len(counts), period, replace=False, p=counts / counts.sum())
                 for _ in range(n_sequences)]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,9 +118,13 @@ def intervene(
     seeds: Sequence[int] = (0, 1, 2),
     threshold: float = 0.3,
     data: Data | None = None,
+    executor: Executor | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
     """Retrain with every window and without one, for several seeds; resumable.
+
+    Seeds differ in when they make the transition. To give each its own windows, call this once
+    per seed with the same `out` and join the results with `xarray.concat(..., "seed")`.
 
     Parameters
     ----------
@@ -135,8 +140,10 @@ def intervene(
         Induction score, summed over the heads of the best layer, that counts as the transition.
     data : Data, optional
         Prepared ids; by default prepared once in `out`.
+    executor : concurrent.futures.Executor, optional
+        Where runs are trained; by default here, one after another.
     progress : callable, optional
-        Called with the name of every run before it starts.
+        Called with the name of every run when it is finished.
 
     Returns
     -------
@@ -155,15 +162,18 @@ def intervene(
     period = min(24, settings.context // 2)
     probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False)
     plans: dict[str, Window | None] = {"never": None, **choices}
-    parts = []
+    runs = {}
     for name, window in plans.items():
         for seed in seeds:
             folder = out / f"{name}-seed{seed}"
-            if progress is not None:
-                progress(folder.name)
             _claim(folder, window)
-            ladder = train(replace(settings, seed=seed), folder, data=data, weigh=window)
-            parts.append(induction.measure(ladder, probe).layer_induction.max("layer"))
+            work = (replace(settings, seed=seed), folder, data, window, probe)
+            runs[folder.name] = executor.submit(_scores, *work) if executor else work
+    parts = []
+    for name, run in runs.items():
+        parts.append(run.result() if isinstance(run, Future) else _scores(*run))
+        if progress is not None:
+            progress(name)
     steps = parts[0].time.values
     score = np.stack(parts).reshape(len(plans), len(seeds), -1)
     crossing = np.array([[induction.crossing(steps, s, threshold) for s in row] for row in score])
@@ -173,6 +183,14 @@ def intervene(
          "shift": (pair, crossing - crossing[:1])},
         coords=coords, attrs={"threshold": threshold},
     )  # fmt: skip
+
+
+def _scores(
+    settings: Settings, folder: Path, data: Data, window: Window | None, probe: NDArray[np.int64]
+) -> xr.DataArray:  # fmt: skip
+    """Train one run, or go on with it, and measure it at every checkpoint."""
+    ladder = train(settings, folder, data=data, weigh=window)
+    return induction.measure(ladder, probe).layer_induction.max("layer")
 
 
 def _claim(folder: Path, window: Window | None) -> None:

@@ -19,6 +19,17 @@ def test_disjoint_sequences_use_the_most_frequent_ids():
     assert not (rows == repeated_sequences(COUNTS, n_sequences=4, period=5, seed=1)).all()
 
 
+def test_several_deals_share_ids_only_between_them():
+    one = repeated_sequences(COUNTS, n_sequences=4, period=5)
+    three = repeated_sequences(COUNTS, n_sequences=12, period=5, deals=3)
+    assert (three[:4] == one).all()
+    for deal in three.reshape(3, 4, 10):
+        assert sorted(deal[:, :5].ravel()) == list(range(2, 22))
+    assert not (three[4:8] == one).all()
+    with pytest.raises(ValueError, match="multiple of `deals`"):
+        repeated_sequences(COUNTS, n_sequences=4, period=5, deals=3)
+
+
 def test_draws_by_frequency_do_not_repeat_an_id():
     rows = repeated_sequences(COUNTS, n_sequences=50, period=20, disjoint=False)
     assert all(len(set(row[:20])) == 20 for row in rows.tolist())

@@ -8,6 +8,7 @@ from dlnflow.analysis.groups import groups
 from dlnflow.analysis.neighbours import neighbours
 from dlnflow.lm.corpus import Corpus
 from dlnflow.lm.experiment import halves
+from dlnflow.lm.intervene import Window
 from dlnflow.lm.mixture import Observed
 from dlnflow.lm.token_classes import CLASSES
 from dlnflow.lm.tokenizer import train_bpe
@@ -55,7 +56,7 @@ def test_repeats():
     member = classes.values[:, 1:, 0].reshape(-1)
     shared = rng.standard_normal((2, 4, 200, 1)) * np.array([0.0, 1.0]).reshape(2, 1, 1, 1)
     values = shared * member + rng.standard_normal((2, 4, 200, 55))
-    traces = make(values, np.repeat(np.arange(5), 11))
+    traces = make(values, np.repeat(np.arange(5), 11)).assign_coords(token=("item", np.arange(55)))
     scores = xr.Dataset(
         {"induction": (("time", "layer", "head"), [[[0.0, 0.1]], [[0.2, 0.9]]])},
         coords={"time": [0, 10]},
@@ -83,5 +84,8 @@ def test_windows():
         coords={"window": ["never", "before"], "seed": [0], "time": [0, 10]},
         attrs={"threshold": 0.3},
     )  # fmt: skip
-    _, claims = fig16_intervention.show(result, {"before": (2, 4)})
-    assert claims == {"shift.never": 0.0, "shift.before": -4.0}
+    _, claims = fig16_intervention.show(result, {0: {"before": Window(2, 4)}})
+    assert claims == {
+        "shift.never": 0.0, "shift.before": -4.0,
+        "crossing.never.seed0": 9.0, "crossing.before.seed0": 5.0,
+    }  # fmt: skip
