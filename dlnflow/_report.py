@@ -14,6 +14,11 @@ MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""
 ABREAST = 3
 """and estimators side by side."""
+COMPARISON_NOTE = """
+Medians over pairs, min: the smallest Pearson; peak, trough: offset in steps,
++ = later; flips: share of pairs with the same sequence of signs; - = no value.
+"""
+"""What the columns of a comparison are."""
 
 
 def _console() -> Console:
@@ -32,8 +37,8 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def print_run(run: Run, seconds: dict[str, float]) -> None:
-    """Print one line on the task and one on the run."""
+def print_run(run: Run, seconds: dict[str, float] | None = None) -> None:
+    """Print one line on the task, two on the run and, if given, one on the cost."""
     task, per_unit = run.task, 1 / float(run.flow_time(1))
     unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"
     _console().print(
@@ -42,7 +47,7 @@ def print_run(run: Run, seconds: dict[str, float]) -> None:
         f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
         f"seed {run.seed}\n"
         f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
-        + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
+        + ", ".join(f"{name} {value:.2f} s" for name, value in (seconds or {}).items()),
         highlight=False,
     )
 
@@ -101,27 +106,45 @@ def _event_cell(group: pd.DataFrame | None) -> str:
     )
 
 
-def print_comparison(table: pd.DataFrame, reference: str, seconds: dict[str, float]) -> None:
-    """Print one line per estimator: agreement with the reference and cost."""
-    shown = Table(
-        title=f"Agreement with {reference} over time, pairs of different items",
-        caption="medians, and Pearson's minimum; peak and trough: offset in steps, + = later;\n"
-        "flips: share of pairs with the same sequence of signs; sec: time taken",
-        box=None,
-        padding=(0, 0, 0, 2),
+def print_comparison(table: pd.DataFrame, reference: str) -> None:
+    """Print one line per estimator: agreement with the reference."""
+    shown = _plain_table(
+        "estimator", "Pearson", "min", "Spearman", "relL2", "peak", "trough", "flips"
     )
-    heads = ("estimator", "Pearson", "min", "Spearman", "relL2", "peak", "trough", "flips", "sec")
-    for head in heads:
-        left = head == "estimator"
-        shown.add_column(head, justify="left" if left else "right", no_wrap=True)
     for name, row in table.iterrows():
         shown.add_row(
-            str(name), f"{row['pearson']:.3f}", f"{row['pearson_min']:.3f}",
-            f"{row['spearman']:.3f}", f"{row['relative_l2']:.3f}", f"{row['peak_offset']:+.0f}",
-            f"{row['trough_offset']:+.0f}", f"{row['flip_agreement']:.0%}",
-            f"{seconds[str(name)]:.2f}",
-        )  # fmt: skip
-    _console().print(shown)
+            str(name),
+            *[_cell(row[key], ".3f") for key in ("pearson", "pearson_min", "spearman")],
+            _cell(row["relative_l2"], ".3g"),
+            *[_cell(np.rint(row[k]) + 0.0, "+.0f") for k in ("peak_offset", "trough_offset")],
+            _cell(row["flip_agreement"], ".0%"),
+        )
+    console = _console()
+    console.print(f"\nAgreement with {reference} over time, pairs of different items")
+    console.print(shown)
+
+
+def print_cost(seconds: dict[str, float], retrainings: dict[str, int]) -> None:
+    """Explain the columns of the comparison, and print what every estimator cost."""
+    shown = _plain_table("estimator", "seconds", "retrainings")
+    for name, value in seconds.items():
+        shown.add_row(name, f"{value:.2f}", f"{retrainings[name]:,}")
+    shown.add_row("all", f"{sum(seconds.values()):.2f}", f"{sum(retrainings.values()):,}")
+    console = _console()
+    console.print(COMPARISON_NOTE)
+    console.print("Cost: wall seconds, and how many runs or windows were trained again")
+    console.print(shown)
+
+
+def _plain_table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 1))
+    for head in heads:
+        table.add_column(head, justify="left" if head == "estimator" else "right", no_wrap=True)
+    return table
+
+
+def _cell(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "-"
 
 
 def print_files(files: list[Path]) -> None:

@@ -6,21 +6,21 @@ command was used wrongly.
 
 import json
 import sys
-import time
 import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import xarray as xr
 
+from dlnflow import _estimates as estimates
 from dlnflow import _report, datasets, result
 from dlnflow._checks import did_you_mean
 from dlnflow._command import explained
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
 from dlnflow.influence import ESTIMATORS
+from dlnflow.influence import _preconditions as preconditions
 from dlnflow.lm import _cli as language_models
 from dlnflow.task import Task
 from dlnflow.training import OPTIMIZERS, Run
@@ -79,6 +79,7 @@ Points = Annotated[int, typer.Option(min=3, help="Recorded time points over the 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
+DEFAULT_REFERENCES = ["leave_one_out", "windowed"]
 
 
 @app.command()
@@ -96,7 +97,9 @@ def influence(
     """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
     described = _run(data, run)
     out.mkdir(parents=True, exist_ok=True)  # an impossible folder is better known now
-    curves, seconds = _estimate(described, estimator, train, query, points)
+    _known(estimator)
+    found = estimates.run_all(described, estimator, points, train=train, query=query)
+    curves, seconds = found.curves, found.seconds
     from dlnflow import plotting  # matplotlib is only needed here
 
     files = [result.save(curves, out / "influence.nc")]
@@ -117,32 +120,55 @@ def influence(
 @explained
 def compare(
     data: Data,
-    estimator: Estimators = DEFAULT_ESTIMATORS,
+    estimator: Annotated[
+        list[str],
+        typer.Option(
+            "--estimator",
+            "-e",
+            help="Estimator; repeat for several. 'all': those that take this run, but bif, which "
+            "samples for longer than the rest together.",
+        ),
+    ] = DEFAULT_ESTIMATORS,
     reference: Annotated[
-        str, typer.Option(help="Estimator that the others are to predict.")
-    ] = "leave_one_out",
+        list[str],
+        typer.Option(
+            help="What the others are to predict; repeat for several tables. leave_one_out: "
+            "training without the item. windowed: training without it for a twentieth of the run, "
+            "from the recorded step on; its value is the mean loss difference in that window."
+        ),
+    ] = DEFAULT_REFERENCES,
     train: TrainItems = None,
     query: QueryItems = None,
     run: Settings = None,
     points: Points = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Print how well each estimator predicts retraining, over all pairs of different items."""
-    _known([reference])
+    """Print how well estimators predict retraining, over pairs of different items, and cost."""
     described = _run(data, run)
-    names = list(dict.fromkeys([*estimator, reference]))
-    if len(names) < 2:
+    references = list(dict.fromkeys(reference))
+    _known(references)
+    names = _with_all(described, estimator)
+    if not set(names) - {references[0]} and len(references) == 1:
         raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
-    curves, seconds = _estimate(described, names, train, query, points)
-    table = compare_curves(curves, reference=reference)
+    found = estimates.run_all(described, [*names, *references], points, train=train, query=query)
+    tables = {name: compare_curves(found.curves, reference=name) for name in references}
     if as_json:
         _print_json(
-            described, seconds, reference=reference, pairs=_report.records(table),
-            summary=_report.records(summary(table).reset_index()),
-        )  # fmt: skip
+            described,
+            found.seconds,
+            retrainings=found.retrainings,
+            references=references,
+            pairs={name: _report.records(table) for name, table in tables.items()},
+            summary={
+                name: _report.records(summary(table).reset_index())
+                for name, table in tables.items()
+            },
+        )
         return
-    _report.print_run(described, seconds)
-    _report.print_comparison(summary(table), reference, seconds)
+    _report.print_run(described)
+    for name, table in tables.items():
+        _report.print_comparison(summary(table), name)
+    _report.print_cost(found.seconds, found.retrainings)
 
 
 @app.command()
@@ -173,6 +199,15 @@ def _known(names: list[str]) -> None:
             )
 
 
+def _with_all(run: Run, names: list[str]) -> list[str]:
+    """Replace 'all' by the estimators that take this run, but bif."""
+    _known([name for name in names if name != "all"])
+    if "all" not in names:
+        return names
+    every = [name for name in ESTIMATORS if name != "bif" and not preconditions.refusal(name, run)]
+    return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
+
+
 def _run(data: str, settings: list[str] | None) -> Run:
     """Read the data and describe the run."""
     task = Task.from_csv(data) if Path(data).exists() or data not in BUILT_IN else BUILT_IN[data]()
@@ -195,25 +230,6 @@ def _parsed(settings: list[str]) -> dict[str, object]:
         except ValueError as error:
             raise typer.BadParameter(f"{setting!r}: {error}", param_hint="--run") from error
     return parsed
-
-
-def _estimate(
-    run: Run,
-    names: list[str],
-    train: list[str] | None,
-    query: list[str] | None,
-    points: int,
-) -> tuple[xr.DataArray, dict[str, float]]:
-    """Return the stacked curves and the seconds that each estimator took."""
-    names = list(dict.fromkeys(names))
-    _known(names)
-    steps = run.grid(points)
-    curves, seconds = [], {}
-    for name in names:
-        started = time.perf_counter()
-        curves.append(ESTIMATORS[name](run, steps, train=train, query=query))
-        seconds[name] = time.perf_counter() - started
-    return result.stack(*curves), seconds
 
 
 def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:

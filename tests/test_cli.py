@@ -1,6 +1,7 @@
 """The command: outputs, JSON, exit codes, and nothing half-written."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 import dlnflow as dln
 from dlnflow import cli
+from dlnflow.influence import _preconditions as preconditions
 
 FAST = ["--run", "n_steps=400", "--run", "learning_rate=0.08", "--points", "60"]
 
@@ -57,13 +59,68 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
     assert len(content["files"]) == 3
 
 
-def test_compare_prints_agreement_with_retraining():
-    done = _command("compare", "hierarchy", "-e", "tangent", *FAST)
+def test_compare_prints_agreement_with_both_ways_of_retraining_and_cost():
+    done = _command("compare", "hierarchy", "-e", "all", *FAST)
     assert done.returncode == 0, done.stderr
-    assert "Agreement with leave_one_out" in done.stdout and "tangent" in done.stdout
-    assert "…" not in done.stdout  # fits 80 columns
-    content = json.loads(_command("compare", "hierarchy", "-e", "tangent", "--json", *FAST).stdout)
-    assert content["summary"][0]["pairs"] == 56 and len(content["pairs"]) == 64
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in done.stdout
+    heads = [k for k, line in enumerate(lines) if line.startswith("Agreement with")]
+    assert [lines[k].split()[2] for k in heads] == ["leave_one_out", "windowed"]
+    cost = {line.split()[0]: line.split() for line in lines[heads[1] + 14 :] if line.strip()}
+    n_windows = len(dln.Run(dln.semantic_hierarchy(), n_steps=400, learning_rate=0.08).grid(60)) - 1
+    assert cost["leave_one_out"][2] == "8" and cost["closed_form_loo"][2] == "0"
+    assert int(cost["windowed"][2]) == 8 * n_windows
+    assert set(cost) >= set(dln.ESTIMATORS) - {"bif"} and "bif" not in cost
+    assert "tangent (2 of 10)" in done.stderr
+
+
+def test_compare_as_json_has_every_pair_summary_and_cost():
+    def refuse(token):
+        raise AssertionError(f"{token} is not JSON")
+
+    done = _command("compare", "hierarchy", "-e", "tangent", "--json", *FAST)
+    content = json.loads(done.stdout, parse_constant=refuse)
+    assert content["references"] == ["leave_one_out", "windowed"]
+    for name, other in zip(content["references"], content["references"][::-1], strict=True):
+        assert len(content["pairs"][name]) == 2 * 64
+        rows = content["summary"][name]
+        assert [row["estimator"] for row in rows] == ["tangent", other]
+        assert rows[0]["pairs"] == 56
+    assert content["retrainings"]["leave_one_out"] == 8
+    assert content["retrainings"].keys() == content["seconds"].keys()
+
+
+def test_one_reference_is_compared_against_itself_by_no_one():
+    done = _command("compare", "hierarchy", "--reference", "tangent", "-e", "analytic", *FAST)
+    assert done.returncode == 0 and "leave_one_out" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["compare"], ["influence", "--out", "o"]])
+def test_estimators_that_refuse_the_run_are_named_before_any_work(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    estimators = ["-e", "tangent", "-e", "source", "-e", "bif", "-e", "analytic"]
+    adam = ["--run", "optimizer=adam", "--run", "depth=3"]
+    found = CliRunner().invoke(cli.app, [*command, "hierarchy", *estimators, *adam])
+    assert found.exit_code == 1 and "tangent (" not in found.output
+    for reason in ("`source` is exact", "sampling is written for two layers", "`analytic` needs"):
+        assert reason in found.output
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # two steps are too early for some
+@pytest.mark.parametrize(
+    "setting",
+    [{"optimizer": "flow"}, {"optimizer": "adam"}, {"depth": 3}, {"optimizer": "momentum"}],
+)
+def test_what_is_refused_in_advance_is_what_the_estimator_refuses(setting):
+    """Both ways: `refusal` is empty exactly if the estimator runs, and has its words if not."""
+    run = dln.Run(dln.semantic_hierarchy(levels=2), hidden=4, n_steps=20, **setting)
+    for name in set(dln.ESTIMATORS) - {"bif"}:
+        message = preconditions.refusal(name, run)
+        if message:
+            with pytest.raises(ValueError, match=re.escape(message)):
+                dln.ESTIMATORS[name](run, [0, 10])
+        else:
+            dln.ESTIMATORS[name](run, [0, 10])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +131,11 @@ def test_compare_prints_agreement_with_retraining():
         (["influence", "hierarchy", "--out", "o", "--train", "dgo"], 1, "Did you mean 'dog'"),
         (["influence", "hierarchy", "--out", "o", "-e", "tangnt"], 2, "Did you mean 'tangent'"),
         (["compare", "hierarchy", "--reference", "nothing"], 2, "unknown estimator"),
-        (["compare", "hierarchy", "-e", "leave_one_out"], 2, "other than the reference"),
+        (
+            ["compare", "hierarchy", "-e", "tangent", "--reference", "tangent"],
+            2,
+            "other than the reference",
+        ),
         (["compare", "hierarchy", "--run", "hiden=3"], 2, "NAME=VALUE"),
         (["compare", "hierarchy", "--run", "hidden=x"], 2, "hidden=x"),
         (["compare", "hierarchy", "--run", "hidden=0"], 1, "`hidden`"),

@@ -22,6 +22,21 @@ RANK_RTOL = 1e-12
 """Input directions below this, relative to the largest singular value of X, are unused."""
 
 
+def require_two_layers(estimator: str, run: Run) -> None:
+    """Refuse other depths.
+
+    Raises
+    ------
+    ValueError
+        If the network does not have two layers.
+    """
+    if run.depth != 2:
+        raise ValueError(
+            f"`{estimator}` is exact through the structure of two layers; `run` has depth "
+            f"{run.depth}. `tangent` and `leave_one_out` take any depth."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoints:
     """Networks of two layers, in orthonormal bases of the input and hidden directions they use.
@@ -57,11 +72,7 @@ class Checkpoints:
         ValueError
             If the network does not have two layers.
         """
-        if run.depth != 2:
-            raise ValueError(
-                f"`{estimator}` is exact through the structure of two layers; `run` has depth "
-                f"{run.depth}. `tangent` and `leave_one_out` take any depth."
-            )
+        require_two_layers(estimator, run)
         w1, w2 = run.train(steps).weights
         x, unused = run.task.x, False
         if not run.task.one_hot:

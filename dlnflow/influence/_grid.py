@@ -55,7 +55,7 @@ class Grid:
         attrs: Mapping[str, object] | None = None,
         leading: Mapping[str, ArrayLike] | None = None,
     ) -> xr.DataArray:
-        """Label `values`, shape (..., T, n_query, n_train)."""
+        """Label `values`, shape (..., T, n_query, n_train); ``retrainings`` is 0 if not given."""
         names = np.asarray(self.run.task.items, dtype=str)
         return result.influence(
             values,
@@ -64,6 +64,6 @@ class Grid:
             names[self.train],
             estimator=estimator,
             flow_time=self.flow_time,
-            attrs=attrs,
+            attrs={"retrainings": 0} | dict(attrs or {}),
             leading=leading,
         )

@@ -76,7 +76,7 @@ def analytic(
     [[-0.518, 0.043], [0.206, -0.0]]
     """
     grid = Grid.of(run, steps, query, train)
-    _check_run(run)
+    check_run(run)
     a0 = matched_strength(run) if a0 is None else _checks.positive("a0", a0)
     values = _closed_form.influence(
         run.task, grid.flow_time, a0, run.depth, query=grid.query, train=grid.train
@@ -137,7 +137,14 @@ def matched_strength(run: Run) -> float:
     return float(np.exp(np.mean(np.log(by_block)) * depth / 2))
 
 
-def _check_run(run: Run) -> None:
+def check_run(run: Run) -> None:
+    """Require whitened inputs, a flow time and hidden >= rank.
+
+    Raises
+    ------
+    ValueError
+        If the run is another.
+    """
     if run.task.whitening is None:
         raise ValueError(
             "`analytic` needs whitened inputs, X X^T = c I (one-hot inputs are). Whiten them, or "

@@ -75,7 +75,7 @@ def closed_form_loo(
     [-0.27, -0.0]
     """
     grid = Grid.of(run, steps, query, train)
-    _check_run(run)
+    check_run(run)
     fractions = _fractions(fraction)
     removal = Removal.of(run, grid.steps, grid.query)
     used = [_choose(removal, f, solution) for f in fractions]
@@ -137,7 +137,14 @@ def _fractions(fraction: float | list[float]) -> list[float]:
     return values.tolist()
 
 
-def _check_run(run: Run) -> None:
+def check_run(run: Run) -> None:
+    """Require two layers and an optimizer that follows the flow.
+
+    Raises
+    ------
+    ValueError
+        If the run is another.
+    """
     if run.depth != 2:
         raise ValueError(
             f"`closed_form_loo` is known for two layers, this run has `depth` {run.depth}. "

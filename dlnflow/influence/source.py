@@ -91,7 +91,7 @@ def source(
     grid = Grid.of(run, steps, query, train)
     _checks.one_of("filter", filter, ("discrete", "exponential"))
     _checks.one_of("curvature", curvature, ("hessian", "gauss_newton"))
-    _refuse_other_runs(run)
+    check_run(run)
     bounds = _bounds(segments, int(grid.steps[-1]))
     respond = _discrete if filter == "discrete" else _exponential
     values = np.zeros((len(grid.steps), len(grid.query), len(grid.train)))
@@ -164,7 +164,14 @@ def _bounds(segments: int, last: int) -> IntArray:
     return np.arange(segments + 1) * last // segments
 
 
-def _refuse_other_runs(run: Run) -> None:
+def check_run(run: Run) -> None:
+    """Require two narrow layers trained by gradient descent.
+
+    Raises
+    ------
+    ValueError
+        If the run is another.
+    """
     if run.optimizer != "gd" or run.depth != 2:
         raise ValueError(
             "`source` is exact through the structure of two layers trained by gradient descent; "

@@ -60,6 +60,8 @@ def windowed(
     -------
     xarray.DataArray
         dims ([window,] time, query, train); negative = the train item helps the query.
+        ``attrs["retrainings"]`` counts branches: short trainings, from where a window opens to
+        where it is measured.
 
     Raises
     ------
@@ -86,13 +88,14 @@ def windowed(
     weight = _checks.window_weight(weight)
     measured = _steps.measured(at, run, within=True)
     attrs = {"at": str(at), "first_order": int(first_order)}
-    attrs |= {} if first_order else {"weight": weight}
+    attrs |= {"retrainings": 0} if first_order else {"weight": weight}
     if window is None:
         width = max(1, round(DEFAULT_WINDOW * run.n_steps))
         limit = run.n_steps if measured is None else measured
         stops = np.clip(grid.steps + width, None, limit)
         windows = Windows(grid.steps, np.maximum(stops, grid.steps), measured)
         values = _values(grid, windows, weight, first_order)
+        attrs |= {} if first_order else {"retrainings": _branches(grid, windows)}
         return grid.result(values, "windowed", attrs=attrs | {"window": width})
     widths = [_checks.positive_integer("window", w) for w in np.atleast_1d(window)]
     last = run.n_steps if measured is None else measured
@@ -101,9 +104,15 @@ def windowed(
         _checks.windows_inside(grid.steps, width, last, run.n_steps)
         windows = Windows(grid.steps, grid.steps + width, measured)
         found.append(_values(grid, windows, weight, first_order))
+    attrs |= {} if first_order else {"retrainings": _branches(grid, windows) * len(widths)}
     if np.ndim(window) == 0:
         return grid.result(found[0], "windowed", attrs=attrs | {"window": widths[0]})
     return grid.result(np.stack(found), "windowed", attrs=attrs, leading={"window": widths})
+
+
+def _branches(grid: Grid, windows: Windows) -> int:
+    """One per train item and window that is not empty."""
+    return int(np.sum(windows.widths > 0)) * len(grid.train)
 
 
 def _values(grid: Grid, windows: Windows, weight: float, first_order: bool) -> FloatArray:

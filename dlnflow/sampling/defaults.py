@@ -134,6 +134,21 @@ def complete(
     return given
 
 
+def require_two_layers(run: Run) -> None:
+    """Refuse other depths.
+
+    Raises
+    ------
+    ValueError
+        If the run does not have two layers.
+    """
+    if run.depth != 2:
+        raise ValueError(
+            f"sampling is written for two layers; `run` has depth {run.depth}. Use "
+            "dlnflow.sampling.sample on a torch model for other networks."
+        )
+
+
 def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return W1 (T, h, n_in) and W2 (T, d_out, h).
 
@@ -147,11 +162,7 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     ValueError
         If the run has more than two layers.
     """
-    if run.depth != 2:
-        raise ValueError(
-            f"sampling is written for two layers; `run` has depth {run.depth}. Use "
-            "dlnflow.sampling.sample on a torch model for other networks."
-        )
+    require_two_layers(run)
     trajectory = run.train(steps)
     return trajectory.w1, trajectory.w2
 

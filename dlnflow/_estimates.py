@@ -1,0 +1,48 @@
+"""Several estimators on one grid, for the command: checked first, then run and timed."""
+
+import sys
+import time
+from typing import NamedTuple
+
+import xarray as xr
+
+from dlnflow import result
+from dlnflow.influence import ESTIMATORS, _preconditions
+from dlnflow.influence._grid import Grid, Items
+from dlnflow.training import Run
+
+
+class Estimates(NamedTuple):
+    """Stacked curves, and the wall seconds and retrainings of every estimator."""
+
+    curves: xr.DataArray
+    seconds: dict[str, float]
+    retrainings: dict[str, int]
+
+
+def run_all(
+    run: Run, names: list[str], points: int, *, train: Items = None, query: Items = None
+) -> Estimates:
+    """Run estimators by name, each once; what has begun is written to standard error.
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained, if one of them does not take the run or an item is unknown.
+    dlnflow.DivergenceError
+        If the run diverges.
+    """
+    names = list(dict.fromkeys(names))
+    steps = run.grid(points)
+    Grid.of(run, steps, query, train)
+    refused = [message for name in names if (message := _preconditions.refusal(name, run))]
+    if refused:
+        raise ValueError("\n".join(refused))
+    curves, seconds = [], {}
+    for number, name in enumerate(names, start=1):
+        print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        curves.append(ESTIMATORS[name](run, steps, train=train, query=query))
+        seconds[name] = time.perf_counter() - started
+    retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
+    return Estimates(result.stack(*curves), seconds, retrained)

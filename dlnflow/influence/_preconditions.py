@@ -1,0 +1,32 @@
+"""What estimators ask of a run, so that a refusal comes before any work."""
+
+from collections.abc import Callable
+
+from dlnflow.influence import _curvature, _steps
+from dlnflow.influence.analytic import check_run as whitened_with_flow_time
+from dlnflow.influence.closed_form_loo import check_run as two_layers_along_the_flow
+from dlnflow.influence.source import check_run as two_layers_by_gradient_descent
+from dlnflow.sampling import defaults
+from dlnflow.training import Run
+
+CHECKS: dict[str, Callable[[Run], None]] = {
+    "bif": defaults.require_two_layers,
+    "analytic": whitened_with_flow_time,
+    "closed_form_loo": two_layers_along_the_flow,
+    "source": two_layers_by_gradient_descent,
+    "windowed": lambda run: _steps.refuse_flow("windowed", run),
+    **{
+        name: lambda run, name=name: _curvature.require_two_layers(name, run)
+        for name in ("damped_hessian", "damped_gauss_newton", "laplace_bif")
+    },
+}
+"""Estimators that do not take every run; the same functions guard the estimators themselves."""
+
+
+def refusal(estimator: str, run: Run) -> str:
+    """Return the message with which the estimator would refuse the run, without training; or ""."""
+    try:
+        CHECKS.get(estimator, lambda _: None)(run)
+    except ValueError as error:
+        return str(error)
+    return ""
