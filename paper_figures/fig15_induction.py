@@ -18,9 +18,9 @@ RISE = (0.1, 0.9)
 HEADLINES = {
     "rise_in_errors": "repeated on repeated rises by {:.1f} standard errors",
     "rise_in_errors.differences": "with slow drift removed by {:.1f}",
-    "half_rise": "half of it at step {:.0f}",
-    "score_from": "induction score rises from step {:.0f}",
-    "score_to": "to {:.0f}",
+    "steepest_rise": "steepest at step {:.0f}",
+    "score_from": "induction score at a tenth of its end: step {:.0f}",
+    "score_to": "at nine tenths: {:.0f}",
 }
 
 
@@ -91,7 +91,7 @@ def _rise(found: xr.DataArray, suffix: str) -> dict[str, float]:
         other = found.sel(query="other", train=train).isel(time=-1)
         error = np.hypot(other.standard_error, after.standard_error)
         claims[f"above.{train}_other{suffix}"] = float((other - after) / error)
-    depth = (before - one).values
-    claims[f"half_rise{suffix}"] = crossing(one.time, depth, 0.5 * float(depth.max()))
+    k = int(np.argmin(np.diff(one) / np.diff(one.time)))
+    claims[f"steepest_rise{suffix}"] = float(one.time[k : k + 2].mean())
     mixed = ~found.verdict.isin(["not mixed", "diverged"])
     return claims | {f"share_mixed{suffix}": float(mixed.mean())}

@@ -41,8 +41,9 @@ def neighbours(
         As in `groups`.
     k : int
         Number of neighbours.
-    exclude : {"item", "row"}
-        Never a neighbour: the token itself, or all tokens of its sequence.
+    exclude : {"item", "row", "token"}
+        Never a neighbour: the token itself, all tokens of its sequence, or all of its vocabulary
+        id (which tells whether a class is found by more than its members being the same id).
     differences : bool
         As in `groups`.
     seed : int
@@ -60,10 +61,10 @@ def neighbours(
     ValueError
         If a class has no tokens or `k` is not below the number of items.
     """
-    one_of("exclude", exclude, ("item", "row"))
+    one_of("exclude", exclude, ("item", "row", "token"))
     k = _checked_k(k, traces)
     members, names = membership(classes, traces.sizes["item"])
-    group = traces["row"].values if exclude == "row" else np.arange(len(members))
+    group = np.arange(len(members)) if exclude == "item" else traces[exclude].values
     tokens = np.flatnonzero(members.any(1))
     recall = np.full((traces.sizes["time"], len(names)), np.nan)
     for t, chains in enumerate(usable(traces, differences)):

@@ -269,6 +269,8 @@ def test_neighbours_of_the_same_row_can_be_excluded():
     apart = neighbours(traces, classes, k=1, exclude="row")
     assert (apart.recall < 1).any()
     assert apart.too_rare.all()
+    same = neighbours(traces.assign_coords(token=("item", rows)), classes, k=1, exclude="token")
+    assert same.drop_attrs().identical(apart.drop_attrs())
 
 
 def test_wilson_interval():

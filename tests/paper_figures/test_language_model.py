@@ -37,15 +37,18 @@ def text():
 def test_class_influence(text):
     traces, classes = text
     found = groups(traces, classes)
-    figure, claims = fig05_classes.show(found, traces)
+    figure, claims = fig05_classes.show(found, traces, -found)
     assert len(figure.axes) == 9  # six classes, one hidden, the companion and its twin
     assert claims["induction.induction.last"] == float(found[-1, 3, 3]) < -0.3
+    assert claims["induction.other_ids.last"] == -float(found[-1, 3, 3])
 
 
 def test_neighbours(text):
-    figure, claims = fig14_neighbours.show(neighbours(*text, k=5))
+    found = neighbours(*text, k=5)
+    figure, claims = fig14_neighbours.show(found, found)
     assert len(figure.axes) == 6
-    assert claims["induction.last"] > claims["induction.chance"]
+    assert claims["induction.last"] == claims["induction.other_ids"] > claims["induction.chance"]
+    assert claims["induction.above_chance"] > 0
     assert "too few" in figure.axes[0].get_title()
 
 
