@@ -1,14 +1,14 @@
 """Numbers of the closed form: coefficients of mode pairs, and items in the singular basis."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from dlnflow._typing import FloatArray, IntArray
-from dlnflow.influence import _pairs
+from dlnflow.influence import _coupled, _pairs
 from dlnflow.perturbation import divided_differences
 from dlnflow.saxe import mode_strength_derivatives
 from dlnflow.task import Task
@@ -66,18 +66,25 @@ def influence(
     *,
     query: IntArray,
     train: IntArray,
+    exact: bool = False,
 ) -> FloatArray:
     """K[t, q, i] = - r_q^T dW_i x_q at dimensionless times, shape (T, Q, I).
 
     Raises
     ------
     ValueError
-        If the derivative does not exist for one of the train items.
+        If the derivative does not exist for one of the train items, or `exact` and targets are
+        not a linear function of inputs.
     """
     items_q = Items(task, query)
     items_i = items_q if np.array_equal(query, train) else Items(task, train)
     if linear(task):
-        return _linear(task, times, (a0, depth), items_q, items_i)
+        return _linear(task, times, (a0, depth), items_q, items_i, exact=exact)
+    if exact:
+        raise ValueError(
+            "`analytic` has the exact response only for targets that are a linear function of the "
+            "inputs (one-hot inputs always); use response='correlation', or `tangent`."
+        )
     return _general(task, times, (a0, depth), items_q, items_i)
 
 
@@ -114,13 +121,23 @@ def coefficients(s: FloatArray, t: float, a0: float, depth: int, null: bool) -> 
 
 
 def _linear(
-    task: Task, times: FloatArray, setting: tuple[float, int], query: Items, train: Items
+    task: Task,
+    times: FloatArray,
+    setting: tuple[float, int],
+    query: Items,
+    train: Items,
+    *,
+    exact: bool,
 ) -> FloatArray:
     """K = - sum_ab A_ab P_a o P_b / c, by projectors if there are few, else by low rank."""
     modes, scale = task.modes, task.whitening
     null = modes.rank < task.n_in
     rest = (query.x_rest, train.x_rest) if null else None
-    matrices = (coefficients(modes.distinct, t, *setting, null=null) for t in times)
+    matrices: Iterable[FloatArray]
+    if exact:
+        matrices = _coupled.coefficients(modes.distinct, times, *setting, null=null)
+    else:
+        matrices = (coefficients(modes.distinct, t, *setting, null=null) for t in times)
     count = len(modes.blocks) + null
     if _exact(modes.distinct, count):
         values = _pairs.combine_projectors(
@@ -154,7 +171,7 @@ def _exact(distinct: FloatArray, count: int) -> bool:
 
 
 def _expanded(
-    matrices: Iterator[FloatArray], blocks: tuple[IntArray, ...], null: bool
+    matrices: Iterable[FloatArray], blocks: tuple[IntArray, ...], null: bool
 ) -> Iterator[_pairs.Factors]:
     """Factors over distinct singular values, repeated for the modes of a block."""
     sizes = [len(block) for block in blocks] + [1] * null

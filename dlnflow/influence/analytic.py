@@ -21,6 +21,7 @@ def analytic(
     steps: ArrayLike,
     *,
     a0: float | None = None,
+    response: str = "correlation",
     query: Items = None,
     train: Items = None,
 ) -> xr.DataArray:
@@ -41,6 +42,11 @@ def analytic(
         Times at which influence is wanted, strictly increasing within the run.
     a0 : float, optional
         Initial strength of every mode. Default: `matched_strength(run)`.
+    response : {"correlation", "exact"}
+        What the weight of an item changes: the input-output correlation, with the network aligned
+        to the changed modes (the paper), or the data, with the initial weights as they are: the
+        exact tangent of an aligned balanced start, from a linear equation per pair of modes. For
+        targets that are a linear function of the inputs.
     query, train : item names, optional
         Default: all. Cost and memory are proportional to the number of pairs.
 
@@ -59,8 +65,9 @@ def analytic(
     Notes
     -----
     What is approximated: all modes start aligned with the singular vectors and at one strength;
-    only the input-output correlation is reweighted, so a reweighted item moves the fixed point
-    that is learned; steps are continuous time. `tangent` makes none of these approximations.
+    only the input-output correlation is reweighted (unless ``response="exact"``), so a reweighted
+    item moves the fixed point that is learned; steps are continuous time. `tangent` makes none of
+    these approximations.
 
     References
     ----------
@@ -77,11 +84,18 @@ def analytic(
     """
     grid = Grid.of(run, steps, query, train)
     check_run(run)
+    _checks.one_of("response", response, ("correlation", "exact"))
     a0 = matched_strength(run) if a0 is None else _checks.positive("a0", a0)
     values = _closed_form.influence(
-        run.task, grid.flow_time, a0, run.depth, query=grid.query, train=grid.train
+        run.task,
+        grid.flow_time,
+        a0,
+        run.depth,
+        query=grid.query,
+        train=grid.train,
+        exact=response == "exact",
     )
-    return grid.result(values, "analytic", attrs={"a0": a0})
+    return grid.result(values, "analytic", attrs={"a0": a0, "response": response})
 
 
 def matched_strength(run: Run) -> float:

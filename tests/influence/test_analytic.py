@@ -212,15 +212,20 @@ def test_one_mode_by_hand():
     assert values.attrs["a0"] == 1e-3
 
 
+def aligned_weights(task, depth, width, strength):
+    """Balanced layers whose product is strength * U V^T, with random frames in between."""
+    modes, rng = task.modes, np.random.default_rng(0)
+    frames = [orthonormal(rng, width, modes.rank) for _ in range(depth - 1)]
+    bases = [modes.v, *frames, modes.u]
+    return tuple(strength ** (1 / depth) * a @ b.T for b, a in pairwise(bases))
+
+
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_matched_start_of_an_aligned_network_is_its_own(depth, monkeypatch):
-    task = dln.semantic_hierarchy()
-    modes, width, strength = task.modes, 12, 3e-3
-    rng = np.random.default_rng(0)
-    bases = [modes.v, *(orthonormal(rng, width, 8) for _ in range(depth - 1)), modes.u]
-    layers = [strength ** (1 / depth) * a @ b.T for b, a in pairwise(bases)]
+    task, width, strength = dln.semantic_hierarchy(), 12, 3e-3
+    layers = aligned_weights(task, depth, width, strength)
     run = dln.Run(task, hidden=width, depth=depth, n_steps=10)
-    monkeypatch.setattr(dln.Run, "initial_weights", lambda self: tuple(layers))
+    monkeypatch.setattr(dln.Run, "initial_weights", lambda self: layers)
     assert matched_strength(run) == pytest.approx(strength, rel=1e-12)
 
 
