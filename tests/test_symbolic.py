@@ -7,6 +7,7 @@ import sympy as sp
 from scipy import integrate, linalg
 
 from dlnflow import flow, saxe, symbolic
+from dlnflow.perturbation import divided_differences
 from dlnflow.symbolic import a_j, a_k, g_j, g_k, s_j, s_k
 from tests import tolerances
 
@@ -154,6 +155,25 @@ def test_pair_response_of_mode_strengths_against_finite_differences(pair, mode):
     np.testing.assert_allclose(
         response, difference, atol=tolerances.TANGENT_VS_DIFFERENCE * abs(response).max()
     )
+
+
+@pytest.mark.parametrize("t", T[1:])
+def test_numeric_divided_differences_of_pairs_and_blocks(pair, mode, t):
+    """The code of dlnflow.perturbation entry by entry, in 40 digits, degenerate block included."""
+    a0, f = sp.Rational(1, 100), sp.Lambda(symbolic.s, mode.a)
+    at = {symbolic.t: sp.Float(t, 40), symbolic.a0: a0, symbolic.tau: 1}
+    gamma, delta = divided_differences(S, t, float(a0))
+    exact = np.empty((2, len(S), len(S)))
+    for j, k in np.ndindex(len(S), len(S)):
+        upper, lower = sp.Float(S[j], 40), sp.Float(S[k], 40)
+        if S[j] == S[k]:
+            limits = (mode.ds, mode.a / symbolic.s)  # what `in_block` gives for any function
+            exact[:, j, k] = [x.subs(symbolic.s, upper).subs(at).evalf(40) for x in limits]
+            continue
+        values = {s_j: upper, s_k: lower, symbolic.f_j: f(upper), symbolic.f_k: f(lower)}
+        parts = (pair.symmetric, pair.antisymmetric)
+        exact[:, j, k] = [x.subs(values).subs(at).evalf(40) for x in parts]
+    np.testing.assert_allclose([gamma, delta], exact, rtol=tolerances.ALGEBRA)
 
 
 # ---------------------------------------------------------------- coupled response
