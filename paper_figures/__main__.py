@@ -16,11 +16,14 @@ from paper_figures import _claims
 from paper_figures._data import Scale
 
 TOY: dict[int | str, str] = {
+    1: "fig01_phases",
     2: "fig02_dataset",
     3: "fig03_influence",
     4: "fig04_stages",
     7: "fig07_more_items",
     8: "fig08_all_pairs",
+    11: "fig11_windows",
+    12: "fig12_closed_form",
     "explain": "explain_offset",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""

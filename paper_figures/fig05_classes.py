@@ -42,11 +42,12 @@ def show(
             curves(axis, found.sel(query=query))
             if apart is not None:
                 own = apart.sel(query=query, train=query)
-                axis.plot(own.time, own, "--", color=color_of(query), linewidth=1.1,
-                          label=None if query != names[0] else "own class, other ids")  # fmt: skip
+                axis.plot(own.time, own, "--", color=color_of(query), linewidth=1.1)
             axis.set_title(f"on {query.replace('_', ' ')}")
         for axis in axes[len(names) : -1]:
             axis.set_axis_off()
+        if apart is not None:
+            shown[0].plot([], [], "--", color="0.3", linewidth=1.1, label="own class, other ids")
         handles = shown[0].get_legend_handles_labels()
         where = axes[-2] if len(names) < len(axes) - 1 else shown[0]
         where.legend(*handles, title="train", title_fontsize=7, loc="center", **_style.LEGEND)

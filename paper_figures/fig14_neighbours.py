@@ -47,9 +47,12 @@ def show(found: xr.Dataset, apart: xr.Dataset | None = None) -> tuple[Figure, di
             claims |= {f"{name}.last": float(one.recall[-1]), f"{name}.chance": float(one.chance),
                        f"{name}.above_chance": float(one.low[-1] - one.chance)}  # fmt: skip
             axis.annotate("chance", (1, float(one.chance)), xycoords=("axes fraction", "data"),
-                          fontsize=6, ha="right", va="bottom", color="0.3")  # fmt: skip
+                          fontsize=6, ha="right", va="top", color="0.3")  # fmt: skip
         fig05_classes.steps_axis(axes, found.time.values)
         axes[0].set_ylim(0, 1)
+        if apart is not None:
+            axes[0].plot([], [], ":", color="0.3", label="other ids only")
+            axes[0].legend(**_style.LEGEND)
         axes[0].set_ylabel(f"recall, {found.attrs['k']} neighbours")
         figure.supxlabel("training step", fontsize=8)
     return figure, claims

@@ -19,14 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import _checks
 from dlnflow.lm import induction
+from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.model import Settings
 from dlnflow.lm.token_classes import repeated_pairs
 from dlnflow.lm.train import Data, prepare, train
 
 SHARE = 0.25
 """Rows of a batch that are up-weighted: those with most induction patterns."""
-RISE = (0.1, 0.9)
-"""Shares of the largest influence between which a curve counts as rising."""
+RISE = (0.1, 0.5)
+"""Shares of the largest influence between which a curve counts as rising: influence goes on growing
+long after a circuit has formed, so nine tenths of it would mark a much later time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def pattern_rows(rows: NDArray[np.int32], n_special: int = 2) -> NDArray[np.intp
 def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> dict[str, Window]:
     """Choose windows before, during and after the rise of a measured influence curve.
 
-    During: from 10 % to 90 % of the largest helpful influence (linear between checkpoints);
+    During: from 10 % to 50 % of the largest helpful influence (linear between checkpoints);
     before and after: the adjacent windows of the same length, cut at step 0.
 
     Parameters
@@ -189,7 +191,9 @@ def _scores(
     settings: Settings, folder: Path, data: Data, window: Window | None, probe: NDArray[np.int64]
 ) -> xr.DataArray:  # fmt: skip
     """Train one run, or go on with it, and measure it at every checkpoint."""
-    ladder = train(settings, folder, data=data, weigh=window)
+    train(settings, folder, data=data, weigh=window)
+    # the folder may hold a longer run
+    ladder = Checkpoints.from_directory(folder, settings.checkpoint_steps())
     return induction.measure(ladder, probe).layer_induction.max("layer")
 
 

@@ -21,9 +21,9 @@ def test_weights_only_in_the_window():
 def test_windows_from_a_curve():
     steps = [0, 100, 200, 300]
     found = windows(steps, [0.0, 0.0, -1.0, -0.5], factor=2.0)
-    assert found["during"] == Window(110, 190, 2.0)
-    assert found["before"] == Window(30, 110, 2.0)
-    assert found["after"] == Window(190, 270, 2.0)
+    assert found["during"] == Window(110, 150, 2.0)
+    assert found["before"] == Window(70, 110, 2.0)
+    assert found["after"] == Window(150, 190, 2.0)
     with pytest.raises(ValueError, match="nowhere negative"):
         windows(steps, [0.0, 0.0, 1.0, 0.5])
     with pytest.raises(ValueError, match="add earlier"):
