@@ -22,6 +22,8 @@ TOY: dict[int | str, str] = {
     4: "fig04_stages",
     7: "fig07_more_items",
     8: "fig08_all_pairs",
+    9: "fig09_damped_hessian",
+    10: "fig10_damped_gauss_newton",
     11: "fig11_windows",
     12: "fig12_closed_form",
     "explain": "explain_offset",
