@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import result
 from dlnflow._typing import FloatArray
+from dlnflow.influence._entries import matrix, top_k
 from dlnflow.influence._grid import Grid, Items
+from dlnflow.influence._groups import groups
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling import traces as loss_traces
 from dlnflow.training import Run
@@ -291,3 +293,6 @@ bif.ess = ess  # type: ignore[attr-defined]
 bif.verdict = verdict  # type: ignore[attr-defined]
 bif.rhat_products = rhat_products  # type: ignore[attr-defined]
 bif.ess_products = ess_products  # type: ignore[attr-defined]
+bif.groups = groups  # type: ignore[attr-defined]
+bif.matrix = matrix  # type: ignore[attr-defined]
+bif.top_k = top_k  # type: ignore[attr-defined]

@@ -95,11 +95,19 @@ def test_order_of_tokens_and_chains_changes_nothing(seed):
 def test_blocks_do_not_matter(monkeypatch):
     traces, classes = random_traces(), random_classes()
     whole, full, best = groups(traces, classes), matrix(traces), top_k(traces, 3)
-    monkeypatch.setattr("dlnflow.analysis._standard.BLOCK", 4)
-    monkeypatch.setattr("dlnflow.analysis.pairs.BLOCK", 4)
+    monkeypatch.setattr("dlnflow.influence._standard.BLOCK", 4)
+    monkeypatch.setattr("dlnflow.influence._entries.BLOCK", 4)
     np.testing.assert_allclose(groups(traces, classes), whole, atol=1e-13)
     np.testing.assert_allclose(matrix(traces), full, atol=1e-13)
     assert (top_k(traces, 3).train == best.train).all()
+
+
+def test_they_belong_to_bif():
+    from dlnflow import influence
+
+    assert (influence.bif.groups, influence.bif.matrix, influence.bif.top_k) == (
+        groups, matrix, top_k,
+    )  # fmt: skip
 
 
 def test_chain_error_is_the_spread_of_chains():
