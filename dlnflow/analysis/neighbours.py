@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._checks import one_of
 from dlnflow._typing import FloatArray
-from dlnflow.influence._standard import membership, usable
 from dlnflow.influence._entries import _checked_k, nearest, standardised
+from dlnflow.influence._standard import membership, usable
 
 TOO_RARE = 30
 """Classes with fewer tokens have intervals wider than 0.3 and are marked."""
