@@ -16,6 +16,7 @@ from dlnflow import _checks
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.losses import token_losses
 from dlnflow.lm.mixture import GradientData, Observed
+from dlnflow.lm.model import SHORT
 from dlnflow.sampling import chains
 from dlnflow.sampling.posterior import Evaluation, Kernel, Posterior
 from dlnflow.sampling.settings import Settings
@@ -26,6 +27,8 @@ PRECISIONS = ("fp32", "bf16-gradient", "bf16")
 """Where bfloat16 autocast is used."""
 TARGETS = 4096
 """Observed tokens in one forward pass."""
+REVISION = 2
+"""Of the arithmetic: part of a store's key, to be raised when the same unit gives other bits."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Sampler:
             "step_size": s.step_size, "burn_in": s.burn_in, "thin": s.thin, "seed": s.seed,
             "dtype": s.dtype, "options": dict(s.options), "parameters": list(self.parameters),
             "precision": self.precision, "device": torch.device(self.device).type,
+            "revision": REVISION,
         }  # fmt: skip
 
 
@@ -129,6 +133,8 @@ class FlatModel:
         self.unit, self.precision = unit, sampler.precision
         self.model = unit.checkpoints.load(unit.step, device=sampler.device)
         self.model.to(getattr(torch, sampler.settings.dtype)).requires_grad_(False)
+        if _plain_is_faster(sampler, unit.gradient.length):
+            self.model.set_attn_implementation("eager")
         self.moving = _selected(self.model, sampler.parameters)
         self.center = torch.cat([p.flatten() for p in self.moving])[None].clone()
         self.gradient = torch.zeros_like(self.center)
@@ -218,6 +224,12 @@ def _advance(
         if after > 0 and after % s.thin == 0:
             losses.append(flat.observe(state.theta))
     return losses, state
+
+
+def _plain_is_faster(sampler: Sampler, length: int) -> bool:
+    """Whether attention that keeps its weights beats the fused one, as in training short rows."""
+    on_cpu = torch.device(sampler.device).type == "cpu"
+    return on_cpu and sampler.precision != "fp32" and length <= SHORT
 
 
 def _selected(model: torch.nn.Module, names: tuple[str, ...]) -> list[torch.nn.Parameter]:
