@@ -31,13 +31,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), ROWS):
             part = slice(start, start + ROWS)
             z = (hidden[part] @ weight.T).float()
-            peak = z.amax(1, keepdim=True)
             own = z.gather(1, targets[part, None])
+            if not wanted:
+                losses[part] = -z.log_softmax(1).gather(1, targets[part, None])[:, 0]
+                continue
+            peak = z.amax(1, keepdim=True)
             z.sub_(peak).exp_()
             total = z.sum(1, keepdim=True)
             losses[part] = (total.log() + peak - own)[:, 0]
-            if wanted:
-                p[part] = z.div_(total)
+            p[part] = z.div_(total)
         if wanted:
             ctx.save_for_backward(hidden, weight, targets, p)
         return losses

@@ -170,7 +170,7 @@ class FlatModel:
     def observe(self, theta: Tensor) -> NDArray[np.float32]:
         """Return the losses (K,) of the observed tokens."""
         self.place(theta)
-        rows = max(1, TARGETS // self.observed.shape[1])
+        rows = max(1, TARGETS // (self.observed.shape[1] - 1))
         with torch.inference_mode():
             parts = [token_losses(self.model, ids, bf16=self.precision == "bf16").flatten()
                      for ids in self.observed.split(rows)]  # fmt: skip
