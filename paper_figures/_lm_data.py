@@ -69,6 +69,8 @@ def folder(scale: Scale, seed: int = 0) -> Path:
 def ladder(scale: Scale, seed: int = 0) -> Checkpoints:
     """Train the model, or go on where that stopped."""
     run = settings(scale, seed)
+    # Bits depend on the number of threads, and two are slower than one beside other work.
+    experiment.one_thread()
 
     def progress(step: int, loss: float) -> None:
         if step % 50 == 0:
