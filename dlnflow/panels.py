@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from dlnflow import _checks
 from dlnflow._typing import FloatArray
@@ -41,6 +42,8 @@ INFLUENCE_LABEL = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow
 INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow$"
 """The same in one line, for colour bars."""
 MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
+NOT_MIXED = "0.75"
+"""Grey of sampled values whose chains have not mixed."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
 
@@ -61,6 +64,9 @@ def draw_curves(
     width: float = 1.4,
 ) -> list[Line2D]:
     """Draw several curves over time and label the time axis.
+
+    Sampled results, which carry `standard_error` and `verdict`, get a band of two standard errors
+    on either side, and are grey where the verdict is not "mixed".
 
     Parameters
     ----------
@@ -94,12 +100,49 @@ def draw_curves(
     lines = []
     for k, (row, label) in enumerate(zip(curves.transpose(other, "time"), labels, strict=True)):
         color, style = colors[k % len(colors)], styles[k % len(styles)]
+        believed = row.where(_believed(row)) if "verdict" in row.coords else row
         lines += axis.plot(
-            curves[name], row, color=color, linestyle=style, linewidth=width, label=label
+            curves[name], believed, color=color, linestyle=style, linewidth=width, label=label
         )
+        draw_uncertainty(axis, row, time=name, color=color, width=width)
     axis.set_xlim(float(curves[name][0]), float(curves[name][-1]))
     axis.set_xlabel(TIME_LABELS[name])
     return lines
+
+
+def draw_uncertainty(
+    axis: Axes, curve: xr.DataArray, *, color: str, time: str = "flow_time", width: float = 1.4
+) -> None:
+    """Draw a band of two standard errors, and in grey the checkpoints that have not mixed.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    curve : xarray.DataArray, dims (time,)
+        With `standard_error` (time,) and `verdict` (time,) among its coordinates; nothing is
+        drawn for what is absent.
+    color : str
+        Of the band.
+    time : {"flow_time", "time"}
+        Coordinate on the horizontal axis.
+    width : float
+        Width of the grey line in points.
+    """
+    at = curve[time].values
+    if "standard_error" in curve.coords and np.any(np.isfinite(curve.standard_error)):
+        low, high = (curve.values + k * curve.standard_error.values for k in (-2, 2))
+        axis.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0, zorder=1)
+    if "verdict" not in curve.coords or np.all(_believed(curve)):
+        return
+    axis.plot(at, curve, color=NOT_MIXED, linewidth=width, zorder=1.5, label="_not mixed")
+    edges = np.concatenate([at[:1], (at[1:] + at[:-1]) / 2, at[-1:]])
+    for k in np.flatnonzero(~_believed(curve)):
+        axis.axvspan(edges[k], edges[k + 1], color=NOT_MIXED, alpha=0.35, linewidth=0, zorder=-1)
+
+
+def _believed(curve: xr.DataArray) -> NDArray[np.bool_]:
+    """Return where a curve is mixed, or was not sampled at all."""
+    return np.isin(curve.verdict.values, ["mixed", ""])
 
 
 def time_name(curves: xr.DataArray, time: str) -> str:

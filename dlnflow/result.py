@@ -14,6 +14,8 @@ SIGN = "d loss(query) / d weight(train): negative = the train item helps the que
 UNITS = "loss per unit of item weight"
 OBJECTIVE = "(1/N) sum_i w_i l_i,  l_i = 1/2 |y_i - W x_i|^2"
 CORE_DIMS = ("time", "query", "train")
+SAMPLED = ("standard_error", "verdict")
+"""Coordinates that say how far a sampled result can be believed."""
 
 
 def influence(
@@ -132,7 +134,8 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        dims (estimator, time, query, train), labelled by each result's estimator.
+        dims (estimator, time, query, train), labelled by each result's estimator. `verdict` and
+        `standard_error` of sampled results are kept ("" and NaN for the others).
 
     Raises
     ------
@@ -168,9 +171,8 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     shared = dict(arrays[0].attrs)
     for array in arrays[1:]:
         shared = {k: v for k, v in shared.items() if array.attrs.get(k) == v}
-    kept = {*CORE_DIMS, "flow_time"}  # what only one estimator knows says nothing of the others
     joined = xr.concat(
-        [array.drop_vars(set(array.coords) - kept) for array in arrays],
+        _alike(arrays),
         xr.Variable("estimator", np.asarray(names, dtype=str)),
         join="exact",
         coords="minimal",
@@ -178,6 +180,24 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
         combine_attrs="drop",
     ).transpose("estimator", *CORE_DIMS)
     return check(joined.assign_attrs(shared | {"estimator": ", ".join(names)}))
+
+
+def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
+    """Return the arrays with equal coordinates: the grid's, and how far what is sampled is right.
+
+    What else only one estimator knows says nothing of the others.
+    """
+    sampled = {name for name in SAMPLED if any(name in array.coords for array in arrays)}
+    kept = {*CORE_DIMS, "flow_time", *sampled}
+    alike = []
+    for array in arrays:
+        none = {
+            "standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
+            "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9")),
+        }
+        missing = {name: none[name] for name in sampled - set(array.coords)}
+        alike.append(array.drop_vars(set(array.coords) - kept).assign_coords(missing))
+    return alike
 
 
 def _same_grid(first: xr.DataArray, other: xr.DataArray, first_name: str, name: str) -> None:
