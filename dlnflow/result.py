@@ -171,11 +171,12 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     shared = dict(arrays[0].attrs)
     for array in arrays[1:]:
         shared = {k: v for k, v in shared.items() if array.attrs.get(k) == v}
+    alike = _alike(arrays)
     joined = xr.concat(
-        _alike(arrays),
+        alike,
         xr.Variable("estimator", np.asarray(names, dtype=str)),
         join="exact",
-        coords="minimal",
+        coords=[name for name in SAMPLED if name in alike[0].coords],
         compat="override",
         combine_attrs="drop",
     ).transpose("estimator", *CORE_DIMS)
@@ -183,18 +184,13 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
 
 
 def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
-    """Return the arrays with equal coordinates: the grid's, and how far what is sampled is right.
-
-    What else only one estimator knows says nothing of the others.
-    """
+    """Return the arrays with equal coordinates: the grid's and, if any was sampled, `SAMPLED`."""
     sampled = {name for name in SAMPLED if any(name in array.coords for array in arrays)}
     kept = {*CORE_DIMS, "flow_time", *sampled}
     alike = []
     for array in arrays:
-        none = {
-            "standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
-            "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9")),
-        }
+        none = {"standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
+                "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9"))}  # fmt: skip
         missing = {name: none[name] for name in sampled - set(array.coords)}
         alike.append(array.drop_vars(set(array.coords) - kept).assign_coords(missing))
     return alike

@@ -150,3 +150,35 @@ def test_refusals():
         plotting.plot_influence(sweep)
     with pytest.raises(ValueError, match="two dims"):
         panels.draw_curves(Figure().subplots(), curves)
+
+
+def test_sampled_curves_have_bands_and_are_grey_where_not_mixed():
+    curves = made_up(2, 1)
+    verdict = np.full(20, "mixed", dtype="<U9")
+    verdict[[3, 4, 11]] = ["not mixed", "short", "diverged"]
+    error = np.full(curves.shape, 0.25)
+    sampled = curves.assign_coords(
+        standard_error=(curves.dims, error), verdict=("time", verdict)
+    ).assign_attrs(estimator="bif")
+    both = dln.stack(sampled, curves)
+    figure = plotting.plot_influence(both, events=False, include_self=True)
+    shown, exact = visible(figure)
+    line = next(line for line in shown.lines if line.get_label() == "item1")
+    expected = curves.sel(query="item1", train="item0").values
+    np.testing.assert_array_equal(np.isnan(line.get_ydata()), verdict != "mixed")
+    grey = [line for line in shown.lines if line.get_color() == panels.NOT_MIXED]
+    np.testing.assert_array_equal(grey[1].get_ydata(), expected)
+    assert len(shown.patches) == 2 * 3  # a span for every checkpoint and curve
+    band = shown.collections[1].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(expected.max() + 0.5)
+    assert band.min() == pytest.approx(expected.min() - 0.5)
+    assert not exact.collections and not exact.patches
+    assert panels.NOT_MIXED not in [line.get_color() for line in exact.lines]
+
+
+def test_mixed_curves_are_whole():
+    curves = made_up(2, 1).assign_coords(verdict=("time", ["mixed"] * 20))
+    figure = plotting.plot_influence(curves, events=False, include_self=True)
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "item1")
+    np.testing.assert_array_equal(line.get_ydata(), curves.sel(query="item1", train="item0"))
+    assert not figure.axes[0].collections and not figure.axes[0].patches

@@ -38,6 +38,19 @@ def test_stack_drops_coordinates_of_single_estimators():
     assert set(both.coords) == {"estimator", "time", "flow_time", "query", "train"}
 
 
+def test_stack_keeps_what_says_how_far_a_sampled_result_is_right():
+    sampled = _example("bif")
+    verdict = ["mixed", "not mixed", "diverged"]
+    sampled = sampled.assign_coords(
+        standard_error=(sampled.dims, np.ones(sampled.shape)), verdict=("time", verdict)
+    )
+    for both in (dln.stack(sampled, _example()), dln.stack(_example(), sampled)):
+        assert both.sel(estimator="bif").verdict.values.tolist() == verdict
+        assert set(both.sel(estimator="tangent").verdict.values) == {""}
+        assert np.all(both.sel(estimator="bif").standard_error == 1)
+        assert np.all(np.isnan(both.sel(estimator="tangent").standard_error))
+
+
 @pytest.mark.parametrize(
     "other",
     [{"time": (0, 5, 11)}, {"query": ("b", "a")}, {"train": ("a", "c")}, {"time": (0, 5)}],

@@ -217,7 +217,7 @@ def verdicts(table: pd.DataFrame) -> dict[str, str]:
 
 
 def show(table: pd.DataFrame) -> None:
-    """Print the table to the terminal.
+    """Print one table per kernel to the terminal, at most 80 columns wide.
 
     Parameters
     ----------
@@ -225,22 +225,41 @@ def show(table: pd.DataFrame) -> None:
         From `selftest`.
     """
     from rich.console import Console
+
+    console, judged = Console(highlight=False), verdicts(table)
+    console.print(
+        "Sampler self-test: measured / exact. step: eps x largest curvature (unstable at 4); "
+        "theory: what this kernel should measure at this step; z: deviation from theory, or "
+        "from 1, in standard errors; kept: accepted proposals. Networks are named "
+        "inputs-hidden-outputs and measure the learning coefficient."
+    )
+    for name, rows in table.groupby("kernel", sort=False):
+        console.print(f"\n[bold]{name}: {judged[str(name)]}[/bold]")
+        console.print(_view(rows))
+
+
+def _view(rows: pd.DataFrame) -> Any:
+    """Return the rich table of one kernel; columns that say nothing are left out."""
+    from rich import box
     from rich.table import Table
 
-    console = Console()
-    view = Table(title="Sampler self-test: measured / exact")
-    for column in ("kernel", "target", "eps x curvature", "ratio", "predicted", "z", "accepted"):
-        view.add_column(column, justify="left" if column in ("kernel", "target") else "right")
-    view.add_column("verdict")
-    for row in table.to_dict("records"):
-        view.add_row(
-            row["kernel"], row["target"], f"{row['relative_step']:g}",
-            f"{row['ratio']:.3f} ± {row['standard_error']:.3f}",
-            "-" if np.isnan(row["predicted"]) else f"{row['predicted']:.3f}",
-            f"{row['z']:+.1f}",
-            "-" if np.isnan(row["acceptance"]) else f"{row['acceptance']:.2f}",
-            row["verdict"],
-        )  # fmt: skip
-    console.print(view)
-    for name, verdict in verdicts(table).items():
-        console.print(f"{name}: {verdict}")
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    texts = {
+        "target": rows["target"].str.removeprefix("network "),
+        "step": rows["relative_step"].map("{:g}".format),
+        "measured": [
+            f"{ratio:.3f} ± {error:.3f}"
+            for ratio, error in zip(rows["ratio"], rows["standard_error"], strict=True)
+        ],
+        "theory": rows["predicted"].map("{:.3f}".format),
+        "z": rows["z"].map("{:+.1f}".format),
+        "kept": rows["acceptance"].map("{:.2f}".format),
+        "verdict": rows["verdict"],
+    }
+    told = [name for name, text in texts.items() if not all(cell == "nan" for cell in text)]
+    for name in told:
+        left = name in ("target", "verdict")
+        view.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for cells in zip(*(texts[name] for name in told), strict=True):
+        view.add_row(*("-" if cell == "nan" else cell for cell in cells))
+    return view

@@ -39,13 +39,19 @@ def test_unknown_kernel():
         selftest.selftest(kernels=["malla"])
 
 
-def test_small_selftest_has_every_column_and_prints(capsys):
+def test_small_selftest_has_every_column_and_prints(capsys, monkeypatch):
     table = selftest.selftest(kernels=["mala", "rmsprop_sgld"], chains=512)
     assert selftest.verdicts(table) == {"mala": "correct", "rmsprop_sgld": "biased"}
     assert table[table.kernel == "mala"].acceptance.between(0.5, 1).all()
+    monkeypatch.setenv("COLUMNS", "80")
     selftest.show(table)
     printed = capsys.readouterr().out
     assert "rmsprop_sgld: biased" in printed and "mala: correct" in printed
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("±" in line for line in lines) == len(table)  # no row is wrapped or cut
+    assert "…" not in printed and "ill-conditioned" in printed and "6-3-6, rank 3" in printed
+    assert printed.count("kept") == 2  # in the explanation, and for the kernel that rejects
 
 
 @pytest.mark.slow
