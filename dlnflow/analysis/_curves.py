@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.signal import find_peaks, peak_prominences
 
 from dlnflow._typing import FloatArray, IntArray
 
@@ -124,16 +125,75 @@ def flips(curves: FloatArray, floor: FloatArray) -> Flips:
     return Flips(curve, latest[curve, before], before + 1, held[curve, before + 1])
 
 
-def crossing(time: FloatArray, curve: FloatArray, before: int, after: int) -> float:
-    """Time at which one curve passes zero between two samples of opposite sign.
+def crossings(time: FloatArray, curves: FloatArray, flips: Flips) -> FloatArray:
+    """Times at which curves pass zero between two samples of opposite sign.
 
     Linear between the two samples around the sign change, if there is just one in between:
     error O(h^2). If noise inside the floor changes sign several times, linear between the two
     samples that are beyond the floor.
+
+    Parameters
+    ----------
+    time : array, shape (T,)
+    curves : array, shape (P, T)
+        Without NaN.
+    flips : Flips
+        F of them.
+
+    Returns
+    -------
+    array, shape (F,)
     """
-    inside = before + np.flatnonzero(curve[before : after + 1])
-    change = np.flatnonzero(np.diff(np.sign(curve[inside])))
-    if len(change) == 1:
-        before, after = inside[change[0]], inside[change[0] + 1]
-    share = curve[before] / (curve[before] - curve[after])
-    return float(time[before] + share * (time[after] - time[before]))
+    curve, before, after, _ = flips
+    length = len(time)
+    row, sample = np.nonzero(curves)
+    sign = np.sign(curves[row, sample])
+    change = np.flatnonzero((row[1:] == row[:-1]) & (sign[1:] != sign[:-1]))
+    # Both ends of a flip are nonzero, so changes that begin inside it also end inside it.
+    place = row[change] * length + sample[change]
+    first = np.searchsorted(place, curve * length + before)
+    single = np.searchsorted(place, curve * length + after) - first == 1
+    only = change[first[single]]
+    left, right = before.copy(), after.copy()
+    left[single], right[single] = sample[only], sample[only + 1]
+    share = curves[curve, left] / (curves[curve, left] - curves[curve, right])
+    return time[left] + share * (time[right] - time[left])
+
+
+class Maxima(NamedTuple):
+    """Local maxima: row ``curve`` has one at sample ``at``, in the middle of a flat top."""
+
+    curve: IntArray
+    at: IntArray
+    prominence: FloatArray
+
+
+def maxima(curves: FloatArray, floor: FloatArray) -> Maxima:
+    """Find local maxima whose |value| and prominence reach the floor, never at either end.
+
+    Prominence is the height above the higher of the two lowest points that are passed before
+    the curve rises above the maximum, or ends, on either side (as in scipy.signal).
+
+    Parameters
+    ----------
+    curves : array, shape (P, T)
+        Finite.
+    floor : array, shape (P,)
+
+    Returns
+    -------
+    Maxima
+        In order of curve, then time.
+    """
+    width = curves.shape[1] + 1
+    # One long signal with an infinite sample after every curve: it bounds the way down from a
+    # maximum just as the end of the curve does, and no first or last sample can be a maximum.
+    fenced = np.full((len(curves), width), np.inf)
+    fenced[:, :-1] = curves
+    signal = fenced.ravel()
+    peaks, _ = find_peaks(signal)
+    peaks = peaks[np.isfinite(signal[peaks])]
+    peaks = peaks[np.abs(signal[peaks]) >= floor[peaks // width]]
+    prominence = peak_prominences(signal, peaks)[0]
+    peaks, prominence = (a[prominence >= floor[peaks // width]] for a in (peaks, prominence))
+    return Maxima(peaks // width, peaks % width, prominence)

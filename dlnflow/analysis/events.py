@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.signal import find_peaks
+from numpy.typing import ArrayLike, NDArray
+from pandas.api.extensions import ExtensionArray
 
 from dlnflow import result
-from dlnflow._typing import FloatArray
+from dlnflow._typing import FloatArray, IntArray
 from dlnflow.analysis import _curves
 
 COLUMNS = ("kind", "step", "flow_time", "value", "sign", "prominence", "floor")
@@ -15,6 +16,10 @@ DEFAULT_RULE = (
     f"{_curves.OVERALL_FRACTION:.1%} of that of all curves of the estimator"
 )
 """The noise floor where none is given."""
+KINDS = ("peak", "trough", "sign_flip")
+"""In the order in which simultaneous events of a curve are listed."""
+CHUNK_NUMBERS = 2**18
+"""Numbers of all curves that are looked at together, so that temporaries stay small."""
 
 
 def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -> pd.DataFrame:
@@ -24,7 +29,8 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     floor; its time is the vertex of the parabola through the three samples around it. A sign flip
     counts if the curve goes from beyond +floor to beyond -floor or back; its time is where the
     line between the samples around the sign change meets zero. Both are exact to second order in
-    the spacing of the recorded steps. The ends of the record are never extrema.
+    the spacing of the recorded steps. The ends of the record are never extrema. A curve with a
+    value that is not finite has no events.
 
     Parameters
     ----------
@@ -65,45 +71,58 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     rows = np.ascontiguousarray(curves.values.reshape(-1, curves.sizes["time"]))
     floors = _floors(curves, floor)
     time = curves.time.values.astype(np.float64)
-    found = [
-        event
-        for row, finding in enumerate(_flips_by_row(rows, floors))
-        for event in _of_one_curve(row, time, rows[row], floors[row], finding)
+    length = max(1, CHUNK_NUMBERS // len(time))
+    parts = [
+        _of_rows(time, rows, floors, slice(k, k + length)) for k in range(0, len(rows), length)
     ]
-    table = pd.DataFrame(found, columns=["row", *COLUMNS])
+    curve, kind, *found = map(np.concatenate, zip(*parts, strict=True))
+    step, value, sign, prominence = found
+    columns = (_repeated(KINDS, kind), step, np.nan, value, sign, prominence, floors[curve])
+    table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
     table["flow_time"] = np.interp(table["step"], time, curves.flow_time.values)
-    positions = np.unravel_index(table.pop("row").to_numpy(dtype=np.int64), curves.shape[:-1])
+    positions = np.unravel_index(curve, curves.shape[:-1])
     for column, (dim, position) in enumerate(zip(curves.dims[:-1], positions, strict=True)):
-        table.insert(column, dim, curves[dim].values[position])
+        table.insert(column, dim, _repeated(curves[dim].values, position))
     table.attrs["floor"] = DEFAULT_RULE if floor is None else "given by the caller"
     return table
 
 
-def _of_one_curve(
-    row: int, time: FloatArray, curve: FloatArray, floor: float, flips: list[tuple]
-) -> list[tuple]:
-    """Rows (row, *COLUMNS) of one curve, in order of time; flow_time is filled in later."""
-    if not np.abs(curve).max() > floor:
-        return []
-    found = []
-    for kind, side in (("peak", 1.0), ("trough", -1.0)):
-        at, about = find_peaks(side * curve, prominence=floor)
-        for k, prominence in zip(at, about["prominences"], strict=True):
-            if abs(curve[k]) < floor:
-                continue
-            step, value = _curves.vertex(time[k - 1 : k + 2], curve[k - 1 : k + 2])
-            found.append((row, kind, step, np.nan, value, np.sign(value), prominence, floor))
-    for before, after, sign in flips:
-        step = _curves.crossing(time, curve, before, after)
-        found.append((row, "sign_flip", step, np.nan, 0.0, sign, np.nan, floor))
-    return sorted(found, key=lambda event: event[2])
+def _of_rows(
+    time: FloatArray, rows: FloatArray, floors: FloatArray, part: slice
+) -> tuple[NDArray, ...]:
+    """Curve, kind, step, value, sign and prominence of events, in order of curve and time."""
+    largest = np.abs(rows[part]).max(axis=1)
+    some = part.start + np.flatnonzero((largest > floors[part]) & np.isfinite(largest))
+    rows, floors = rows[some], floors[some]
+    flips = _curves.flips(rows, floors)
+    steps = _curves.crossings(time, rows, flips)
+    unknown = np.full(len(steps), np.nan)
+    parts = [
+        _extrema(time, rows, floors, 1),
+        _extrema(time, rows, floors, -1),
+        (flips.curve, steps, np.zeros(len(steps)), flips.sign, unknown),
+    ]
+    kind = np.repeat(np.arange(len(KINDS)), [len(found[0]) for found in parts])
+    curve, step, *rest = map(np.concatenate, zip(*parts, strict=True))
+    order = np.lexsort((step, curve))
+    return tuple(column[order] for column in (some[curve], kind, step, *rest))
 
 
-def _flips_by_row(rows: FloatArray, floors: FloatArray) -> list[list[tuple]]:
-    grouped: list[list[tuple]] = [[] for _ in rows]
-    for row, *finding in zip(*_curves.flips(rows, floors), strict=True):
-        grouped[row].append(tuple(finding))
-    return grouped
+def _extrema(
+    time: FloatArray, rows: FloatArray, floors: FloatArray, side: int
+) -> tuple[FloatArray, ...]:
+    """Return curve, step, value, sign and prominence of peaks (side 1) or troughs (side -1)."""
+    curve, at, prominence = _curves.maxima(side * rows, floors)
+    around = [at - 1, at, at + 1]
+    step, value = _curves.vertex(
+        tuple(time[k] for k in around), tuple(rows[curve, k] for k in around)
+    )
+    return curve, step, value, np.sign(value), prominence
+
+
+def _repeated(labels: ArrayLike, positions: IntArray) -> ExtensionArray:
+    """Labels at positions, made into strings of pandas before they are repeated, for speed."""
+    return pd.Series(labels).array.take(positions)
 
 
 def _floors(curves: xr.DataArray, floor: float | xr.DataArray | None) -> FloatArray:

@@ -1,4 +1,7 @@
+from importlib import import_module
+
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 import dlnflow as dln
 from dlnflow.analysis import events
 from tests.analysis.curves import of_curves, sampled
+from tests.analysis.events_by_curve import events_by_curve
 
 
 def bump(x):
@@ -146,3 +150,65 @@ def test_leading_dims_and_labels_are_kept():
 def test_bad_floor(floor):
     with pytest.raises(ValueError, match="floor"):
         events(of_curves(np.arange(5.0)), floor=floor)
+
+
+MODULE = import_module("dlnflow.analysis.events")  # the function has the same name
+NOISE = 1e-17
+"""Far below every floor, and representable beside zero only."""
+
+
+@st.composite
+def awkward_curves(draw):
+    """Curves (P, T) of plateaus, ties, noise around zero, constants and values not to be had."""
+    length = draw(st.integers(1, 12))
+    levels = st.sampled_from([-2.0, -1.0, -0.011, -0.009, -NOISE, 0.0, NOISE, 0.009, 0.011, 1.0])
+    values = st.one_of(levels, st.floats(-3, 3, allow_subnormal=False))
+    curves = draw(
+        st.lists(st.lists(values, min_size=length, max_size=length), min_size=1, max_size=4)
+    )
+    curves = np.repeat(curves, draw(st.integers(1, 3)), axis=1)  # flat tops of any width
+    if draw(st.booleans()):
+        curves[draw(st.integers(0, len(curves) - 1)), draw(st.integers(0, length - 1))] = np.nan
+    return curves
+
+
+@given(
+    awkward_curves(),
+    st.one_of(st.none(), st.sampled_from([0.0, 0.01, 1.0])),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 40, 10**6]),
+)
+def test_events_are_those_of_one_curve_at_a_time(curves, floor, seed, chunk):
+    """Exactly, whatever the curves beside them and however many are taken together."""
+    rng = np.random.default_rng(seed)
+    time = np.cumsum(rng.integers(1, 5, curves.shape[1]))
+    found = of_curves(*curves, time=time)
+    own = np.abs(found).max("time", skipna=False)
+    floors = np.maximum(1e-2 * own, 1e-3 * own.max(skipna=False)) if floor is None else floor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "CHUNK_NUMBERS", chunk)
+        table = events(found, floor)
+    expected = events_by_curve(found, xr.zeros_like(own) + floors)
+    kinds = {"check_dtype": len(expected) > 0, "check_exact": True}
+    pd.testing.assert_frame_equal(table, expected, **kinds)
+
+
+def test_a_long_noisy_curve_has_the_events_of_the_reference():
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.standard_normal((12, 3000)), axis=1)
+    found = of_curves(*walk, *np.round(walk))
+    table = events(found, 0.5)
+    assert (table["kind"].value_counts() > 50).all()
+    floors = xr.zeros_like(found.isel(time=0, drop=True)) + 0.5
+    pd.testing.assert_frame_equal(table, events_by_curve(found, floors), check_exact=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_curve_that_is_not_finite_has_no_events(value):
+    good = np.sin(np.arange(60) / 6)
+    bad = np.where(np.arange(60) == 30, value, good)
+    table = events(of_curves(bad, good, bad), floor=0.1)
+    assert set(table["query"]) == {"query1"}
+    pd.testing.assert_frame_equal(
+        table.drop(columns="query"), events(of_curves(good), 0.1).drop(columns="query")
+    )
