@@ -118,9 +118,11 @@ def _posterior(axis: Axes, n_star: float) -> None:
     for name, basin in (("U", U), ("V", V)):
         axis.axvline(basin.phase.loss, color=COLORS[name], linewidth=0.8, zorder=0)
         axis.annotate(name, (basin.phase.loss, 0.97), xycoords=("data", "axes fraction"),
-                      xytext=(2, 0), textcoords="offset points", va="top", fontsize=7,
-                      color=COLORS[name])  # fmt: skip
-    axis.set(xlabel="loss L(w) (nats)", ylabel="posterior density", ylim=(0, None))
+                      xytext=(-2, 0), textcoords="offset points", va="top", ha="right",
+                      fontsize=7, color=COLORS[name])  # fmt: skip
+    axis.set(
+        xlabel="loss L(w) (nats)", ylabel="posterior density", ylim=(0, None), xlim=(-0.008, 0.1)
+    )
     axis.legend(**_style.LEGEND)
 
 
@@ -136,7 +138,7 @@ def _influence(
     axis.plot(n, within[:, 0, 1], color="0.3", linestyle="--", label="within phases (all pairs)")
     axis.set(xscale="log", xlabel="sample size n", ylabel=_style.INFLUENCE)
     axis.set_ylim(-0.17, 0.24)
-    axis.legend(loc="upper left", **_style.LEGEND)
+    axis.legend(loc="upper left", **_style.LEGEND | {"framealpha": 0})
 
 
 def _measured(n: FloatArray, total: FloatArray, change: phases.Transition) -> dict[str, float]:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import influence, plotting
+from dlnflow._typing import FloatArray
 from paper_figures import _data, _style
 
 TRAIN = "dog"
@@ -43,10 +44,10 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         for axis, query in zip(axes, QUERIES, strict=True):
             _panel(axis, exact.sel(query=query), linear.sel(query=query), query)
             _style.mark_levels(axis, _data.half_times(scale))
-        axes[0].legend(title="absent for (flow time)", title_fontsize=6.5, **_style.LEGEND)
+        axes[1].legend(title="absent for (flow time)", title_fontsize=6.5, **_style.LEGEND)
         axes[0].set_ylabel("integrated over the window:\n" + _style.INFLUENCE)
         _style.letters(axes)
-    return figure, _measured(exact, linear)
+    return figure, _measured(scale, exact, linear)
 
 
 def _panel(axis: Axes, exact: xr.DataArray, linear: xr.DataArray, query: str) -> None:
@@ -60,7 +61,7 @@ def _panel(axis: Axes, exact: xr.DataArray, linear: xr.DataArray, query: str) ->
     axis.set_title(f"{TRAIN} on {query} ({_data.kinship(TRAIN, query)})", pad=16)
 
 
-def _measured(exact: xr.DataArray, linear: xr.DataArray) -> dict[str, float]:
+def _measured(scale: _data.Scale, exact: xr.DataArray, linear: xr.DataArray) -> dict[str, float]:
     """Start of the most helpful and the most harmful window, and what first order misses."""
     claims = {}
     time = exact.flow_time.values
@@ -70,7 +71,19 @@ def _measured(exact: xr.DataArray, linear: xr.DataArray) -> dict[str, float]:
             claims |= {
                 f"{query}.{width:g}.trough": float(time[one.argmin()]),
                 f"{query}.{width:g}.peak": float(time[one.argmax()]),
+                f"{query}.{width:g}.flip": _flip(time, one),
                 f"{query}.{width:g}.first_order": float(np.corrcoef(one, first)[0, 1]),
                 f"{query}.{width:g}.ratio": float(np.abs(one).max() / np.abs(first).max()),
             }
+        # the middle of the most harmful window against the peaks of the whole-run estimators
+        middle = claims[f"{query}.0.5.peak"] + 0.25
+        for name in ("tangent", "leave_one_out"):
+            whole = _data.influence(scale, name).sel(query=query, train=TRAIN)
+            claims[f"{query}.middle_minus_{name}"] = middle - float(whole.flow_time[whole.argmax()])
     return claims
+
+
+def _flip(time: FloatArray, curve: FloatArray) -> float:
+    """Return where the curve crosses zero between its trough and its peak."""
+    first, last = curve.argmin(), curve.argmax()
+    return float(np.interp(0, curve[first : last + 1], time[first : last + 1]))

@@ -114,7 +114,7 @@ def _scales(axis: Axes, scale: _data.Scale) -> None:
         axis.plot(STDS, middle, "o-", color=color, markersize=3, label=label)
     axis.axhline(1, color="0.5", linewidth=0.6, linestyle=":")
     axis.set(xscale="log", yscale="log", xlabel="standard deviation of initial weights",
-             ylabel="relative error (%)", ylim=(None, 1e5))  # fmt: skip
+             ylabel="relative error (%)", ylim=(None, 3e4))  # fmt: skip
     axis.legend(loc="upper left", **_style.LEGEND)
 
 
