@@ -3,7 +3,7 @@
 `dlnflow.plotting` arranges these into figures; use them directly to build your own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,11 @@ INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow
 MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
 NOT_MIXED = "0.75"
 """Grey of sampled values whose chains have not mixed."""
+LEGEND = {
+    "fontsize": 6.5, "labelspacing": 0.3, "frameon": True, "framealpha": 0.85, "edgecolor": "none",
+    "borderpad": 0.2,
+}  # fmt: skip
+"""Small legend on a light ground."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
 
@@ -241,3 +246,12 @@ def draw_heat(
     axis.set_ylim(len(values), 0)
     axis.set_xlim(edges[0], edges[-1])
     return mesh
+
+
+def letters(axes: Iterable[Axes], start: str = "a") -> None:
+    """Put bold letters a, b, ... at the upper left corner of panels."""
+    for k, axis in enumerate(axes):
+        axis.annotate(
+            chr(ord(start) + k), (0, 1), xycoords="axes fraction", xytext=(-4, 4),
+            textcoords="offset points", fontsize=10, fontweight="bold", ha="right", va="bottom",
+        )  # fmt: skip

@@ -19,14 +19,6 @@ from paper_figures._data import Scale
 OUT = Path(__file__).parent / "out" / "lm"
 PROCESSES = 2
 """Chains, or retrainings, that run at the same time."""
-CLASS_COLORS = {
-    "word_part": "#0072B2", "word_end": "#56B4E9", "formatting": "#999999",
-    "induction": "#D55E00", "left_delimiter": "#009E73", "right_delimiter": "#CC79A7",
-}  # fmt: skip
-GROUP_COLORS = {
-    ("repeated", "repeated"): "#0072B2", ("other", "other"): "0.45",
-    ("repeated", "other"): "#E69F00",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

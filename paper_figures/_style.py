@@ -6,7 +6,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
+from dlnflow import panels, plotting
 
 PAGE_WIDTH = 7.2
 """Inches."""
@@ -26,10 +26,7 @@ ESTIMATOR_STYLES = {
 LEVEL_COLORS = ("0.35", "#009E73", "#D55E00", "#0072B2")
 """Shared by all, animal | plant, mammal | bird and tree | flower, siblings."""
 TIME = "training time (flow time)"
-LEGEND = {
-    "fontsize": 6.5, "labelspacing": 0.3, "frameon": True, "framealpha": 0.85, "edgecolor": "none",
-    "borderpad": 0.2,
-}  # fmt: skip
+LEGEND, letters = panels.LEGEND, panels.letters
 INFLUENCE = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
 
 
@@ -37,15 +34,6 @@ def figure(width: float, height: float) -> Figure:
     """Return an empty figure in the common style; sizes in inches."""
     with mpl.rc_context(plotting.STYLE):
         return Figure(figsize=(width, height), layout="constrained")
-
-
-def letters(axes: Iterable[Axes], start: str = "a") -> None:
-    """Put bold letters a, b, ... at the upper left corner of panels."""
-    for k, axis in enumerate(axes):
-        axis.annotate(
-            chr(ord(start) + k), (0, 1), xycoords="axes fraction", xytext=(-4, 4),
-            textcoords="offset points", fontsize=10, fontweight="bold", ha="right", va="bottom",
-        )  # fmt: skip
 
 
 def boxed(alpha: float = 0.85) -> dict[str, object]:

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import plotting
+from dlnflow.lm import plots
 from dlnflow.lm.token_classes import CLASSES, Vocabulary, classify
 from dlnflow.lm.train import load_data
 from paper_figures import _lm_data, _style
@@ -19,7 +20,7 @@ TEXT = (
 )
 COLUMNS = 60
 """Characters in a line of the figure."""
-SHADES = dict(zip(CLASSES, _lm_data.CLASS_COLORS.values(), strict=True))
+SHADES = dict(zip(CLASSES, plots.CLASS_COLORS.values(), strict=True))
 HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class"}
 
 

@@ -24,7 +24,7 @@ LAYERS = [
 """Lowest first. A private module (leading underscore) not named here is at its importers' level."""
 SIDE = {
     "sampling": {"influence", "analysis"},
-    "lm": {"sampling", "influence", "analysis", "plotting"},
+    "lm": {"sampling", "influence", "analysis", "panels", "plotting"},
 }
 """What the torch sides may use beyond the layers below them."""
 

@@ -1,6 +1,5 @@
 """The commands `dlnflow lm ...`; long ones go on where they were stopped."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dlnflow._command import explained
+from dlnflow.lm._changes import Sampling, changed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Per-token influence in language models, over their training checkpoints.",
 )
-Folder = Annotated[Path, typer.Argument(help="Folder of a run: step<N>/ and its data.")]
+Model = Annotated[
+    Path,
+    typer.Argument(help="Folder of a run, or of step<N>/ in the hub's layout, or a hub name."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(help="Text file or folder, for checkpoints that `train` did not make."),
+]
 Steps = Annotated[
     list[int] | None, typer.Option("--step", help="Checkpoint; repeat. Default: all.")
 ]
@@ -51,7 +58,7 @@ def train(
 
     torch.set_num_threads(threads)
     one_of("configuration", configuration, list(CONFIGURATIONS))
-    settings = _changed(CONFIGURATIONS[configuration], setting or [])
+    settings = changed(CONFIGURATIONS[configuration], setting or [])
     data = prepare(settings, out, tokenizer=load_tokenizer(tokenizer)) if tokenizer else None
     losses: list[float] = []
     with Progress(settings.n_steps, "training") as bar:
@@ -93,15 +100,17 @@ def classes(
 
 @app.command()
 @explained
-def induction(folder: Folder, step: Steps = None, as_json: AsJson = False) -> None:
+def induction(
+    folder: Model, step: Steps = None, text: Text = None, as_json: AsJson = False
+) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
-    from dlnflow.lm.checkpoints import Checkpoints
+    from dlnflow.lm.checkpoints import find
     from dlnflow.lm.induction import measure, repeated_sequences
-    from dlnflow.lm.train import load_data
+    from dlnflow.lm.text_plan import counts as count
 
-    ladder = Checkpoints.from_directory(folder, step or None)
-    probe = repeated_sequences(load_data(folder).training.counts, disjoint=False, n_sequences=32)
-    data = measure(ladder, probe)
+    ladder = find(folder, step or None)
+    counts = count(folder, text, steps=step or None)
+    data = measure(ladder, repeated_sequences(counts, disjoint=False, n_sequences=32))
     rows = [
         {
             "step": int(t),
@@ -119,34 +128,51 @@ def induction(folder: Folder, step: Steps = None, as_json: AsJson = False) -> No
 @app.command()
 @explained
 def sample(
-    folder: Folder,
+    folder: Model,
     store: StoreFolder,
     step: Steps = None,
     observe: Annotated[
         str, typer.Option(help="repeats: random sequences repeated; text: held-out rows.")
     ] = "text",
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Observed sequences. Default: 32 text, 64 repeats.")
-    ] = None,
-    chains: Annotated[int, typer.Option(min=1)] = 4,
+    text: Text = None,
     draws: Annotated[int, typer.Option(min=4)] = 250,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, n_beta, "
+            "localization, step_size, burn_in, thin, seed, device; with --text also length and "
+            "tokenizer; repair=true computes damaged chains again.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
     from dlnflow._progress import Progress
-    from dlnflow.lm import experiment
+    from dlnflow.lm import experiment, text_plan
 
-    plan = experiment.plan(folder, observe=observe, steps=step or None, rows=rows)
-    sampler = experiment.sampler(chains=chains, draws=draws)
-    total = chains * len(plan.checkpoints)
+    chosen = changed(Sampling(), setting or [])
+    shape = chosen.given("length", "tokenizer")
+    if text is None and shape:
+        raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
+    options = chosen.given("rows") | {"observe": observe, "steps": step or None}
+    plan = (experiment.plan(folder, **options) if text is None else
+            text_plan.plan_from_text(folder, text, **options, **shape))  # fmt: skip
+    sampler = experiment.sampler(
+        draws=draws, **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
+        **chosen.given("thin", "seed", "device"),
+    )  # fmt: skip
+    total = sampler.settings.chains * len(plan.checkpoints)
     with Progress(total, "sampling") as bar:
-        traces = experiment.sample(plan, sampler, store, lambda k, _: bar.advance(k - bar.done))
+        traces = experiment.sample(plan, sampler, store, lambda k, _: bar.advance(k - bar.done),
+                                   repair=chosen.repair)  # fmt: skip
     _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
 
 
 @app.command()
 @explained
-def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
+def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with errors and a mixing verdict."""
     from dlnflow.analysis.groups import groups as between
     from dlnflow.lm import experiment
@@ -168,7 +194,7 @@ def groups(folder: Folder, store: StoreFolder, as_json: AsJson = False) -> None:
 @app.command()
 @explained
 def knn(
-    folder: Folder,
+    folder: Model,
     store: StoreFolder,
     k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 30,
     as_json: AsJson = False,
@@ -193,19 +219,18 @@ def knn(
     _table(rows, as_json)
 
 
-def _changed(settings: Any, changes: list[str]) -> Any:
-    """Apply NAME=VALUE to training settings, in the type of the old value."""
-    for change in changes:
-        name, equals, value = change.partition("=")
-        kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
-        if not equals or name not in kinds:
-            raise ValueError(f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; "
-                             f"got {change!r}.")  # fmt: skip
-        try:
-            settings = dataclasses.replace(settings, **{name: kinds[name](value)})
-        except ValueError as error:
-            raise ValueError(f"`--set` {change!r}: {error}") from error
-    return settings
+@app.command()
+@explained
+def figures(
+    folder: Model,
+    store: StoreFolder,
+    out: Annotated[Path, typer.Option(help="Folder for PNG and PDF.")],
+    as_json: AsJson = False,
+) -> None:
+    """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""
+    from dlnflow.lm.figures import draw
+
+    _print({"files": [str(file) for file in draw(folder, store, out)]}, as_json)
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool) -> None:

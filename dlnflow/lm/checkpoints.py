@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from dlnflow.lm.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,13 @@ class Checkpoints:
             raise ConnectionError(f"weights of {place} {revision}: {error}. {OFFLINE}") from error
         return model.to(device).eval()
 
-    def tokenizer(self) -> Tokenizer:
-        """Return the tokenizer that lies with the last step.
+    def tokenizer(self, source: str | Path | None = None) -> Tokenizer:
+        """Return the tokenizer that lies with the last step, or beside the steps.
+
+        Parameters
+        ----------
+        source : str or path, optional
+            Use this one: a tokenizer.json, a folder that has one, or a name on the hub.
 
         Returns
         -------
@@ -185,14 +191,70 @@ class Checkpoints:
         ------
         ValueError
             If it has ids that the model lacks.
+        FileNotFoundError
+            If there is none.
+        """
+        place = self.places[-1][0]
+        if source is None:
+            beside = Path(place).parent
+            alone = not (Path(place) / "tokenizer.json").exists()
+            source = beside if alone and (beside / "tokenizer.json").exists() else place
+        tokenizer = load_tokenizer(source)
+        check_vocabulary(tokenizer.get_vocab_size(), self.config().vocab_size)
+        return tokenizer
+
+    def config(self) -> PretrainedConfig:
+        """Return the configuration that lies with the last step.
+
+        Returns
+        -------
+        transformers.PretrainedConfig
+            Of the architecture.
+
+        Raises
+        ------
+        ConnectionError
+            If it is on the hub and that cannot be reached.
         """
         from transformers import AutoConfig
 
         place, revision = self.places[-1]
-        tokenizer = load_tokenizer(place)
-        size = AutoConfig.from_pretrained(place, revision=revision or "main").vocab_size
-        check_vocabulary(tokenizer.get_vocab_size(), size)
-        return tokenizer
+        try:
+            return AutoConfig.from_pretrained(place, revision=revision or "main")
+        except OSError as error:
+            raise ConnectionError(f"config.json of {place} {revision or ''}: {error}. "
+                                  f"{OFFLINE}") from error  # fmt: skip
+
+
+def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
+    """Take checkpoints from a folder if there is one, else from a model on the hub.
+
+    Parameters
+    ----------
+    source : str or path
+        Folder with subfolders ``step<N>``, or a name such as ``"EleutherAI/pythia-14m"``.
+    steps : sequence of int, optional
+        Only these; a must for the hub.
+
+    Returns
+    -------
+    Checkpoints
+        By `Checkpoints.from_directory` or `Checkpoints.from_hub`.
+
+    Raises
+    ------
+    ValueError
+        If `source` is neither.
+    """
+    if Path(source).is_dir():
+        return Checkpoints.from_directory(source, steps)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        raise ValueError(f"`source` {str(source)!r} is no folder here, and no OWNER/MODEL of the "
+                         "hub.")  # fmt: skip
+    if steps is None:
+        raise ValueError(f"`source` {str(source)!r} is no folder here; to take it from the hub, "
+                         "say which `steps`.")  # fmt: skip
+    return Checkpoints.from_hub(str(source), steps)
 
 
 @contextmanager

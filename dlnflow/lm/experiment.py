@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._checks import one_of
 from dlnflow.lm._files import write_atomic
@@ -22,7 +23,7 @@ from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.model import Settings
 from dlnflow.lm.token_classes import Vocabulary, classify
 from dlnflow.lm.traces import sample_traces
-from dlnflow.lm.train import load_data
+from dlnflow.lm.train import Data, load_data
 from dlnflow.lm.unit import Sampler
 from dlnflow.sampling.settings import Settings as SamplerSettings
 
@@ -32,8 +33,13 @@ BURN_IN, THIN = 150, 5
 """Steps before the first draw, while the preconditioner is learned, and between draws."""
 GRADIENT_TOKENS = 512
 """Targets in a minibatch: its noise is far below the injected one, so larger ones buy nothing."""
+OBSERVE = ("text", "repeats")
+ROWS = {"text": 32, "repeats": 64}
+"""Observed sequences: the errors of repeats are mostly those of the choice of sequences."""
 REPEATS = ("repeated", "other")
 """Classes of the tokens of a sequence u u: second and first half."""
+PERIOD = 24
+"""Ids of u in repeated sequences u u, unless the model's context is shorter than 2 u."""
 DEAL = 16
 """Repeated sequences without a common id; more of them use the same ids again."""
 
@@ -71,8 +77,13 @@ def plan(
     -------
     Plan
         Gradients come from the run's own training mixture.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder was not made by `train`; `dlnflow.lm.text_plan` takes any checkpoints.
     """
-    one_of("observe", observe, ("text", "repeats"))
+    one_of("observe", observe, OBSERVE)
     folder = Path(folder)
     data = load_data(folder)
     settings = Settings(**json.loads((folder / "settings.json").read_text()))
@@ -81,33 +92,75 @@ def plan(
         data.training.ids, max(1, GRADIENT_TOKENS // length), length, settings.repeat_share,
         (settings.segment_min, settings.segment_max),
     )  # fmt: skip
-    if observe == "text":
-        observed = Observed(data.held_out.rows(rows or 32, length))
-        classes = _present(classify(observed.ids, Vocabulary(data.tokenizer)))
-    else:
-        rows = rows or 4 * DEAL
-        observed = Observed(repeated_sequences(data.training.counts, n_sequences=rows,
-                                               deals=-(-rows // DEAL)))  # fmt: skip
-        classes = halves(observed)
+    observed, classes = watch(data, observe, rows or ROWS[observe], length=length, context=length)
     return Plan(Checkpoints.from_directory(folder, steps), gradient, observed, classes)
 
 
-def sampler(*, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu") -> Sampler:
-    """Return RMSProp-SGLD at the settings above, its preconditioner frozen after the burn-in."""
-    settings = SamplerSettings(
-        n_beta=N_BETA, localization=LOCALIZATION, step_size=STEP_SIZE, chains=chains, draws=draws,
-        burn_in=BURN_IN, thin=THIN, seed=seed, options={"freeze_after": BURN_IN},
+def watch(
+    data: Data, observe: str, rows: int, *, length: int, context: int
+) -> tuple[Observed, xr.DataArray]:
+    """Return what is observed, and the classes of its tokens.
+
+    Parameters
+    ----------
+    data : Data
+        Rows are held-out ones; ids are counted in the training part.
+    observe, rows : str, int
+        As in `plan`.
+    length, context : int
+        Ids in a row of text; inputs that the model takes, which bounds the sequences u u.
+
+    Returns
+    -------
+    (Observed, DataArray)
+        Classes without a single target are left out.
+    """
+    if observe == "text":
+        observed = Observed(data.held_out.rows(rows, length))
+        return observed, _present(classify(observed.ids, Vocabulary(data.tokenizer)))
+    ids = repeated_sequences(
+        data.training.counts, n_sequences=rows, period=min(PERIOD, (context + 1) // 2),
+        deals=-(-rows // DEAL),
     )  # fmt: skip
+    observed = Observed(ids)
+    return observed, halves(observed)
+
+
+def sampler(
+    *, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu", **changes: Any
+) -> Sampler:  # fmt: skip
+    """Return RMSProp-SGLD, its preconditioner frozen after the burn-in.
+
+    Parameters
+    ----------
+    chains, draws, seed : int
+        Chains at each checkpoint, recorded draws of each, and seed.
+    device : str
+        Torch device.
+    **changes
+        n_beta, localization, step_size, burn_in, thin; by default the settings above.
+
+    Returns
+    -------
+    Sampler
+        For `sample`.
+    """
+    chosen = {
+        "n_beta": N_BETA, "localization": LOCALIZATION, "step_size": STEP_SIZE,
+        "burn_in": BURN_IN, "thin": THIN,
+    } | changes  # fmt: skip
+    options = {"freeze_after": chosen["burn_in"]} if chosen["burn_in"] else {}
+    settings = SamplerSettings(chains=chains, draws=draws, seed=seed, options=options, **chosen)
     return Sampler(settings, precision="bf16-gradient", device=device)
 
 
 def sample(
     plan: Plan, sampler: Sampler, store: str | Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, *, repair: bool = False,
 ) -> xr.DataArray:  # fmt: skip
     """Sample a plan into a store, with the classes of its items beside them."""
     traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
-                           progress=progress)  # fmt: skip
+                           progress=progress, repair=repair)  # fmt: skip
     for name, array in (("traces", traces), ("classes", plan.classes.astype("int8"))):
         write_atomic(Path(store) / f"{name}.nc",
                      lambda p, a=array: a.to_netcdf(p, engine="scipy"))  # fmt: skip
@@ -125,16 +178,45 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
     Raises
     ------
     ValueError
-        If the store holds no finished sample.
+        If the store holds no finished sample, or its files are damaged.
     """
     store = Path(store)
     if not (store / "traces.nc").exists():
         raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
                          f"{folder} --store {store}` again to finish it.")  # fmt: skip
-    traces, classes = (
-        xr.load_dataarray(store / f"{name}.nc", engine="scipy") for name in ("traces", "classes")
-    )
-    return traces, classes
+    read = []
+    for name in ("traces", "classes"):
+        try:
+            read.append(xr.load_dataarray(store / f"{name}.nc", engine="scipy"))
+        except Exception as error:  # whatever the reader makes of damaged bytes
+            raise ValueError(
+                f"`store` {store}: {name}.nc is damaged or missing ({error}). Call `dlnflow lm "
+                f"sample {folder} --store {store}` again with the same options; it writes the file "
+                "anew from the chains."
+            ) from error
+    return read[0], read[1]
+
+
+def sequences(traces: xr.DataArray) -> NDArray[np.int64]:
+    """Return the sequences u u that traces of `plan(observe="repeats")` belong to.
+
+    Returns
+    -------
+    (n, 2 p) int64 array
+        Token ids; the first of a row has no loss and is taken from its repeat.
+
+    Raises
+    ------
+    ValueError
+        If the observed sequences do not repeat themselves.
+    """
+    targets = traces.token.values.reshape(len(np.unique(traces["row"])), -1).astype(np.int64)
+    period = (targets.shape[1] + 1) // 2
+    found = np.concatenate([targets[:, period - 1 : period], targets], axis=1)
+    if not np.array_equal(found[:, :period], found[:, period:]):
+        raise ValueError("`traces` are not those of repeated sequences; sample with "
+                         "observe=repeats.")  # fmt: skip
+    return found
 
 
 def left_out(classes: xr.DataArray) -> tuple[str, ...]:

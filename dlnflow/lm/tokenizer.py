@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|padding|>")
 """Ids 0 and 1, as in the Pythia tokenizer."""
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+"""A folder with a tokenizer has one of these."""
 
 
 def train_bpe(corpus: Corpus, vocab_size: int) -> Tokenizer:
@@ -77,12 +79,18 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
     Raises
     ------
+    FileNotFoundError
+        If `source` is a folder without a tokenizer.
     ConnectionError
         If `source` is not a path and the hub cannot be reached.
     """
     from tokenizers import Tokenizer
 
     path = Path(source)
+    if path.is_dir() and not any((path / name).exists() for name in TOKENIZER_FILES):
+        # transformers would make up an empty tokenizer from config.json
+        raise FileNotFoundError(f"`source` {source} has no tokenizer.json; copy that of the model "
+                                "there, or name another file or folder.")  # fmt: skip
     path = path / "tokenizer.json" if path.is_dir() else path
     if path.is_file():
         return Tokenizer.from_file(str(path))

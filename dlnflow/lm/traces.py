@@ -97,10 +97,7 @@ def sample_traces(
 
 def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed) -> None:
     """Check that the data fit each other and the model."""
-    from transformers import AutoConfig
-
-    place, revision = checkpoints.places[-1]
-    config = AutoConfig.from_pretrained(place, revision=revision or "main")
+    config = checkpoints.config()
     longest = getattr(config, "max_position_embeddings", None)
     for name, ids, length in (("gradient_data", gradient.ids, gradient.length),
                               ("observed", observed.ids, observed.ids.shape[1] - 1)):  # fmt: skip

@@ -95,7 +95,10 @@ def load_data(out: str | Path) -> Data:
     """
     out = Path(out)
     if not (out / "data.json").exists():
-        raise FileNotFoundError(f"`out` {out} holds no data; call train or prepare first.")
+        raise FileNotFoundError(
+            f"`out` {out} holds no data (data.json); call train or prepare first. For checkpoints "
+            "from elsewhere give a text: `--text`, or lm.text_plan.plan_from_text."
+        )
     text_sha256 = json.loads((out / "data.json").read_text())["text_sha256"]
     tokenizer = load_tokenizer(out)
     size = tokenizer.get_vocab_size()

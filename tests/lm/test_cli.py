@@ -34,7 +34,8 @@ def run(text_file, tmp_path_factory):
 
 def test_from_a_run_to_recall(run, tmp_path):
     store = tmp_path / "store"
-    options = ("--store", store, "--step", 0, "--step", 2, "--rows", 6, "--chains", 2)
+    options = ("--store", store, "--step", 0, "--step", 2, "--set", "rows=6", "--set", "chains=2",
+               "--set", "burn_in=4", "--set", "thin=1")  # fmt: skip
     assert answer("sample", run, *options, "--draws", 4)["draw"] == 4
     assert answer("sample", run, *options, "--draws", 6)["draw"] == 6
     rows = answer("groups", run, "--store", store)["rows"]

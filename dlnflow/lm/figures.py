@@ -1,0 +1,101 @@
+"""Figures 5, 14 and 15 of the paper from a store, whatever model it was sampled around."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from dlnflow import plotting
+from dlnflow.analysis.neighbours import neighbours
+from dlnflow.influence.bif import bif
+from dlnflow.lm import experiment, plots
+from dlnflow.lm.checkpoints import Checkpoints, find
+from dlnflow.lm.induction import crossing, measure
+
+NEIGHBOURS = 30
+"""k of the recall; a thirtieth of the tokens where there are few."""
+RISE = (0.1, 0.9)
+"""Shares of the largest induction score between which the circuit forms."""
+
+
+def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
+    """Draw what a store can show: class influence and recall of text, or influence of repeats.
+
+    Parameters
+    ----------
+    folder : path or str
+        The checkpoints, or their name on the hub; read for the induction scores of repeats only.
+    store : path
+        Made by `experiment.sample`.
+    out : path
+        Folder for the files.
+
+    Returns
+    -------
+    list of Path
+        PNG and PDF of every figure.
+
+    Raises
+    ------
+    ValueError
+        If the store holds no finished sample.
+    """
+    traces, classes = experiment.read(folder, store)
+    if tuple(classes["token_class"].values) == experiment.REPEATS:
+        local = None if Path(folder).is_dir() else traces.time.values
+        drawn = {"fig15_induction": of_repeats(traces, classes, find(folder, local))}
+    else:
+        drawn = of_text(traces, classes)
+    return [
+        file for name, figure in drawn.items()
+        for file in plotting.save_figure(figure, Path(out) / name)
+    ]  # fmt: skip
+
+
+def of_text(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Figure]:
+    """Draw figures 5 and 14, each also without pairs of one vocabulary id.
+
+    Returns
+    -------
+    dict of str to Figure
+        By name.
+    """
+    k = max(1, min(NEIGHBOURS, traces.sizes["item"] // NEIGHBOURS))
+    between = [bif.groups(traces, classes, exclude=e) for e in ("item", "token")]
+    near = [neighbours(traces, classes, k=k, exclude=e) for e in ("item", "token")]
+    return {
+        "fig05_classes": plots.class_influence(between[0], traces, between[1]),
+        "fig14_neighbours": plots.recall(*near),
+    }
+
+
+def of_repeats(traces: xr.DataArray, classes: xr.DataArray, ladder: Checkpoints) -> Figure:
+    """Draw figure 15; induction scores are measured on the observed sequences themselves.
+
+    Returns
+    -------
+    Figure
+        Not saved.
+    """
+    exclude = experiment.left_out(classes)
+    plain, fast = (
+        bif.groups(traces, classes, exclude=exclude, differences=d) for d in (False, True)
+    )
+    scores = measure(ladder, experiment.sequences(traces))
+    return plots.repeats(plain, fast, scores, rise(scores))
+
+
+def rise(scores: xr.Dataset) -> tuple[float, float]:
+    """Return the steps at which the best head passes a tenth and nine tenths of its largest score.
+
+    Returns
+    -------
+    (float, float)
+        Linear between checkpoints.
+    """
+    best = scores.induction.max(("layer", "head"))
+    low, high = (crossing(scores.time, best, share * float(np.max(best))) for share in RISE)
+    return low, high
