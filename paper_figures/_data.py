@@ -63,10 +63,15 @@ def stacked(scale: Scale, estimators: tuple[str, ...], seed: int = 0) -> xr.Data
     return dln.stack(*(influence(scale, name, seed) for name in estimators))
 
 
-BIF_EVERY = {Scale.quick: 3, Scale.paper: 8}
-"""Of the recorded steps, one in so many is sampled."""
-BIF_DRAWS = {Scale.quick: 1500, Scale.paper: 8000}
-"""Per chain; there are four chains."""
+def curves(scale: Scale, estimators: tuple[str, ...], seed: int = 0) -> dict[str, xr.DataArray]:
+    """Return several estimators, each on its own steps."""
+    return {name: influence(scale, name, seed) for name in estimators}
+
+
+BIF_CHECKPOINTS = {Scale.quick: 80, Scale.paper: 100}
+"""Of the recorded steps, as evenly spaced as can be; four chains each."""
+BIF_DRAWS = 1000
+"""Per chain."""
 BIF_LOCALIZATION = 10.0
 """Times that of `dlnflow.sampling.suggest`: the least localisation in the table of
 docs/sampling.md at which the sampled influence follows leave-one-out as well as it can."""
@@ -79,11 +84,13 @@ def _sampled(scale: Scale, seed: int) -> xr.DataArray:
     Covariances scale as 1 / localization, so the size of the sampled influence says nothing; the
     factor (attribute `scale`) is least squares over all pairs of different items and all steps.
     """
+    recorded = steps(scale, seed)
+    chosen = np.linspace(0, len(recorded) - 1, BIF_CHECKPOINTS[scale]).round().astype(int)
     suggested = sampling.suggest(run(seed))
     localization = BIF_LOCALIZATION * suggested["localization"]
     found = dln.influence.bif(
-        run(seed), steps(scale, seed)[:: -BIF_EVERY[scale]][::-1], n_beta=suggested["n_beta"],
-        localization=localization, draws=BIF_DRAWS[scale], burn_in=20,
+        run(seed), recorded[chosen], n_beta=suggested["n_beta"], localization=localization,
+        draws=BIF_DRAWS, burn_in=20, dtype="float32",
         # The posterior is nearly isotropic here. A quarter of a period per step, with velocities
         # forgotten, makes draws nearly independent, and this kernel is unbiased on Gaussians.
         step_size=2 / localization, kernel="underdamped", kernel_options={"persistence": 0.0},
@@ -92,27 +99,39 @@ def _sampled(scale: Scale, seed: int) -> xr.DataArray:
     other = ~np.eye(found.sizes["query"], dtype=bool)
     a, b = found.values[:, other], exact.values[:, other]
     factor = float((a * b).sum() / (a * a).sum())
-    return (found * factor).assign_attrs(found.attrs | {"scale": factor}).assign_coords(
-        standard_error=found.standard_error * factor
+    error = found.standard_error * factor
+    return found.copy(data=found * factor).assign_coords(standard_error=error).assign_attrs(
+        scale=factor
     )  # fmt: skip
 
 
 def found_events(curves: dict[str, xr.DataArray]) -> pd.DataFrame:
     """Return events of results by estimator; sampled values count beyond 3 standard errors."""
     tables = []
-    for curve in curves.values():
-        sampled = "standard_error" in curve.coords
-        floor = 3 * curve.standard_error.max("time") if sampled else None
-        tables.append(events(dln.stack(curve), floor=floor))
+    for name, curve in curves.items():
+        error = curve.coords.get("standard_error")
+        floor = None if error is None else 3 * error.max("time")
+        tables.append(events(curve, floor=floor).assign(estimator=name))
     return pd.concat(tables, ignore_index=True)
 
 
 def compared(scale: Scale, name: str, reference: str, seed: int = 0) -> pd.DataFrame:
-    """Return `dlnflow.compare` of two estimators at the steps that both have."""
+    """Return `dlnflow.compare` of two estimators at the steps that both have.
+
+    Offsets of a sampled peak or trough count only where it is an event of `found_events`.
+    """
     pair = [influence(scale, x, seed) for x in (name, reference)]
     time = pair[0].time[pair[0].time.isin(pair[1].time)]
     table = compare(dln.stack(*(x.sel(time=time) for x in pair)), reference=reference)
-    return table[table["estimator"] == name]
+    table = table[table["estimator"] == name].copy()
+    if "standard_error" in pair[0].coords:
+        found = found_events({name: pair[0]})
+        for kind, side in (("peak", 1), ("trough", -1)):
+            rows = found[(found["kind"] == kind) & (found["sign"] == side)]
+            seen = set(zip(rows["query"], rows["train"], strict=True))
+            unseen = [p not in seen for p in zip(table["query"], table["train"], strict=True)]
+            table.loc[unseen, f"{kind}_offset_flow"] = np.nan
+    return table
 
 
 def kinship(item: str, other: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import matplotlib as mpl
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -34,6 +35,12 @@ def figure(width: float, height: float) -> Figure:
     """Return an empty figure in the common style; sizes in inches."""
     with mpl.rc_context(plotting.STYLE):
         return Figure(figsize=(width, height), layout="constrained")
+
+
+def label(curve: xr.DataArray) -> str:
+    """Return what a result is called, with the factor it is drawn with."""
+    name, scale = panels.title(curve.attrs["estimator"]), curve.attrs.get("scale")
+    return name if scale is None else f"{name} \u00d7 {scale:.0f}"
 
 
 def boxed(alpha: float = 0.85) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Figure 3: influence of dog on the other items, by several estimators."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib as mpl
 import numpy as np
@@ -10,12 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import panels, plotting
-from dlnflow.analysis import compare, events
 from paper_figures import _claims, _data, _style
 
-PANELS = ("analytic", "tangent", "leave_one_out")
-"""Upper panels, left to right. The place of the sampled Bayesian influence is in front: give
-``("bif", *PANELS)`` once ``dlnflow.ESTIMATORS`` has it; the layout follows the list."""
+PANELS = ("bif", "analytic", "tangent", "leave_one_out")
+"""Upper panels, left to right; the layout follows the list."""
 TRAIN = "dog"
 QUERIES = ("cat", "sparrow", "pine")
 """One sibling, one cousin, one far item."""
@@ -27,6 +26,7 @@ HEADLINES = {
     "tangent.cat.peak": "dog on cat: exact tangent peaks at {:.2f}",
     "analytic_vs_tangent.cat.peak_offset_flow": "closed form {:+.2f} from it",
     "leave_one_out.cat.peak": "leave-one-out at {:.2f}",
+    "bif_vs_leave_one_out.cat.pearson": "Bayesian influence and leave-one-out: Pearson {:.2f}",
     "leave_one_out.cat.sign_flips": "leave-one-out sign flips, cat: {:.0f}",
     "leave_one_out.sparrow.sign_flips": "sparrow: {:.0f}",
     "leave_one_out.pine.sign_flips": "pine: {:.0f}",
@@ -36,30 +36,31 @@ HEADLINES = {
 
 def draw(scale: _data.Scale, estimators: Sequence[str] = PANELS) -> tuple[Figure, dict[str, float]]:
     """Upper row: all queries, one estimator each. Lower row: one query each, all estimators."""
-    curves = _data.stacked(scale, tuple(estimators)).sel(train=[TRAIN])
-    found = events(curves)
+    curves = {
+        name: curve.sel(train=[TRAIN])
+        for name, curve in _data.curves(scale, tuple(estimators)).items()
+    }
+    found = _data.found_events(curves)
     half = _data.half_times(scale)
     with mpl.rc_context(plotting.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.5)
         upper, lower = figure.subfigures(2, 1, hspace=0.04)
         top = upper.subplots(1, len(estimators), sharey=True, squeeze=False)[0]
         for axis, name in zip(top, estimators, strict=True):
-            by_kinship(
-                axis, curves.sel(estimator=name, train=TRAIN), TRAIN, named=name == estimators[0]
-            )
-            axis.set_title(panels.title(name), pad=13)
+            by_kinship(axis, curves[name].sel(train=TRAIN), TRAIN, named=name == estimators[0])
+            axis.set_title(_style.label(curves[name]), pad=13)
             axis.set_xlim(0, 7.5)
             _style.mark_levels(axis, half)
         top[0].set_ylabel(_style.INFLUENCE)
         bottom = lower.subplots(1, len(QUERIES))
         for axis, query in zip(bottom, QUERIES, strict=True):
-            _one_query(axis, curves.sel(query=query, train=TRAIN), found, query)
+            _one_query(axis, curves, found, query)
             axis.set_xlim(ZOOM[query])
             _style.mark_levels(axis, half)
         bottom[0].set_ylabel(_style.INFLUENCE)
         bottom[0].legend(loc="lower right", handlelength=2.2, **_style.LEGEND)
         _style.letters([*top, *bottom])
-    return figure, _measured(curves, found)
+    return figure, _measured(scale, curves, found)
 
 
 def by_kinship(axis: Axes, curves: xr.DataArray, train: str, *, named: bool = True) -> None:
@@ -74,20 +75,22 @@ def by_kinship(axis: Axes, curves: xr.DataArray, train: str, *, named: bool = Tr
         axis.legend(loc="lower right", handlelength=1.2, **_style.LEGEND)
 
 
-def _one_query(axis: Axes, curves: xr.DataArray, found: pd.DataFrame, query: str) -> None:
+def _one_query(
+    axis: Axes, curves: dict[str, xr.DataArray], found: pd.DataFrame, query: str
+) -> None:
     """All estimators on one query with their peaks, and how late leave-one-out is."""
-    names = [str(name) for name in curves["estimator"].values]
-    panels.draw_curves(
-        axis, curves, width=1.2, labels=[panels.title(name) for name in names],
-        colors=[_style.ESTIMATOR_COLORS[name] for name in names],
-        styles=[_style.ESTIMATOR_STYLES[name] for name in names],
-    )  # fmt: skip
+    shown = {name: curve.sel(query=[query], train=TRAIN) for name, curve in curves.items()}
+    for name, curve in shown.items():
+        panels.draw_curves(
+            axis, curve, width=1.2, labels=[panels.title(name)],
+            colors=[_style.ESTIMATOR_COLORS[name]], styles=[_style.ESTIMATOR_STYLES[name]],
+        )  # fmt: skip
     mine = found[(found["query"] == query) & (found["kind"] != "sign_flip")]
-    clear = mine["prominence"] > SHOWN * float(np.abs(curves).max())
-    for name in names:
+    clear = mine["prominence"] > SHOWN * max(float(np.abs(curve).max()) for curve in shown.values())
+    for name in shown:
         rows = mine[clear & (mine["estimator"] == name)]
         panels.draw_events(axis, rows, color=_style.ESTIMATOR_COLORS[name])
-    if {"tangent", "leave_one_out"} <= set(names):
+    if {"tangent", "leave_one_out"} <= set(shown):
         _delay(
             axis,
             _claims.largest(mine, "tangent", "peak"),
@@ -108,22 +111,28 @@ def _delay(axis: Axes, exact: tuple[float, float], removed: tuple[float, float])
     )  # fmt: skip
 
 
-def _measured(curves: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+def _measured(
+    scale: _data.Scale, curves: dict[str, xr.DataArray], found: pd.DataFrame
+) -> dict[str, float]:
     """Times of the main peak, trough and first sign flip; agreement and offsets."""
     claims: dict[str, float] = {}
-    for name in curves["estimator"].values:
-        for query in QUERIES:
-            rows = found[(found["estimator"] == name) & (found["query"] == query)]
-            claims |= {
-                f"{name}.{query}.{key}": v for key, v in _claims.of_curve(rows, str(name)).items()
-            }
+    for name, query in product(curves, QUERIES):
+        rows = found[(found["estimator"] == name) & (found["query"] == query)]
+        claims |= {f"{name}.{query}.{key}": v for key, v in _claims.of_curve(rows, name).items()}
     for reference in ("tangent", "leave_one_out"):
-        table = compare(curves, reference=reference).set_index(["estimator", "query"])
-        for (name, query), row in table.iterrows():
-            if query in QUERIES and name in PANELS[: PANELS.index(reference)]:
-                stem = f"{name}_vs_{reference}.{query}"
-                claims |= {
-                    f"{stem}.{key}": float(row[key])
-                    for key in ("pearson", "peak_offset_flow", "trough_offset_flow")
-                }
+        for name in PANELS[: PANELS.index(reference)]:
+            if {name, reference} <= set(curves):
+                claims |= _agreement(scale, name, reference)
+    if "bif" in curves:
+        claims["bif.mixed_checkpoints"] = float((curves["bif"].verdict == "mixed").sum())
+        claims["bif.scale"] = curves["bif"].attrs["scale"]
     return {key: value for key, value in claims.items() if np.isfinite(value)}
+
+
+def _agreement(scale: _data.Scale, name: str, reference: str) -> dict[str, float]:
+    table = _data.compared(scale, name, reference).set_index(["train", "query"])
+    return {
+        f"{name}_vs_{reference}.{query}.{key}": float(table.loc[(TRAIN, query), key])
+        for query in QUERIES
+        for key in ("pearson", "peak_offset_flow", "trough_offset_flow")
+    }

@@ -5,8 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow import panels, plotting
-from dlnflow.analysis import events
+from dlnflow import plotting
 from paper_figures import _claims, _data, _style
 from paper_figures.fig03_influence import PANELS, by_kinship
 
@@ -23,14 +22,16 @@ HEADLINES = {
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """One row per train item, one column per estimator."""
-    curves = _data.stacked(scale, PANELS).sel(train=list(TRAINS))
+    curves = {
+        name: curve.sel(train=list(TRAINS)) for name, curve in _data.curves(scale, PANELS).items()
+    }
     half = _data.half_times(scale)
     with mpl.rc_context(plotting.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 6.6)
         axes = figure.subplots(len(TRAINS), len(PANELS), sharex=True, sharey=True)
         for (row, column), axis in np.ndenumerate(axes):
             train, name = TRAINS[row], PANELS[column]
-            by_kinship(axis, curves.sel(estimator=name, train=train), train, named=column == 0)
+            by_kinship(axis, curves[name].sel(train=train), train, named=column == 0)
             axis.set(
                 xlim=(0, 7.5),
                 ylim=(-1.1, 0.6),
@@ -38,21 +39,23 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
             )
             _style.mark_levels(axis, half, labelled=row == 0)
             if row == 0:
-                axis.set_title(panels.title(name), pad=13)
+                axis.set_title(_style.label(curves[name]), pad=13)
         for axis, train in zip(axes[:, 0], TRAINS, strict=True):
             axis.set_ylabel(f"weight of {train}\n{_style.INFLUENCE}")
         _style.letters(axes[:, 0])
     return figure, _measured(curves)
 
 
-def _measured(curves: xr.DataArray) -> dict[str, float]:
+def _measured(curves: dict[str, xr.DataArray]) -> dict[str, float]:
     """Main peak per train item and kinship, mean over the queries of that kinship."""
-    found = events(curves)
+    found = _data.found_events(curves)
     claims = {}
     for name in PANELS:
         for train in TRAINS:
             for kin in _style.KINSHIP_COLORS:
-                queries = [q for q in curves["query"].values if _data.kinship(train, q) == kin]
+                queries = [
+                    q for q in curves[name]["query"].values if _data.kinship(train, q) == kin
+                ]
                 rows = found[found["train"] == train]
                 times = [
                     _claims.largest(rows[rows["query"] == q], name, "peak")[0] for q in queries
