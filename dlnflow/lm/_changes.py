@@ -47,3 +47,8 @@ def _truth(word: str) -> bool:
     if word not in ("true", "false"):
         raise ValueError("expected true or false")
     return word == "true"
+
+
+def ordered(steps: list[int] | None) -> list[int] | None:
+    """Return steps in order and once each; None, all of them, if none are given."""
+    return sorted(set(steps)) if steps else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dlnflow._command import explained
-from dlnflow.lm._changes import Sampling, changed
+from dlnflow.lm._changes import Sampling, changed, ordered
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,8 +108,8 @@ def induction(
     from dlnflow.lm.induction import measure, repeated_sequences
     from dlnflow.lm.text_plan import counts as count
 
-    ladder = find(folder, step or None)
-    counts = count(folder, text, steps=step or None)
+    ladder = find(folder, ordered(step))
+    counts = count(folder, text, steps=ordered(step))
     data = measure(ladder, repeated_sequences(counts, disjoint=False, n_sequences=32))
     rows = [
         {
@@ -156,7 +156,7 @@ def sample(
     shape = chosen.given("length", "tokenizer")
     if text is None and shape:
         raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
-    options = chosen.given("rows") | {"observe": observe, "steps": step or None}
+    options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
     plan = (experiment.plan(folder, **options) if text is None else
             text_plan.plan_from_text(folder, text, **options, **shape))  # fmt: skip
     sampler = experiment.sampler(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow._typing import IntArray
+from dlnflow.lm._device import usable_device
 from dlnflow.lm.ladder import (
     OFFLINE,
     check_ladder,
@@ -160,11 +161,14 @@ class Checkpoints:
         ------
         ConnectionError
             If the weights are on the hub and it cannot be reached.
+        ValueError
+            If there is no such device.
         """
         import torch
         from transformers import AutoModelForCausalLM
 
         place, revision = self.places[self.at(step)]
+        usable_device(device)
         try:
             with without_bars():
                 model = AutoModelForCausalLM.from_pretrained(

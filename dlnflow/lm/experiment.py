@@ -114,14 +114,21 @@ def watch(
     -------
     (Observed, DataArray)
         Classes without a single target are left out.
+
+    Raises
+    ------
+    ValueError
+        If the text is too short, or repeated rows cannot be dealt out evenly.
     """
     if observe == "text":
         observed = Observed(data.held_out.rows(rows, length))
         return observed, _present(classify(observed.ids, Vocabulary(data.tokenizer)))
-    ids = repeated_sequences(
-        data.training.counts, n_sequences=rows, period=min(PERIOD, (context + 1) // 2),
-        deals=-(-rows // DEAL),
-    )  # fmt: skip
+    deals = -(-rows // DEAL)
+    if rows % deals:
+        raise ValueError(f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
+                         f"{rows - rows % deals} or {rows - rows % deals + deals}.")  # fmt: skip
+    period = min(PERIOD, (context + 1) // 2)
+    ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals)
     observed = Observed(ids)
     return observed, halves(observed)
 
@@ -187,7 +194,9 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
     read = []
     for name in ("traces", "classes"):
         try:
-            read.append(xr.load_dataarray(store / f"{name}.nc", engine="scipy"))
+            # an open file: by its name it would be mapped, and left open if it is damaged
+            with open(store / f"{name}.nc", "rb") as file:
+                read.append(xr.load_dataarray(file, engine="scipy"))
         except Exception as error:  # whatever the reader makes of damaged bytes
             raise ValueError(
                 f"`store` {store}: {name}.nc is damaged or missing ({error}). Call `dlnflow lm "

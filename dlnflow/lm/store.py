@@ -11,6 +11,7 @@ process may be killed at any moment.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ FORMAT = 1
 """Changes when draws of the same settings would change; part of every manifest."""
 BLOCK = 64
 """Draws in one chunk of the array."""
+REPAIR = "repair=True (`--set repair=true`) computes it again; the rest is kept."
 
 
 class CorruptedError(OSError):
@@ -57,37 +59,48 @@ class Store:
         self, folder: str | Path, key: dict[str, Any], weights: dict[int, str],
         shape: tuple[int, int],
     ):  # fmt: skip
-        import zarr
-
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.locked():
             manifest = self._manifest(key, weights)
             self.steps: list[int] = manifest["steps"]
-            n_chains, n_items = shape
-            full = (len(self.steps), n_chains, 1, n_items)
-            root = zarr.open_group(self.folder, mode="a", zarr_format=3)
-            for name, dims, cut in (("losses", full, (1, 1, BLOCK, n_items)),
-                                    ("checkpoint_loss", full[::3], (1, n_items))):  # fmt: skip
-                if name not in root:
-                    root.create_array(name, shape=dims, chunks=cut, dtype="float32",
-                                      fill_value=float("nan"))  # fmt: skip
-            self.losses, self.start = root["losses"], root["checkpoint_loss"]
-            self._grow(len(self.steps), n_chains, 1)
+            try:
+                self._open(*shape)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"`store` {self.folder}: a zarr.json is damaged ({error}). Give "
+                                 "another folder, or delete this one.") from error  # fmt: skip
+            self._grow(len(self.steps), shape[0], 1)
+
+    def _open(self, n_chains: int, n_items: int) -> None:
+        """Open the arrays, or make them."""
+        import zarr
+
+        full = (len(self.steps), n_chains, 1, n_items)
+        root = zarr.open_group(self.folder, mode="a", zarr_format=3)
+        for name, dims, cut in (("losses", full, (1, 1, BLOCK, n_items)),
+                                ("checkpoint_loss", full[::3], (1, n_items))):  # fmt: skip
+            if name not in root:
+                root.create_array(name, shape=dims, chunks=cut, dtype="float32",
+                                  fill_value=float("nan"))  # fmt: skip
+        self.losses, self.start = root["losses"], root["checkpoint_loss"]
 
     def _manifest(self, key: dict[str, Any], weights: dict[int, str]) -> dict[str, Any]:
         """Check the folder's manifest, add new steps to it, and return it."""
         path = self.folder / "manifest.json"
         # through JSON, so that tuples and lists compare equal
         key = json.loads(json.dumps(key | {"format": FORMAT}))
-        known = json.loads(path.read_text()) if path.exists() else None
+        try:
+            known = json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(f"`store` {self.folder}: manifest.json is damaged ({error}). Give "
+                             "another folder, or delete this one.") from error  # fmt: skip
         if known is None and any(self.folder.glob("units/*")):
             raise ValueError(f"`store` {self.folder} has units but no manifest.json; use another.")
         known = known or {"key": key, "steps": [], "weights": {}}
-        differing = [n for n in {**key, **known["key"]} if key.get(n) != known["key"].get(n)]
+        there, now = _flat(known["key"]), _flat(key)
+        differing = [n for n in {**now, **there} if now.get(n) != there.get(n)]
         if differing:
-            shown = "; ".join(f"{n}: {known['key'].get(n)} there, {key.get(n)} now"
-                              for n in differing)  # fmt: skip
+            shown = "; ".join(f"{n}: {there.get(n)} there, {now.get(n)} now" for n in differing)
             raise ValueError(
                 f"`store` {self.folder} holds traces of something else ({shown}). Nothing is "
                 "mixed: give another folder, or delete that one."
@@ -142,16 +155,17 @@ class Store:
         Raises
         ------
         CorruptedError
-            If the file is gone.
+            If the file is gone or damaged.
         """
+        record = self._record(step, chain) or {}
         path = self._state_path(step, chain, self.done(step, chain))
-        try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
+        state = path.read_bytes() if path.exists() else None
+        if state is None or record.get("state_sha256") not in (None, _sha256(state)):
             raise CorruptedError(
-                f"`store`: {path} is missing, so chain {chain} at step {step} cannot be "
-                "continued; recompute it (repair=True)."
-            ) from error
+                f"`store`: {path} is {'missing' if state is None else 'damaged'}, so chain {chain} "
+                f"at step {step} cannot be continued. {REPAIR}"
+            )
+        return state
 
     def write(self, step: int, chain: int, losses: NDArray, start: NDArray, state: bytes) -> None:
         """Add draws to a unit: data first, then the state, then the record."""
@@ -161,7 +175,10 @@ class Store:
         self.losses[t, chain, done:total] = losses
         self.start[t] = start
         write_atomic(self._state_path(step, chain, total), lambda p: p.write_bytes(state))
-        record = {"draws": total, "sha256": sha256_array(self.losses[t, chain, :total])}
+        record = {
+            "draws": total, "sha256": sha256_array(self.losses[t, chain, :total]),
+            "start_sha256": sha256_array(self.start[t]), "state_sha256": _sha256(state),
+        }  # fmt: skip
         write_json(self._record_path(step, chain), record)
         for old in self.folder.glob(f"units/{step}-{chain}-*.state"):
             if old != self._state_path(step, chain, total):
@@ -184,12 +201,14 @@ class Store:
         try:
             values = self.losses[t, chain, : record["draws"]]
             intact = sha256_array(values) == record["sha256"]
+            start = sha256_array(self.start[t])
+            intact = intact and record.get("start_sha256") in (None, start)
         except Exception:  # a codec may raise anything on damaged bytes
             intact = False
         if not intact:
             raise CorruptedError(
                 f"`store` {self.folder}: the losses of chain {chain} at step {step} (array index "
-                f"[{t}, {chain}]) are damaged. repair=True computes them again; the rest is kept."
+                f"[{t}, {chain}]) are damaged. {REPAIR}"
             )
         return values[:draws]
 
@@ -218,4 +237,23 @@ class Store:
 
     def _record(self, step: int, chain: int) -> dict[str, Any] | None:
         path = self._record_path(step, chain)
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise CorruptedError(f"`store`: {path} is damaged, so chain {chain} at step {step} is "
+                                 f"lost. {REPAIR}") from error  # fmt: skip
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _flat(key: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the entries of nested dictionaries with their paths, so that few differ."""
+    found = {}
+    for name, value in key.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{above}{name}.") or {f"{above}{name}": {}}
+        else:
+            found[f"{above}{name}"] = value
+    return found

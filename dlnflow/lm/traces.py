@@ -119,9 +119,8 @@ def _so_far(files: Store, step: int, chain: int) -> tuple[int, bytes | None]:
 def _drop_damaged(files: Store, grid: list[tuple[int, int]], repair: bool) -> None:
     """Check every stored unit; forget damaged ones if `repair`."""
     for step, chain in grid:
-        done = files.done(step, chain)
         try:
-            if done:
+            if done := files.done(step, chain):
                 files.read(step, chain, done)
                 files.state(step, chain)
         except CorruptedError:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlnflow.lm import corpus as corpora
+from dlnflow.lm._device import usable_device
 from dlnflow.lm._files import atomic_path, write_atomic, write_json
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.losses import token_losses
@@ -226,7 +227,7 @@ class _State:
 
         self.settings, self.out, self.device, self.step = settings, out, device, 0
         self.losses: list[float] = []
-        self.model = build(settings).to(device)
+        self.model = build(settings).to(usable_device(device))
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(

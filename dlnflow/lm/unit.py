@@ -60,6 +60,10 @@ class Sampler:
     def __post_init__(self) -> None:
         _checks.one_of("precision", self.precision, PRECISIONS)
         _checks.one_of("kernel", self.kernel, list(chains.KERNELS))
+        try:
+            torch.device(self.device)  # whether this machine has it, only a chain needs to know
+        except RuntimeError as error:
+            raise ValueError(f"`device` {self.device!r} is no torch device: {error}") from error
 
     def key(self) -> dict[str, Any]:
         """Return what identifies a chain in a manifest; its length and number do not."""

@@ -1,0 +1,213 @@
+"""Damaged stores, full disks, missing devices: what is said, and that nothing is lost."""
+
+import json
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlnflow.influence import bif
+from dlnflow.lm import experiment
+from dlnflow.lm.mixture import GradientData, Observed
+from dlnflow.lm.store import CorruptedError
+from dlnflow.lm.tokenizer import load_tokenizer
+from dlnflow.lm.traces import sample_traces
+from dlnflow.lm.train import load_data
+from tests.lm.test_cli import call
+
+
+@pytest.fixture(scope="module")
+def parts(tiny):
+    """(checkpoints, gradient data, observed rows, sampler) of two steps of the tiny run."""
+    _, folder, ladder = tiny
+    data = load_data(folder)
+    gradient = GradientData(data.training.ids, rows=2, length=16)
+    sampler = experiment.sampler(chains=2, draws=4, burn_in=2, thin=1)
+    return ladder.select([4, 12]), gradient, Observed(data.held_out.rows(3, 9)), sampler
+
+
+@pytest.fixture(scope="module")
+def whole(parts):
+    return sample_traces(*parts)
+
+
+def more(parts, draws):
+    *rest, sampler = parts
+    return *rest, replace(sampler, settings=replace(sampler.settings, draws=draws))
+
+
+@contextmanager
+def full_disk(n_bytes):
+    """Let every file end at some length, as a disk without room does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [100, 4_000])  # too little for losses, or for how chains go on
+def test_a_disk_that_fills_up(parts, whole, tmp_path, room):
+    sample_traces(parts[0].select([4]), *parts[1:], store=tmp_path)
+    with full_disk(room), pytest.raises(OSError) as caught:
+        sample_traces(*parts, store=tmp_path)
+    assert caught.value.errno == 27 or "make room" in "".join(caught.value.__notes__)
+    assert not list(tmp_path.glob("**/.*.*")), "half-written files are left behind"
+    found = sample_traces(*parts, store=tmp_path)
+    assert found.identical(whole)
+
+
+DAMAGE = {
+    "units/12-1.json": "chain 1 at step 12 is lost",
+    "units/4-0-4.state": "is damaged, so chain 0 at step 4 cannot be continued",
+    "checkpoint_loss/c/1/0": "chain 0 at step 12",
+    "losses/c/0/1/0/0": "chain 1 at step 4",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("kind", ["cut", "changed"])
+def test_any_damaged_file_is_named_and_repaired(parts, whole, tmp_path, name, kind):
+    sample_traces(*parts, store=tmp_path)
+    path = tmp_path / name
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2] if kind == "cut" else b"\xff" * 9 + raw[9:])
+    with pytest.raises(CorruptedError, match=DAMAGE[name]) as caught:
+        sample_traces(*more(parts, 5), store=tmp_path)
+    assert "--set repair=true" in str(caught.value)
+    assert sample_traces(*parts, store=tmp_path, repair=True).identical(whole)
+    sample_traces(*more(parts, 5), store=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "zarr.json", "losses/zarr.json"])
+def test_damage_to_what_describes_the_store(parts, tmp_path, name):
+    sample_traces(*parts, store=tmp_path)
+    path = tmp_path / name
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(ValueError, match=r"is damaged .* Give another folder"):
+        sample_traces(*parts, store=tmp_path)
+
+
+def test_stores_of_earlier_records_are_read(parts, whole, tmp_path):
+    """Records did not always have the hashes of states and checkpoint losses."""
+    sample_traces(*parts, store=tmp_path)
+    for path in tmp_path.glob("units/*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({k: record[k] for k in ("draws", "sha256")}))
+    assert sample_traces(*parts, store=tmp_path).identical(whole)
+
+
+def test_only_what_differs_is_shown(parts, tmp_path):
+    sample_traces(*parts, store=tmp_path)
+    *rest, sampler = parts
+    other = replace(sampler, settings=replace(sampler.settings, n_beta=3.0))
+    with pytest.raises(ValueError, match=r"\(sampler.n_beta: 10000.0 there, 3.0 now\)"):
+        sample_traces(*rest, other, store=tmp_path)
+
+
+HOLD = """
+import fcntl, os, sys
+with open(sys.argv[1], "a+") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_store_that_another_process_uses(parts, whole, tmp_path):
+    sample_traces(*parts, store=tmp_path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"in use by process {other.pid}. Wait for it"):
+            sample_traces(*parts, store=tmp_path)
+        other.communicate()
+    assert sample_traces(*parts, store=tmp_path).identical(whole)
+
+
+def test_damaged_results_are_written_anew(tiny, tmp_path):
+    folder, store = tiny[1], tmp_path / "store"
+    options = "--step 12 --step 4 --draws 4 --set rows=2 --set burn_in=2 --set thin=1".split()
+    call("sample", folder, "--store", store, *options)
+    (store / "traces.nc").write_bytes((store / "traces.nc").read_bytes()[:300])
+    shown = call("groups", folder, "--store", store, code=1).stderr
+    assert "traces.nc is damaged" in shown and "again with the same options" in shown
+    call("sample", folder, "--store", store, *options)
+    assert call("groups", folder, "--store", store).stdout
+    assert "below the number of items" in call(
+        "knn", folder, "--store", store, "--k", 999, code=1
+    ).stderr  # fmt: skip
+    taken = tmp_path / "file"
+    taken.write_text("")
+    shown = call("figures", folder, "--store", store, "--out", taken, code=1).stderr
+    assert shown.startswith("error: ") and "file" in shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("device=gpu", "is no torch device"), ("device=cuda:77", "cannot be used here"),
+        ("chains=0.5", "`--set` 'chains=0.5'"), ("n_beta=-1", "n_beta"),
+    ],
+)  # fmt: skip
+def test_impossible_settings(tiny, tmp_path, setting, words):
+    options = ("--draws", 4, "--step", 4, "--set", "rows=2", "--set", setting)
+    shown = call("sample", tiny[1], "--store", tmp_path, *options, code=1).stderr
+    assert words in shown and shown.startswith("error: ")
+
+
+def test_repeats_that_cannot_be_dealt_out(tiny, tmp_path):
+    options = ("--observe", "repeats", "--draws", 4, "--set", "rows=17")
+    shown = call("sample", tiny[1], "--store", tmp_path, *options, code=1).stderr
+    assert "dealt out 2 times, so take 16 or 18" in shown
+
+
+def test_training_on_a_missing_device(tmp_path):
+    shown = call("train", tmp_path, "--device", "cuda:77", "--set", f"corpus={__file__}",
+                 "--set", "vocab_size=300", code=1).stderr  # fmt: skip
+    assert "`device` 'cuda:77' cannot be used here" in shown
+
+
+def test_too_few_draws_and_chains_for_an_error_bar(whole):
+    members = np.zeros((24, 2), bool)
+    members[::2, 0] = members[1::2, 1] = True
+    with pytest.raises(ValueError, match=r"4 draws; .* at least 5. Sample more"):
+        bif.groups(whole, members, differences=True)
+    with pytest.raises(ValueError, match="3 draws"):
+        bif.groups(whole.isel(draw=slice(3)), members)
+    alone = bif.groups(whole.isel(chain=[0]), members)
+    assert np.isfinite(alone).all() and alone.chain_error.isnull().all()
+    members[:, 1] = False
+    with pytest.raises(ValueError, match="`classes` 1 have no tokens"):
+        bif.groups(whole, members)
+    with pytest.raises(ValueError, match="which classes it is in"):
+        bif.groups(whole, members[:-1])
+
+
+def test_a_hub_name_without_network(monkeypatch):
+    import transformers
+
+    def offline(*_, **__):
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    with pytest.raises(ConnectionError, match=r"pass the path of a tokenizer\.json"):
+        load_tokenizer("EleutherAI/pythia-14m")
+    import huggingface_hub
+
+    class Offline:
+        def list_repo_tree(self, *_, **__):
+            raise OSError("name resolution failed")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Offline)
+    shown = call("sample", "EleutherAI/pythia-14m", "--store", "s", "--text", "stdlib", "--step", 0,
+                 code=1).stderr  # fmt: skip
+    assert "Without network: train a small model" in shown
