@@ -20,6 +20,7 @@ TOY: dict[int | str, str] = {
     2: "fig02_dataset",
     3: "fig03_influence",
     4: "fig04_stages",
+    6: "fig06_hyperparameters",
     7: "fig07_more_items",
     8: "fig08_all_pairs",
     9: "fig09_damped_hessian",
@@ -27,6 +28,7 @@ TOY: dict[int | str, str] = {
     11: "fig11_windows",
     12: "fig12_closed_form",
     "explain": "explain_offset",
+    "bif_limits": "bif_limits",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
 LM: dict[int | str, str] = {

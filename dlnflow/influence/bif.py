@@ -33,6 +33,7 @@ def bif(
     train: Items = None,
     normalised: bool = False,
     seed: int = 0,
+    errors: bool = True,
     **sampling: Any,
 ) -> xr.DataArray:
     """Sampled Bayesian influence at checkpoints of a run.
@@ -49,6 +50,8 @@ def bif(
         Minus the Pearson correlation instead of -(n_beta/N) Cov.
     seed : int
         With the step and the chain number it fixes a chain's random numbers.
+    errors : bool
+        False leaves `standard_error` out, which is faster; verdicts stay.
     **sampling
         n_beta, localization, step_size, chains, draws, burn_in, thin, kernel, kernel_options,
         dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the run's curvature
@@ -92,6 +95,7 @@ def bif(
         query=names[grid.query].tolist(),
         train=names[grid.train].tolist(),
         flow_time=grid.flow_time,
+        errors=errors,
     )
 
 

@@ -144,7 +144,7 @@ def _sampled(run: Run, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataA
     options = {k: v for k, v in setting.items() if k in KERNEL_OPTIONS}
     rest = {k: v for k, v in setting.items() if k not in KERNEL_OPTIONS}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
-    return bif(run, steps, **rest)
+    return bif(run, steps, **({"errors": False} | rest))  # scores need values and verdicts only
 
 
 def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str, float | None]:
