@@ -184,6 +184,14 @@ def test_bif_has_the_contract_of_every_estimator(tmp_path):
     np.testing.assert_allclose(found.flow_time, run.flow_time([0, 100]))
 
 
+def test_errors_can_be_left_out():
+    run = dln.Run(dln.semantic_hierarchy(3), hidden=8, init_std=0.05)
+    found, quick = (bif(run, [0, 100], draws=100, errors=e) for e in (True, False))
+    np.testing.assert_array_equal(found.values, quick.values)
+    np.testing.assert_array_equal(found.verdict, quick.verdict)
+    assert "standard_error" in found.coords and "standard_error" not in quick.coords
+
+
 def test_reading_traces_needs_no_torch():
     code = (
         "import sys, dlnflow.influence.bif, dlnflow.sampling.diagnostics; "
