@@ -57,7 +57,7 @@ class Settings:
     warmup: int = 100
     horizon: int = 16_000
     final_lr: float = 0.1
-    n_steps: int = 4_000
+    n_steps: int = 4_500
     every: int = 250
     repeat_share: float = 0.0
     segment_min: int = 16
