@@ -29,6 +29,7 @@ TOY: dict[int | str, str] = {
     12: "fig12_closed_form",
     "explain": "explain_offset",
     "bif_limits": "bif_limits",
+    "selftest": "selftest_figure",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
 LM: dict[int | str, str] = {
