@@ -111,9 +111,19 @@ class Run:
         """The largest step that is stable at the solution; see `dlnflow.defaults`."""
         return defaults.stable_learning_rate(self.task, self.depth, self.optimizer)
 
-    def initial_weights(self) -> tuple[FloatArray, ...]:
-        """Initial weights (W_1, ..., W_L): for two layers (hidden, n_in) and (d_out, hidden)."""
-        return tuple(w.copy() for w in self._initial)
+    def initial_weights(self, *, copy: bool = True) -> tuple[FloatArray, ...]:
+        """Initial weights (W_1, ..., W_L): for two layers (hidden, n_in) and (d_out, hidden).
+
+        Parameters
+        ----------
+        copy : bool
+            False for the run's own arrays, to save memory; they must not be changed.
+
+        Returns
+        -------
+        tuple of arrays, shapes (n_{l+1}, n_l)
+        """
+        return tuple(w.copy() if copy else w for w in self._initial)
 
     @cached_property
     def _initial(self) -> Weights:

@@ -24,6 +24,8 @@ SKETCH = 64
 """First number of sampled directions; doubled until `FACTOR_RTOL` is met."""
 CHUNK_ELEMENTS = 2**17
 """Size of entrywise temporaries, about what a processor cache holds."""
+FEW_TIMES = 0.25
+"""Up to this many times per projector, sums over pairs are made anew for every time."""
 PRODUCT_ELEMENTS = 2**19
 """Size of one matrix product, large enough for its threads to pay."""
 
@@ -138,7 +140,7 @@ def combine_projectors(
     blocks: Sequence[IntArray],
     rest: tuple[FloatArray, FloatArray] | None,
 ) -> FloatArray:
-    """sum_ab A_ab(t) P_a o P_b over few projectors, as one product (time, ab) x (ab, pairs).
+    """sum_ab A_ab(t) P_a o P_b over few projectors, all pairs of items as columns of a product.
 
     Parameters
     ----------
@@ -153,28 +155,47 @@ def combine_projectors(
     -------
     array, shape (T, Q, I)
     """
-    first, second = np.triu_indices(coefficients.shape[1])
-    weights = coefficients[:, first, second] * np.where(first == second, 1.0, 2.0)
+    size = coefficients.shape[1]
     values = np.empty((len(coefficients), len(query), len(train)))
     symmetric = query is train
-    for rows in chunks(len(query), PRODUCT_ELEMENTS // (coefficients.shape[1] * len(train))):
+    combined = _contracted if len(values) <= FEW_TIMES * size else _by_products
+    for rows in chunks(len(query), PRODUCT_ELEMENTS // (size * len(train))):
         columns = slice(rows.start if symmetric else 0, len(train))
-        width = len(train) - columns.start
-        flat = np.empty((coefficients.shape[1], rows.stop - rows.start, width))
+        flat = np.empty((size, rows.stop - rows.start, len(train) - columns.start))
         for projector, block in zip(flat, blocks, strict=False):
             modes = slice(block[0], block[-1] + 1)
             np.matmul(query[rows, modes], train[columns, modes].T, out=projector)
         if rest is not None:
             np.matmul(rest[0][rows], rest[1][columns].T, out=flat[-1])
-        for part in chunks(flat.shape[1], CHUNK_ELEMENTS // (len(first) * width)):
-            factors = flat[:, part].reshape(len(flat), -1)
-            products = np.empty((len(first), factors.shape[1]))
-            for product, a, b in zip(products, first, second, strict=True):
-                np.multiply(factors[a], factors[b], out=product)
-            combined = (weights @ products).reshape(len(values), -1, width)
-            values[:, rows.start + part.start : rows.start + part.stop, columns] = combined
+        values[:, rows, columns] = combined(coefficients, flat.reshape(size, -1)).reshape(
+            len(values), *flat.shape[1:]
+        )
         if symmetric:
             _mirror(values, rows)
+    return values
+
+
+def _contracted(coefficients: FloatArray, projectors: FloatArray) -> FloatArray:
+    """sum_a P_a o (sum_b A_ab(t) P_b), one small product per time; shape (T, n)."""
+    values = np.empty((len(coefficients), projectors.shape[1]))
+    for part in chunks(projectors.shape[1], CHUNK_ELEMENTS // len(projectors)):
+        for out, matrix in zip(values, coefficients, strict=True):
+            inner = matrix @ projectors[:, part]
+            np.einsum("ap,ap->p", inner, projectors[:, part], out=out[part])
+    return values
+
+
+def _by_products(coefficients: FloatArray, projectors: FloatArray) -> FloatArray:
+    """Return the same from all P_a o P_b, made once for all times: (time, ab) x (ab, n)."""
+    first, second = np.triu_indices(len(projectors))
+    weights = coefficients[:, first, second] * np.where(first == second, 1.0, 2.0)
+    values = np.empty((len(coefficients), projectors.shape[1]))
+    for part in chunks(projectors.shape[1], CHUNK_ELEMENTS // len(first)):
+        factors = projectors[:, part]
+        products = np.empty((len(first), factors.shape[1]))
+        for product, a, b in zip(products, first, second, strict=True):
+            np.multiply(factors[a], factors[b], out=product)
+        values[:, part] = weights @ products
     return values
 
 

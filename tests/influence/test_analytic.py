@@ -212,6 +212,25 @@ def test_one_mode_by_hand():
     assert values.attrs["a0"] == 1e-3
 
 
+@pytest.mark.parametrize("times", [1, 2, 7])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("null", [True, False])
+def test_pairs_of_projectors_are_summed_alike_for_few_and_many_times(times, symmetric, null):
+    rng = np.random.default_rng(0)
+    blocks = [np.arange(k, k + 2) for k in range(0, 14, 2)]
+    query = rng.standard_normal((9, 14))
+    train = query if symmetric else rng.standard_normal((5, 14))
+    rest = rng.standard_normal((9, 3))
+    rest = (rest, rest if symmetric else rng.standard_normal((5, 3)))
+    a = rng.standard_normal((times, 7 + null, 7 + null))
+    a += np.swapaxes(a, 1, 2)
+    p = [query[:, b] @ train[:, b].T for b in blocks] + [rest[0] @ rest[1].T] * null
+    assert (times <= _pairs.FEW_TIMES * len(p)) == (times == 1 or (times == 2 and null))
+    expected = np.einsum("tab,aqi,bqi->tqi", a, p, p)
+    got = _pairs.combine_projectors(a, query, train, blocks, rest if null else None)
+    assert np.abs(got - expected).max() <= ALGEBRA * np.abs(expected).max()
+
+
 def aligned_weights(task, depth, width, strength):
     """Balanced layers whose product is strength * U V^T, with random frames in between."""
     modes, rng = task.modes, np.random.default_rng(0)
@@ -225,7 +244,7 @@ def test_matched_start_of_an_aligned_network_is_its_own(depth, monkeypatch):
     task, width, strength = dln.semantic_hierarchy(), 12, 3e-3
     layers = aligned_weights(task, depth, width, strength)
     run = dln.Run(task, hidden=width, depth=depth, n_steps=10)
-    monkeypatch.setattr(dln.Run, "initial_weights", lambda self: layers)
+    monkeypatch.setattr(dln.Run, "initial_weights", lambda self, copy: layers)
     assert matched_strength(run) == pytest.approx(strength, rel=1e-12)
 
 
