@@ -79,7 +79,9 @@ def _measured(scale: _data.Scale, exact: xr.DataArray, linear: xr.DataArray) -> 
         middle = claims[f"{query}.0.5.peak"] + 0.25
         for name in ("tangent", "leave_one_out"):
             whole = _data.influence(scale, name).sel(query=query, train=TRAIN)
-            claims[f"{query}.middle_minus_{name}"] = middle - float(whole.flow_time[whole.values.argmax()])
+            claims[f"{query}.middle_minus_{name}"] = middle - float(
+                whole.flow_time[whole.values.argmax()]
+            )
     return claims
 
 
