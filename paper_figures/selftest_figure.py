@@ -31,8 +31,8 @@ KERNEL_STYLES = {
     "underdamped": ("#CC79A7", "v"),
 }
 RANGE = {
-    "sgld": (0.92, 1.33), "rmsprop_sgld": (0.9, 1.85), "rmsprop_sgld, frozen": (0.92, 1.33),
-    "mala": (0.92, 1.1), "underdamped": (0.92, 1.1),
+    "sgld": (0.88, 1.33), "rmsprop_sgld": (0.9, 1.85), "rmsprop_sgld, frozen": (0.88, 1.33),
+    "mala": (0.88, 1.1), "underdamped": (0.88, 1.1),
 }  # fmt: skip
 """Vertical range of each panel."""
 TARGETS = {
