@@ -214,5 +214,7 @@ def _class_means(traces: xr.DataArray, members: FloatArray, names: list[str]) ->
     weights = (members / members.sum(0)).astype(traces.dtype)
     losses = traces.transpose("time", "chain", "draw", "item").values
     start = traces.checkpoint_loss.transpose("time", "item").values
-    return labelled(losses @ weights, time=traces.time.values, items=names,
+    with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
+        means = losses @ weights
+    return labelled(means, time=traces.time.values, items=names,
                     checkpoint_loss=start @ weights, attrs=traces.attrs)  # fmt: skip

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._checks import one_of
-from dlnflow.lm._files import write_atomic
+from dlnflow.lm import _results
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.induction import repeated_sequences
 from dlnflow.lm.mixture import GradientData, Observed
@@ -168,9 +168,7 @@ def sample(
     """Sample a plan into a store, with the classes of its items beside them."""
     traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
                            progress=progress, repair=repair)  # fmt: skip
-    for name, array in (("traces", traces), ("classes", plan.classes.astype("int8"))):
-        write_atomic(Path(store) / f"{name}.nc",
-                     lambda p, a=array: a.to_netcdf(p, engine="scipy"))  # fmt: skip
+    _results.save(Path(store), traces, plan.classes)
     return traces
 
 
@@ -191,19 +189,14 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
     if not (store / "traces.nc").exists():
         raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
                          f"{folder} --store {store}` again to finish it.")  # fmt: skip
-    read = []
-    for name in ("traces", "classes"):
-        try:
-            # an open file: by its name it would be mapped, and left open if it is damaged
-            with open(store / f"{name}.nc", "rb") as file:
-                read.append(xr.load_dataarray(file, engine="scipy"))
-        except Exception as error:  # whatever the reader makes of damaged bytes
-            raise ValueError(
-                f"`store` {store}: {name}.nc is damaged or missing ({error}). Call `dlnflow lm "
-                f"sample {folder} --store {store}` again with the same options; it writes the file "
-                "anew from the chains."
-            ) from error
-    return read[0], read[1]
+    try:
+        return _results.load(store)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            f"`store` {store}: its results are damaged or missing ({error}). Call `dlnflow lm "
+            f"sample {folder} --store {store}` again with the same options; it writes them anew "
+            "from the chains."
+        ) from error
 
 
 def sequences(traces: xr.DataArray) -> NDArray[np.int64]:

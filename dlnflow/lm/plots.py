@@ -200,13 +200,18 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
     L here is the loss of the observed text, not that of the gradient data.
     """
     loss = traces.checkpoint_loss.mean("item")
-    coefficient = (traces.attrs["n_beta"] * (traces.mean("item") - loss)).mean("draw")
-    n = traces.sizes["chain"]
-    error = coefficient.std("chain", ddof=1) / np.sqrt(n) if n > 1 else None
+    away = (traces.mean("item", skipna=False) - loss).mean("draw", skipna=False)
+    by_chain = traces.attrs["n_beta"] * away.transpose("time", "chain").values
+    kept = np.isfinite(by_chain)  # diverged chains are left out
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where too few are left
+        n = kept.sum(1)
+        mean = np.where(kept, by_chain, 0).sum(1) / n
+        spread = np.where(kept, (by_chain - mean[:, None]) ** 2, 0).sum(1) / (n - 1)
+        error = np.sqrt(spread / n)
     axis.plot(loss.time, loss, color="black", linewidth=1.1, marker=_marker(loss))
     axis.set_ylabel("held-out loss")
     other = axis.twinx()
-    other.errorbar(loss.time, coefficient.mean("chain"), error, color="#D55E00", linewidth=1.1)
+    other.errorbar(loss.time, mean, error, color="#D55E00", linewidth=1.1)
     other.set_ylabel(r"$n\beta\,(E[L]-L)$", color="#D55E00")
     axis.set_title("learning coefficient")
 

@@ -17,7 +17,7 @@ from dlnflow.lm.store import CorruptedError
 from dlnflow.lm.tokenizer import load_tokenizer
 from dlnflow.lm.traces import sample_traces
 from dlnflow.lm.train import load_data
-from tests.lm.test_cli import call
+from tests.lm.test_cli import answer, call
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,41 @@ def test_stores_of_earlier_records_are_read(parts, whole, tmp_path):
     assert sample_traces(*parts, store=tmp_path).identical(whole)
 
 
+def test_results_come_back_as_they_were(parts, tmp_path):
+    from dlnflow.lm._results import save
+
+    ladder, gradient, observed, sampler = parts
+    plan = experiment.Plan(ladder, gradient, observed, experiment.halves(observed))
+    traces = experiment.sample(plan, sampler, tmp_path)
+    found, classes = experiment.read("run", tmp_path)
+    assert found.identical(traces) and (classes == plan.classes).all()
+    one = {p.name: p.read_bytes() for p in tmp_path.glob("traces.*")}
+    save(tmp_path, traces + 1, plan.classes)
+    (tmp_path / "traces.nc").write_bytes(one["traces.nc"])  # stopped between the two
+    with pytest.raises(ValueError, match="not of the same sample"):
+        experiment.read("run", tmp_path)
+
+
+@pytest.mark.parametrize("observe", ["text", "repeats"])
+def test_diverged_chains_are_stored_and_drawn(tiny, tmp_path, observe):
+    """One checkpoint without a chain left, one with a single chain lost."""
+    from dlnflow.lm import _results, figures
+
+    folder = tiny[1]
+    plan = experiment.plan(folder, observe=observe, steps=[4, 12], rows=2)
+    sampler = experiment.sampler(chains=3, draws=5, burn_in=2, thin=1)
+    traces = experiment.sample(plan, sampler, tmp_path / "store").copy()
+    traces[0] = np.nan
+    traces[1, 1, 2:] = np.inf
+    _results.save(tmp_path / "store", traces, plan.classes)
+    found, _ = experiment.read(folder, tmp_path / "store")
+    np.testing.assert_array_equal(found, traces)
+    files = figures.draw(folder, tmp_path / "store", tmp_path / "out")
+    assert len(files) == {"text": 4, "repeats": 2}[observe]
+    rows = answer("groups", folder, "--store", tmp_path / "store")["rows"]
+    assert {r["verdict"] for r in rows if r["step"] == 4} == {"diverged"}
+
+
 def test_only_what_differs_is_shown(parts, tmp_path):
     sample_traces(*parts, store=tmp_path)
     *rest, sampler = parts
@@ -137,9 +172,14 @@ def test_damaged_results_are_written_anew(tiny, tmp_path):
     folder, store = tiny[1], tmp_path / "store"
     options = "--step 12 --step 4 --draws 4 --set rows=2 --set burn_in=2 --set thin=1".split()
     call("sample", folder, "--store", store, *options)
-    (store / "traces.nc").write_bytes((store / "traces.nc").read_bytes()[:300])
-    shown = call("groups", folder, "--store", store, code=1).stderr
-    assert "traces.nc is damaged" in shown and "again with the same options" in shown
+    for name in ("traces.nc", "traces.npy", "classes.nc"):
+        whole = (store / name).read_bytes()
+        for damaged in (whole[:300], None):
+            (store / name).unlink() if damaged is None else (store / name).write_bytes(damaged)
+            shown = call("groups", folder, "--store", store, code=1).stderr
+            assert "again" in shown and shown.startswith("error: `store`")
+        (store / name).write_bytes(whole)
+    (store / "traces.npy").write_bytes((store / "traces.npy").read_bytes()[:300])
     call("sample", folder, "--store", store, *options)
     assert call("groups", folder, "--store", store).stdout
     assert "below the number of items" in call(
