@@ -11,6 +11,7 @@ with |W| the spectral norm, enlarged by the chain's own spread 1/sqrt(localizati
     burn_in      = 20 / (step_size * localization)    ten relaxation times of a flat direction
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -163,8 +164,17 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
         If the run has more than two layers.
     """
     require_two_layers(run)
+    return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
+
+
+@lru_cache(maxsize=1)
+def _trained(run: Run, steps: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    """Train once for all settings of a sweep; a Run never changes and is its own key."""
     trajectory = run.train(steps)
-    return trajectory.w1, trajectory.w2
+    layers = trajectory.w1, trajectory.w2
+    for w in layers:
+        w.flags.writeable = False
+    return layers
 
 
 def stiffest(run: Run, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float) -> float:

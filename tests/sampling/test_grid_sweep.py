@@ -87,3 +87,16 @@ def test_empty_grids(run, tmp_path, grid):
 def test_an_option_is_swept_or_fixed(run, tmp_path):
     with pytest.raises(ValueError, match="`n_beta` is both"):
         sweep(run, STEPS, {"n_beta": [1.0]}, tmp_path, n_beta=2.0)
+
+
+def test_a_sweep_trains_once_per_run(run, tmp_path, monkeypatch):
+    from dlnflow.sampling import defaults
+
+    truth = dln.influence.tangent(run, STEPS)
+    trained, train = [], dln.Run.train
+    monkeypatch.setattr(dln.Run, "train", lambda r, s: trained.append(r) or train(r, s))
+    defaults._trained.cache_clear()
+    grid = {"localization": [1e3, 1e4, 1e5]}
+    for r in (run, dln.Run(run.task, hidden=7, init_std=0.05, n_steps=run.n_steps)):
+        sweep(r, STEPS, grid, tmp_path, references=[truth], **SHORT)
+    assert len(trained) == 2 and trained[0] is not trained[1]
