@@ -1,8 +1,9 @@
 """Draw figures: ``python -m paper_figures toy|lm [--only N] [--scale quick|paper] [--out DIR]``."""
 
-import importlib
-import time
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dlnflow import plotting
-from paper_figures import _claims
 from paper_figures._data import Scale
+from paper_figures._drawing import Drawn, draw_one
 
 TOY: dict[int | str, str] = {
     1: "fig01_phases",
@@ -32,6 +32,8 @@ TOY: dict[int | str, str] = {
     "selftest": "selftest_figure",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
+ALONE = {1, 6, 12, "bif_limits", "selftest"}
+"""Toy figures that share no curves with others: a second process draws them meanwhile."""
 LM: dict[int | str, str] = {
     5: "fig05_classes",
     13: "fig13_token_classes",
@@ -60,7 +62,14 @@ Out = Annotated[Path, typer.Option(help="Folder for PNG, PDF and JSON.")]
 @app.command()
 def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     """Draw the figures of the deep linear network; write PNG, PDF and the numbers claimed."""
-    _draw(TOY, only, scale, out)
+    numbers = _chosen(TOY, only)
+    with _progress() as progress:
+        bar = progress.add_task(f"{len(numbers)} figures", total=len(numbers))
+        if {True, False} == {number in ALONE for number in numbers}:
+            drawn = _in_two_processes(numbers, scale, out, lambda: progress.advance(bar))
+        else:
+            drawn = {number: draw_one(TOY[number], scale, out) for number in numbers}
+    _report(drawn, out)
 
 
 @app.command()
@@ -68,34 +77,48 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     """Draw the figures of the language model: train, sample, draw; goes on if it was stopped."""
     from paper_figures import _lm_data
 
-    _draw(LM, only, scale, out, _lm_data.tell)
+    drawn = {}
+    with _progress() as progress:
+        bar = progress.add_task("", total=None)
+        for number in _chosen(LM, only):
+            _lm_data.tell[:] = [_teller(progress, bar, number)]
+            _lm_data.say("")
+            drawn[number] = draw_one(LM[number], scale, out)
+    _report(drawn, out)
 
 
-def _draw(
-    known: dict[int | str, str], only: list[str] | None, scale: Scale, out: Path,
-    listeners: list[Callable[[str], None]] | None = None,
-) -> None:  # fmt: skip
-    """Draw the chosen figures, print what they claim, exit with 1 if a claim does not hold.
-
-    Long work calls the `listeners` with what it is doing.
-    """
+def _chosen(known: dict[int | str, str], only: list[str] | None) -> list[int | str]:
+    """Return the figures to draw."""
     unknown = sorted(set(only or []) - set(map(str, known)))
     if unknown:
         listed = ", ".join(map(str, known))
         raise typer.BadParameter(f"no figure {unknown[0]}; there are {listed}", param_hint="--only")
-    numbers = [number for number in known if not only or str(number) in only]
+    return [number for number in known if not only or str(number) in only]
+
+
+def _in_two_processes(
+    numbers: list[int | str], scale: Scale, out: Path, advance: Callable[[], object]
+) -> dict[int | str, Drawn]:
+    """Draw figures that share curves in one process and the others in another, a thread each."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes when they start
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context) as shared, ProcessPoolExecutor(1, context) as alone:
+        pending = {
+            (alone if number in ALONE else shared).submit(draw_one, TOY[number], scale, out): number
+            for number in numbers
+        }
+        for _ in as_completed(pending):
+            advance()
+    drawn = {number: future.result() for future, number in pending.items()}
+    return {number: drawn[number] for number in numbers}
+
+
+def _report(drawn: dict[int | str, Drawn], out: Path) -> None:
+    """Print what the figures claim; exit with 1 if a claim does not hold."""
     written, problems = Table("figure", "seconds", "files", "what was measured"), []
-    with _progress() as progress:
-        bar = progress.add_task("", total=len(numbers))
-        for number in numbers:
-            show = _teller(progress, bar, number)
-            show("")
-            if listeners is not None:
-                listeners[:] = [show]
-            row, failed = _one(known[number], scale, out)
-            written.add_row(str(number), *row)
-            problems += failed
-            progress.advance(bar)
+    for number, (row, failed) in drawn.items():
+        written.add_row(str(number), *row)
+        problems += failed
     console = Console()
     console.print(written)
     console.print(f"all in {out}", highlight=False, soft_wrap=True)
@@ -112,22 +135,6 @@ def _teller(progress: Progress, bar: TaskID, number: int | str) -> Callable[[str
 def _progress() -> Progress:
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _one(name: str, scale: Scale, out: Path) -> tuple[tuple[str, str, str], list[str]]:
-    """Draw and save one figure; return its table row and the claims that do not hold."""
-    started = time.perf_counter()
-    module = importlib.import_module(f"paper_figures.{name}")
-    figure, claims = module.draw(scale)
-    files = plotting.save_figure(figure, out / name)
-    files.append(_claims.write(out / f"{name}.json", claims, scale))
-    # Expectations are stored for the quick scale; other scales average over other seeds.
-    failed = _claims.failures(name, claims) if scale is Scale.quick else []
-    headlines = "\n".join(
-        text.format(claims[key]) for key, text in module.HEADLINES.items() if key in claims
-    )
-    seconds = f"{time.perf_counter() - started:.1f}"
-    return (seconds, "\n".join(path.name for path in files), headlines), failed
 
 
 if __name__ == "__main__":
