@@ -78,6 +78,14 @@ def test_runner_writes_png_pdf_and_claims(tmp_path):
     assert written["scale"] == "quick" and set(written["claims"]) == set(claims("fig02_dataset"))
 
 
+def test_two_processes_write_what_one_does(tmp_path):
+    shown = CliRunner().invoke(app, ["toy", "--only", "1", "--only", "2", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    for name in ("fig01_phases", "fig02_dataset"):
+        written = json.loads((tmp_path / f"{name}.json").read_text())["claims"]
+        assert written == pytest.approx(claims(name), rel=1e-5)
+
+
 def test_runner_fails_when_a_claim_does_not_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(_claims, "failures", lambda *_: ["fig02: something is off"])
     shown = CliRunner().invoke(app, ["toy", "--only", "2", "--out", str(tmp_path)])
