@@ -273,8 +273,12 @@ def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> Non
         limit = "the run, of length" if last == n_steps else "the measurement, at step"
         raise ValueError(
             f"`window` must end within {limit} {last}: {len(outside)} of {len(starts)} windows "
-            f"leave it, the first is [{outside[0]}, {outside[0] + width}). The latest possible "
-            f"start is {last - width}."
+            f"leave it, the first is [{outside[0]}, {outside[0] + width}). "
+            + (
+                f"The latest possible start is {last - width}."
+                if width <= last
+                else f"At most {last} steps fit."
+            )
         )
 
 

@@ -7,14 +7,13 @@ command was used wrongly.
 import json
 import sys
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dlnflow import __version__, _report, datasets, result
 from dlnflow import _estimates as estimates
-from dlnflow import _report, datasets, result
 from dlnflow._checks import did_you_mean
 from dlnflow._command import explained
 from dlnflow.analysis import compare as compare_curves
@@ -46,7 +45,7 @@ def _options(
     ] = False,
 ) -> None:
     if version:
-        typer.echo(f"dlnflow {metadata.version('dlnflow')}")
+        typer.echo(f"dlnflow {__version__}")
         raise typer.Exit
 
 
@@ -130,13 +129,13 @@ def compare(
         ),
     ] = DEFAULT_ESTIMATORS,
     reference: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="What the others are to predict; repeat for several tables. leave_one_out: "
             "training without the item. windowed: training without it for a twentieth of the run, "
             "from the recorded step on; its value is the mean loss difference in that window."
         ),
-    ] = DEFAULT_REFERENCES,
+    ] = None,
     train: TrainItems = None,
     query: QueryItems = None,
     run: Settings = None,
@@ -145,7 +144,7 @@ def compare(
 ) -> None:
     """Print how well estimators predict retraining, over pairs of different items, and cost."""
     described = _run(data, run)
-    references = list(dict.fromkeys(reference))
+    references = list(dict.fromkeys(reference or _default_references(described)))
     _known(references)
     names = _with_all(described, estimator)
     if not set(names) - {references[0]} and len(references) == 1:
@@ -208,9 +207,17 @@ def _with_all(run: Run, names: list[str]) -> list[str]:
     return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
 
 
+def _default_references(run: Run) -> list[str]:
+    """Return the ways of retraining that the run has: gradient flow has no steps to leave out."""
+    return [name for name in DEFAULT_REFERENCES if not preconditions.refusal(name, run)]
+
+
 def _run(data: str, settings: list[str] | None) -> Run:
     """Read the data and describe the run."""
-    task = Task.from_csv(data) if Path(data).exists() or data not in BUILT_IN else BUILT_IN[data]()
+    if not Path(data).exists() and data not in BUILT_IN:
+        hint = did_you_mean(data, list(BUILT_IN))
+        raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
+    task = Task.from_csv(data) if Path(data).exists() else BUILT_IN[data]()
     return Run(task, **_parsed(settings or []))
 
 

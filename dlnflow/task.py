@@ -247,7 +247,10 @@ def _check_columns(frame: pd.DataFrame) -> None:
         values = column.to_numpy(dtype=np.float64)
         gaps = np.flatnonzero(~np.isfinite(values))
         if len(gaps):
-            raise ValueError(f"feature {name!r} has no finite value for {frame.index[gaps[0]]!r}.")
+            raise ValueError(
+                f"feature {name!r} has no finite value for {frame.index[gaps[0]]!r}: the cell is "
+                "empty, NaN or infinite. Fill it in or drop the column."
+            )
         if len(values) > 1 and np.all(values == values[0]):
             raise ValueError(
                 f"feature {name!r} is constant ({values[0]:g} for every item); drop the column."

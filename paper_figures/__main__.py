@@ -92,7 +92,11 @@ def _chosen(known: dict[int | str, str], only: list[str] | None) -> list[int | s
     unknown = sorted(set(only or []) - set(map(str, known)))
     if unknown:
         listed = ", ".join(map(str, known))
-        raise typer.BadParameter(f"no figure {unknown[0]}; there are {listed}", param_hint="--only")
+        name, other = ("lm", LM) if known is TOY else ("toy", TOY)
+        raise typer.BadParameter(
+            f"no figure {unknown[0]} here; there are {listed}. The command {name} has "
+            f"{', '.join(map(str, other))}.", param_hint="--only",
+        )  # fmt: skip
     return [number for number in known if not only or str(number) in only]
 
 

@@ -152,6 +152,6 @@ def check_run(run: Run) -> None:
         )
     if run.optimizer == "adam":
         raise ValueError(
-            "`closed_form_loo` predicts gradient flow, which Adam does not follow. Use "
-            "`leave_one_out`, which retrains."
+            '`closed_form_loo` predicts gradient flow; it takes `optimizer` "gd", "momentum" or '
+            '"flow", got "adam". Use `leave_one_out`, which retrains.'
         )
