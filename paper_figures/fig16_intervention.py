@@ -44,21 +44,16 @@ def chosen(scale: Scale, seed: int) -> dict[str, Window]:
 
 def retrained(scale: Scale, seed: int, choices: dict[str, Window]) -> xr.Dataset:
     """Train with every window and without one, until one checkpoint after the last window."""
-    run = _lm_data.settings(scale, seed)
+    run, name = _lm_data.settings(scale, seed), _lm_data.SIZES[scale].configuration
     last = max(window.stop for window in choices.values())
     n_steps = min(run.n_steps, (last // run.every + 1) * run.every)
     data = load_data(_lm_data.folder(scale, seed))
     with _lm_data.pool() as executor:
         return intervene(
-            replace(run, n_steps=n_steps), _lm_data.OUT / f"{run_name(scale)}-windows", choices,
+            replace(run, n_steps=n_steps), _lm_data.OUT / f"{name}-windows", choices,
             seeds=[seed], data=data, executor=executor,
-            progress=lambda name: _lm_data.say(f"trained {name}"),
+            progress=lambda run_name: _lm_data.say(f"trained {run_name}"),
         )  # fmt: skip
-
-
-def run_name(scale: Scale) -> str:
-    """Return the name of the configuration."""
-    return _lm_data.SIZES[scale].configuration
 
 
 def show(

@@ -290,13 +290,9 @@ def _attrs(traces: xr.DataArray, normalised: bool) -> dict[str, Any]:
     return kept
 
 
-bif.from_traces = from_traces  # type: ignore[attr-defined]
-bif.standard_error = standard_error  # type: ignore[attr-defined]
-bif.rhat = rhat  # type: ignore[attr-defined]
-bif.ess = ess  # type: ignore[attr-defined]
-bif.verdict = verdict  # type: ignore[attr-defined]
-bif.rhat_products = rhat_products  # type: ignore[attr-defined]
-bif.ess_products = ess_products  # type: ignore[attr-defined]
-bif.groups = groups  # type: ignore[attr-defined]
-bif.matrix = matrix  # type: ignore[attr-defined]
-bif.top_k = top_k  # type: ignore[attr-defined]
+# the function is its own namespace: influence.bif(run, steps), influence.bif.groups(traces, ...)
+for _part in (
+    from_traces, standard_error, rhat, ess, verdict, rhat_products, ess_products, groups, matrix,
+    top_k,
+):  # fmt: skip
+    setattr(bif, _part.__name__, _part)
