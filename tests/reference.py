@@ -73,8 +73,6 @@ def _guess(time, z0, depth, p, start, early):
     q0 = mp.log(z0 / (1 - z0)) if rising else mp.log(z0 - 1)
     if start is not None and start[1] != 0:
         return mp.log(mpf(start[0]) / mpf(start[1])) if rising else mp.log(-mpf(start[1]))
-    if depth * time > 600:  # arrived: q is linear in time
-        return depth * time if rising else -depth * time
     low, high = (q0, q0 + depth * time) if rising else (q0 - depth * time * z0**p, q0)
     for _ in range(80):
         middle = (low + high) / 2
