@@ -1,7 +1,9 @@
 """What all commands share: errors of data and training end as one line and exit code 1."""
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -22,3 +24,21 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return run
+
+
+def writable(out: Path) -> None:
+    """Make the folder for results and try to write there, before the work and not after it.
+
+    Raises
+    ------
+    typer.BadParameter
+        If that fails.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{out} cannot be written: {error.strerror}", param_hint="--out"
+        ) from error

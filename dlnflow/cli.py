@@ -15,7 +15,7 @@ import typer
 from dlnflow import __version__, _report, datasets, result
 from dlnflow import _estimates as estimates
 from dlnflow._checks import did_you_mean
-from dlnflow._command import explained
+from dlnflow._command import explained, writable
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
 from dlnflow.influence import ESTIMATORS
@@ -95,8 +95,8 @@ def influence(
 ) -> None:
     """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
     described = _run(data, run)
-    out.mkdir(parents=True, exist_ok=True)  # an impossible folder is better known now
     _known(estimator)
+    writable(out)
     found = estimates.run_all(described, estimator, points, train=train, query=query)
     curves, seconds = found.curves, found.seconds
     from dlnflow import plotting  # matplotlib is only needed here

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dlnflow._command import writable
 from paper_figures._data import Scale
 from paper_figures._drawing import Drawn, draw_one
 
@@ -63,6 +64,7 @@ Out = Annotated[Path, typer.Option(help="Folder for PNG, PDF and JSON.")]
 def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     """Draw the figures of the deep linear network; write PNG, PDF and the numbers claimed."""
     numbers = _chosen(TOY, only)
+    writable(out)
     with _progress() as progress:
         bar = progress.add_task(f"{len(numbers)} figures", total=len(numbers))
         if {True, False} == {number in ALONE for number in numbers}:
@@ -77,6 +79,7 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     """Draw the figures of the language model: train, sample, draw; goes on if it was stopped."""
     from paper_figures import _lm_data
 
+    writable(out)
     drawn = {}
     with _progress() as progress:
         bar = progress.add_task("", total=None)

@@ -173,4 +173,4 @@ def test_names_are_shown_letter_by_letter(tmp_path):
 def test_an_output_folder_that_is_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "out").write_text("x")
     done = _command("influence", "hierarchy", "--out", tmp_path / "out", "--run", "hidden=20000")
-    assert done.returncode == 1 and "out" in done.stderr
+    assert done.returncode == 2 and "--out" in done.stderr

@@ -1,36 +1,36 @@
 """NAME=VALUE on the command line: what `--set` may change, and in which type."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What `--set` of `sample` changes; 0 or empty: the default of `dlnflow.lm.experiment`."""
+    """What `--set` of `sample` changes; None: the default of `dlnflow.lm.experiment`."""
 
-    rows: int = 0
-    length: int = 0
-    tokenizer: str = ""
-    chains: int = 4
-    n_beta: float = 0.0
-    localization: float = 0.0
-    step_size: float = 0.0
-    burn_in: int = 0
-    thin: int = 0
-    seed: int = 0
-    device: str = "cpu"
+    rows: int | None = None
+    length: int | None = None
+    tokenizer: str | None = None
+    chains: int | None = None
+    n_beta: float | None = None
+    localization: float | None = None
+    step_size: float | None = None
+    burn_in: int | None = None
+    thin: int | None = None
+    seed: int | None = None
+    device: str | None = None
     repair: bool = False
 
     def given(self, *names: str) -> dict[str, Any]:
         """Return those of some settings that are not left to the default."""
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def changed(settings: Any, changes: list[str]) -> Any:
     """Apply NAME=VALUE to settings, in the type of the old value."""
     for change in changes:
         name, equals, value = change.partition("=")
-        kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        kinds = {f.name: _kind(settings, f) for f in dataclasses.fields(settings)}
         if not equals or name not in kinds:
             raise ValueError(f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; "
                              f"got {change!r}.")  # fmt: skip
@@ -40,6 +40,12 @@ def changed(settings: Any, changes: list[str]) -> Any:
         except ValueError as error:
             raise ValueError(f"`--set` {change!r}: {error}") from error
     return settings
+
+
+def _kind(settings: Any, field: dataclasses.Field) -> type:
+    """Return the type of a value, or of what could stand in the place of a None."""
+    value = getattr(settings, field.name)
+    return next(iter(get_args(field.type))) if value is None else type(value)
 
 
 def _truth(word: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlnflow._command import explained
+from dlnflow._command import explained, writable
 from dlnflow.lm._changes import Sampling, changed, ordered
 
 app = typer.Typer(
@@ -230,6 +230,7 @@ def figures(
     """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""
     from dlnflow.lm.figures import draw
 
+    writable(out)
     _print({"files": [str(file) for file in draw(folder, store, out)]}, as_json)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow._typing import IntArray
+from dlnflow.lm import _hub
 from dlnflow.lm._device import usable_device
 from dlnflow.lm.ladder import (
     OFFLINE,
@@ -117,6 +118,10 @@ class Checkpoints:
             If a revision does not exist or two steps have the same weights.
         """
         chosen = checked_steps(steps)
+        try:
+            _hub.reach()
+        except ConnectionError as error:
+            raise ConnectionError(f"{name} on the hub: {error}. {OFFLINE}") from error
         hashes = tuple(hash_revision(name, f"step{s}") for s in chosen)
         if final is not None and final[0] not in chosen:
             every = (*hashes, hash_revision(name, final[1]))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlnflow._checks import positive_integer
+from dlnflow.lm import _hub
 from dlnflow.lm._files import sha256_array
 from dlnflow.lm.corpus import Corpus
 
@@ -80,7 +81,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     Raises
     ------
     FileNotFoundError
-        If `source` is a folder without a tokenizer.
+        If `source` is a folder without a tokenizer, or no file and no possible name on the hub.
     ConnectionError
         If `source` is not a path and the hub cannot be reached.
     """
@@ -94,13 +95,28 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     path = path / "tokenizer.json" if path.is_dir() else path
     if path.is_file():
         return Tokenizer.from_file(str(path))
+    if path.is_absolute() or path.suffix == ".json" or len(path.parts) > 2:
+        raise FileNotFoundError(f"`source` {source} does not exist.")
+    return _from_hub(str(source))
+
+
+def _from_hub(name: str) -> Tokenizer:
+    """Take the tokenizer of a model from the cache of earlier downloads, else from the hub."""
     from transformers import AutoTokenizer
 
+    def fetch(**options: bool) -> Tokenizer:
+        return AutoTokenizer.from_pretrained(name, **options).backend_tokenizer
+
     try:
-        return AutoTokenizer.from_pretrained(str(source)).backend_tokenizer
+        return fetch(local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not there yet
+    try:
+        _hub.reach()
+        return fetch()
     except (OSError, ValueError) as error:
         raise ConnectionError(
-            f"`source` {str(source)!r} is no tokenizer file or folder here, and the hub gave: "
+            f"`source` {name!r} is no tokenizer file or folder here, and the hub gave: "
             f"{error}. Without network pass the path of a tokenizer.json."
         ) from error
 

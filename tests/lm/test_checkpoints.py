@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from dlnflow.lm import _hub
 from dlnflow.lm.checkpoints import Checkpoints, check_vocabulary
 from dlnflow.lm.ladder import check_ladder
 
@@ -104,6 +105,7 @@ def hub(monkeypatch):
         "main": "z",
     }
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(hashes))
+    monkeypatch.setattr(_hub, "reach", lambda: None)
 
 
 def test_hub_ladder(hub):
@@ -126,6 +128,7 @@ def test_hub_without_network(monkeypatch):
             raise OSError("name resolution failed")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Offline)
+    monkeypatch.setattr(_hub, "reach", lambda: None)
     with pytest.raises(ConnectionError, match=r"dlnflow lm train.*from_directory"):
         Checkpoints.from_hub("EleutherAI/pythia-14m", [0, 1000])
 

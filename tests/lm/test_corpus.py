@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlnflow.lm import corpus
+from dlnflow.lm import _hub, corpus
 from dlnflow.lm.corpus import Corpus
 from dlnflow.lm.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 
@@ -108,5 +108,6 @@ def test_tokenizer_from_hub_without_network(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    monkeypatch.setattr(_hub, "reach", lambda: None)
     with pytest.raises(ConnectionError, match=r"tokenizer\.json"):
         load_tokenizer("EleutherAI/nothing")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dlnflow.influence import bif
-from dlnflow.lm import experiment
+from dlnflow.lm import _hub, experiment
+from dlnflow.lm._changes import Sampling, changed
+from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.store import CorruptedError
 from dlnflow.lm.tokenizer import load_tokenizer
@@ -185,10 +187,6 @@ def test_damaged_results_are_written_anew(tiny, tmp_path):
     assert "below the number of items" in call(
         "knn", folder, "--store", store, "--k", 999, code=1
     ).stderr  # fmt: skip
-    taken = tmp_path / "file"
-    taken.write_text("")
-    shown = call("figures", folder, "--store", store, "--out", taken, code=1).stderr
-    assert shown.startswith("error: ") and "file" in shown
 
 
 @pytest.mark.parametrize(
@@ -239,6 +237,7 @@ def test_a_hub_name_without_network(monkeypatch):
         raise OSError("We couldn't connect")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    monkeypatch.setattr(_hub, "reach", lambda: None)
     with pytest.raises(ConnectionError, match=r"pass the path of a tokenizer\.json"):
         load_tokenizer("EleutherAI/pythia-14m")
     import huggingface_hub
@@ -251,3 +250,38 @@ def test_a_hub_name_without_network(monkeypatch):
     shown = call("sample", "EleutherAI/pythia-14m", "--store", "s", "--text", "stdlib", "--step", 0,
                  code=1).stderr  # fmt: skip
     assert "Without network: train a small model" in shown
+
+
+def test_what_is_no_hub_name_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(_hub, "reach", lambda: pytest.fail("asked the hub"))
+    for name in ("/nowhere/tokenizer", "tok.json", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_tokenizer(name)
+
+
+def test_no_network_is_known_before_the_hub_library_retries(monkeypatch):
+    import huggingface_hub
+
+    def unreachable():
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(_hub, "reach", unreachable)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("asked the hub"))
+    with pytest.raises(ConnectionError, match=r"no route.*pass the path of a tokenizer\.json"):
+        load_tokenizer("EleutherAI/nothing-of-the-kind")
+    with pytest.raises(ConnectionError, match=r"no route.*from_directory"):
+        Checkpoints.from_hub("EleutherAI/pythia-14m", [0, 1])
+
+
+def test_setting_zero_is_not_the_default():
+    chosen = changed(Sampling(), ["burn_in=0", "n_beta=3"])
+    assert chosen.given("burn_in", "n_beta", "thin") == {"burn_in": 0, "n_beta": 3.0}
+
+
+def test_folder_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("dlnflow.lm.figures.draw", lambda *_: pytest.fail("drew"))
+    shown = call(
+        "figures", tmp_path, "--store", tmp_path, "--out", tmp_path / "file", code=2
+    ).stderr
+    assert "--out" in shown
