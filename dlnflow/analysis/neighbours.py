@@ -1,20 +1,23 @@
 """Do the items that help a token most belong to its class? k-nearest-neighbour recall (D.1.3).
 
-    predicted(q) = argmax_c sum_{j in N_k(q)} 1[j in c] / f_c(q),   f_c(q) = |c minus q| / (K - 1)
+    predicted(q) = argmax_c sum_{j in N_k(q)} 1[j in c] / f_c(q),   f_c(q) = |c in A(q)| / |A(q)|
 
-N_k(q): the k items with the most negative influence on q (largest loss correlation), without q.
-Recall of class c: the share of its tokens for which c is predicted. Since f_c(q) leaves q out, a
-draw between classes goes to a class of q: chance is above 1/G, and is measured, not assumed.
+A(q): the items that may be neighbours of q, at least all but q. N_k(q): the k of them with the
+most negative influence on q (largest loss correlation). Recall of class c: the share of its tokens
+for which c is predicted. Since f_c(q) leaves q out, a draw between classes goes to a class of q:
+chance is above 1/G, and is measured with neighbours drawn from the same A(q), not assumed.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._checks import one_of
 from dlnflow._typing import FloatArray
-from dlnflow.influence._entries import _checked_k, nearest, standardised
-from dlnflow.influence._standard import membership, usable
+from dlnflow.influence._barred import Barred, excluded
+from dlnflow.influence._entries import checked_k, nearest, standardised
+from dlnflow.influence._standard import BLOCK, membership, usable
 
 TOO_RARE = 30
 """Classes with fewer tokens have intervals wider than 0.3 and are marked."""
@@ -27,7 +30,7 @@ def neighbours(
     classes: xr.DataArray | ArrayLike,
     *,
     k: int = 30,
-    exclude: str = "item",
+    exclude: str | Sequence[str] = "item",
     differences: bool = False,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -41,7 +44,7 @@ def neighbours(
         As in `groups`.
     k : int
         Number of neighbours.
-    exclude : {"item", "row", "token"}
+    exclude : {"item", "row", "token"} or several of them
         Never a neighbour: the token itself, all tokens of its sequence, or all of its vocabulary
         id (which tells whether a class is found by more than its members being the same id).
     differences : bool
@@ -59,22 +62,25 @@ def neighbours(
     Raises
     ------
     ValueError
-        If a class has no tokens or `k` is not below the number of items.
+        If a class has no tokens, `traces` lack the rows or ids to exclude, or a token has fewer
+        than `k` possible neighbours.
     """
-    one_of("exclude", exclude, ("item", "row", "token"))
-    k = _checked_k(k, traces)
+    without = sorted(excluded(exclude))
+    k = checked_k(k, traces)
     members, names = membership(classes, traces.sizes["item"])
-    group = np.arange(len(members)) if exclude == "item" else traces[exclude].values
+    barred = Barred.of(traces, without)
     tokens = np.flatnonzero(members.any(1))
+    frequency = _frequencies(members, barred, tokens, k)
     recall = np.full((traces.sizes["time"], len(names)), np.nan)
     for t, chains in enumerate(usable(traces, differences)):
         if len(chains) == 0:
             continue
         z = standardised(traces, t, chains, normalised=True, differences=differences)
         hits = np.zeros((len(tokens), len(names)), bool)
-        for part, best, _ in nearest(z, k, tokens, group):
-            hits[part] = predicted(members, tokens[part], best)
+        for part, best, _ in nearest(z, k, tokens, barred):
+            hits[part] = predicted(members, frequency[part], best)
         recall[t] = _recall(hits, members[tokens])
+    chance = _chance(members, frequency, tokens, barred, k=k, seed=seed)
     count = members.sum(0).astype(int)
     low, high = wilson(recall, count)
     rare = ("token_class", count < TOO_RARE)
@@ -82,20 +88,19 @@ def neighbours(
     return xr.Dataset(
         {
             "recall": (dims, recall), "low": (dims, low), "high": (dims, high),
-            "chance": ("token_class", _chance(members, tokens, k, seed)),
+            "chance": ("token_class", chance),
             "count": ("token_class", count), "too_rare": rare,
         },
         coords={"time": traces.time.values, "token_class": names},
-        attrs={"k": k, "exclude": exclude},
+        attrs={"k": k, "exclude": ", ".join(without)},
     )  # fmt: skip
 
 
 def predicted(
-    members: FloatArray, queries: NDArray[np.intp], best: NDArray[np.intp]
+    members: FloatArray, frequency: FloatArray, best: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Return the predicted class of every query as a (n, G) one-hot array; none without votes."""
+    """Return the predicted class of n queries as a (n, G) one-hot array; none without votes."""
     votes = members[best].sum(1)
-    frequency = (members.sum(0) - members[queries]) / (len(members) - 1)
     score = np.where(frequency > 0, votes / np.where(frequency > 0, frequency, 1.0), 0.0)
     winner = score.argmax(1)
     voted = score[np.arange(len(score)), winner] > 0
@@ -111,18 +116,38 @@ def wilson(share: FloatArray, count: NDArray[np.int64]) -> tuple[FloatArray, Flo
     return middle - half, middle + half
 
 
-def _recall(hits: NDArray[np.bool_], members: FloatArray) -> FloatArray:
+def _recall(hits: NDArray, members: FloatArray) -> FloatArray:
     """Return the share of every class's tokens that were predicted to be in it."""
     return (hits * members).sum(0) / members.sum(0)
 
 
-def _chance(members: FloatArray, tokens: NDArray[np.intp], k: int, seed: int) -> FloatArray:
+def _frequencies(
+    members: FloatArray, barred: Barred, tokens: NDArray[np.intp], k: int
+) -> FloatArray:
+    """Return f_c(q) for the tokens, (n, G)."""
+    ones = np.ones((len(members), 1))
+    left = len(members) - barred.total(ones)[tokens]
+    if left.min() < k:
+        raise ValueError(
+            f"`k` must be at most {int(left.min())}, the fewest possible neighbours of a token "
+            f"under this `exclude`; got {k}. Ask for fewer or exclude less."
+        )
+    return (members.sum(0) - barred.total(members)[tokens]) / left
+
+
+def _chance(
+    members: FloatArray, frequency: FloatArray, tokens: NDArray[np.intp], barred: Barred,
+    *, k: int, seed: int,
+) -> FloatArray:  # fmt: skip
     """Return the recall when neighbours are drawn at random, over 20 draws per token."""
     rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(20):
-        # k different items, none of them the token itself
-        best = np.argpartition(rng.random((len(tokens), len(members) - 1)), k - 1, 1)[:, :k]
-        best += best >= tokens[:, None]
-        found.append(_recall(predicted(members, tokens, best), members[tokens]))
-    return np.mean(found, axis=0)
+    hits = np.zeros((len(tokens), members.shape[1]))
+    for start in range(0, len(tokens), BLOCK):
+        part = slice(start, start + BLOCK)
+        no_pair = barred.pairs(tokens[part])
+        for _ in range(20):
+            order = rng.random(no_pair.shape, np.float32)
+            order[no_pair] = 2.0  # after all that may be drawn
+            best = np.argpartition(order, k - 1, 1)[:, :k]
+            hits[part] += predicted(members, frequency[part], best)
+    return _recall(hits / 20, members[tokens])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dlnflow import result
 from dlnflow._checks import positive_integer
 from dlnflow._typing import FloatArray
+from dlnflow.influence._barred import Barred
 from dlnflow.influence._standard import BLOCK, blocks, scale_of, usable
 from dlnflow.sampling.traces import positions
 
@@ -92,7 +93,7 @@ def top_k(
     ValueError
         If `k` is not below the number of items.
     """
-    k = _checked_k(k, traces)
+    k = checked_k(k, traces)
     rows = positions(traces, None if query is None else list(query), "query")
     kept = usable(traces, differences)
     names = traces["item"].values.astype(str)
@@ -102,7 +103,7 @@ def top_k(
         if len(chains) == 0:
             continue
         z = standardised(traces, t, chains, normalised=normalised, differences=differences)
-        for part, best, similarity in nearest(z, k, rows):
+        for part, best, similarity in nearest(z, k, rows, Barred.of(traces)):
             values[t, part] = scale_of(traces, normalised) * similarity
             found[t, part] = names[best]
     dims = ("time", "query", "rank")
@@ -125,23 +126,23 @@ def standardised(
     return z
 
 
-def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], forbidden: NDArray | None = None):
+def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], barred: Barred):
     """Yield (part of `rows`, positions of the k largest z_q . z_k, their values), block by block.
 
-    `forbidden` numbers groups; items of the query's own group are left out, by default itself.
+    Each of the rows needs k items that are not barred from it.
     """
-    group = np.arange(z.shape[1]) if forbidden is None else forbidden
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
         similarity = z[:, rows[part]].T @ z
-        similarity[group[rows[part]][:, None] == group] = -np.inf
+        similarity[barred.pairs(rows[part])] = -np.inf
         best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(similarity, best, 1), axis=1, kind="stable")
         best = np.take_along_axis(best, order, 1)
         yield part, best, np.take_along_axis(similarity, best, 1)
 
 
-def _checked_k(k: int, traces: xr.DataArray) -> int:
+def checked_k(k: int, traces: xr.DataArray) -> int:
+    """Check a number of neighbours."""
     if positive_integer("k", k) >= traces.sizes["item"]:
         raise ValueError(f"`k` must be below the number of items, {traces.sizes['item']}; got {k}.")
     return int(k)

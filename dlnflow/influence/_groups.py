@@ -18,8 +18,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import result
-from dlnflow._checks import one_of
 from dlnflow._typing import FloatArray
+from dlnflow.influence._barred import excluded, numbered
 from dlnflow.influence._same_token import same_token
 from dlnflow.influence._standard import blocks, membership, scale_of, usable
 from dlnflow.sampling import diagnostics
@@ -145,25 +145,12 @@ class Layout(NamedTuple):
         return Sums(every - within, every_rest - (within.sum(0) - lost))
 
 
-def excluded(exclude: str | Sequence[str]) -> frozenset[str]:
-    """Return the kinds of pairs that are left out."""
-    asked = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    for one in asked:
-        one_of("exclude", one, ("item", "row", "token"))
-    return frozenset(asked) - {"item"} or frozenset({"item"})
-
-
 def _layout(traces: xr.DataArray, members: FloatArray, without: frozenset[str]) -> Layout:
     """Number rows and ids from 0; one row if there are none."""
-    numbered = {}
-    for name in ("row", "token"):
-        if name in traces.coords:
-            numbered[name] = np.unique(traces[name].values, return_inverse=True)[1]
-    if "token" in without and "token" not in numbered:
-        raise ValueError('`exclude` has "token", but `traces` have no coordinate "token" with the '
-                         "vocabulary ids of the items; assign one.")  # fmt: skip
-    row_of = numbered.get("row", np.zeros(len(members), np.intp))
-    return Layout(members, row_of, numbered["token"] if "token" in without else None, without)
+    known = "row" in without or "row" in traces.coords
+    row_of = numbered(traces, "row") if known else np.zeros(len(members), np.intp)
+    ids = numbered(traces, "token") if "token" in without else None
+    return Layout(members, row_of, ids, without)
 
 
 def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp]):

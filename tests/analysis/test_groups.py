@@ -242,11 +242,53 @@ def test_top_k_is_the_sorted_matrix():
 def test_prediction_by_hand():
     """Classes of 4 and 2 of 7 tokens: two votes for the rare one outweigh three for the other."""
     members = np.array([[1, 0], [1, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 0]], float)
-    # query 6: votes (3, 2) over frequencies (4/6, 2/6)
-    assert predicted(members, np.array([6]), np.array([[0, 1, 2, 4, 5]])).tolist() == [[0, 1]]
-    # query 4 is not counted in its own class's frequency, 1/6; votes (3, 1)
-    assert predicted(members, np.array([4]), np.array([[0, 1, 2, 5]])).tolist() == [[0, 1]]
-    assert predicted(members, np.array([0]), np.array([[6]])).tolist() == [[0, 0]]
+    # query 6: votes (3, 2); query 4, left out of its class: votes (3, 1); query 0: no votes
+    for frequency, best, expected in (
+        ([4 / 6, 2 / 6], [0, 1, 2, 4, 5], [0, 1]),
+        ([4 / 6, 1 / 6], [0, 1, 2, 5], [0, 1]),
+        ([3 / 6, 2 / 6], [6], [0, 0]),
+    ):
+        assert predicted(members, np.array([frequency]), np.array([best])).tolist() == [expected]
+
+
+@pytest.mark.parametrize("exclude", ["item", "row", "token", ("row", "token")])
+def test_recall_and_chance_against_loops(exclude):
+    """Neighbours, frequencies and random neighbours come from the same allowed items."""
+    rng = np.random.default_rng(5)
+    classes = rng.random((30, 3)) < 0.4
+    classes[:3] |= np.eye(3, dtype=bool)
+    row, token = np.repeat(np.arange(6), 5), rng.integers(9, size=30)
+    traces = make(rng.standard_normal((1, 2, 60, 30)), row).assign_coords(token=("item", token))
+    found = neighbours(traces, classes, k=4, exclude=exclude, seed=1)
+    similarity = -matrix(traces).values[0]
+    kinds = {"item": np.arange(30), "row": row, "token": token}
+    labels = [kinds[e] for e in ([exclude] if isinstance(exclude, str) else exclude)]
+    hits, chance = np.zeros((30, 3)), np.zeros((30, 3))
+    for q in np.flatnonzero(classes.any(1)):
+        allowed = [j for j in range(30) if not any(label[j] == label[q] for label in labels)]
+        frequency = classes[allowed].mean(0)
+
+        def vote(best, frequency=frequency):
+            score = classes[best].sum(0) / np.where(frequency > 0, frequency, np.inf)
+            return np.eye(3)[score.argmax()] * (score.max() > 0)
+
+        hits[q] = vote(sorted(allowed, key=lambda j: -similarity[q, j])[:4])
+        chance[q] = np.mean([vote(rng.choice(allowed, 4, replace=False)) for _ in range(400)], 0)
+    count = classes.sum(0)
+    np.testing.assert_allclose(found.recall[0], (hits * classes).sum(0) / count, atol=1e-12)
+    # binomial error of 20 and 400 draws for each of the class's tokens
+    error = np.sqrt(0.25 / count * (1 / 20 + 1 / 400))
+    assert (abs(found.chance - (chance * classes).sum(0) / count) < 4 * error).all()
+
+
+def test_more_neighbours_than_exclude_leaves():
+    traces = make(np.random.default_rng(0).standard_normal((1, 2, 9, 6)), np.repeat([0, 1], 3))
+    neighbours(traces, np.eye(2)[np.arange(6) % 2], k=3, exclude="row")
+    with pytest.raises(ValueError, match="`k` must be at most 3"):
+        neighbours(traces, np.eye(2)[np.arange(6) % 2], k=4, exclude="row")
+    for kind in ("row", "token"):
+        with pytest.raises(ValueError, match=f'no coordinate "{kind}"'):
+            neighbours(traces.drop_vars("row"), np.ones((6, 1)), k=1, exclude=kind)
 
 
 def test_separate_clusters_are_recalled_and_noise_is_chance():
