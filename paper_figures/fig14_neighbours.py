@@ -24,7 +24,7 @@ def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
 def show(found: xr.Dataset, apart: xr.Dataset | None = None) -> tuple[Figure, dict[str, float]]:
     """Draw recall with 95 % intervals; dashed: k random neighbours.
 
-    `apart`: the same with neighbours of other vocabulary ids only, drawn dotted.
+    `apart`: the same with neighbours of other vocabulary ids only, drawn dotted, like its chance.
     """
     claims = {}
     for name in map(str, found.token_class.values):

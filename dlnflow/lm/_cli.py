@@ -204,7 +204,7 @@ def knn(
     from dlnflow.lm import experiment
 
     traces, members = experiment.read(folder, store)
-    found = neighbours(traces, members, k=k)
+    found = neighbours(traces, members, k=k, exclude=experiment.left_out(members))
     rows = [
         {
             "step": int(t), "token_class": str(c), "recall": float(found.recall.sel(one)),

@@ -84,7 +84,7 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
     found : Dataset
         From `dlnflow.analysis.neighbours`.
     apart : Dataset, optional
-        The same with neighbours of other vocabulary ids only, drawn dotted.
+        The same with neighbours of other vocabulary ids only, drawn dotted, like its chance.
 
     Returns
     -------
@@ -102,6 +102,7 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
             if apart is not None:
                 other = apart.sel(token_class=name)
                 axis.plot(other.time, other.recall, ":", color=color, linewidth=1.3)
+                axis.axhline(float(other.chance), color="0.3", linestyle=":", linewidth=0.8)
             axis.axhline(float(one.chance), color="0.3", linestyle="--", linewidth=0.8)
             count = int(one["count"])
             axis.set_title(f"{name.replace('_', ' ')}\n{count} tokens"
