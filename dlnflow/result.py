@@ -12,7 +12,11 @@ from numpy.typing import ArrayLike
 
 SIGN = "d loss(query) / d weight(train): negative = the train item helps the query"
 UNITS = "loss per unit of item weight"
-OBJECTIVE = "(1/N) sum_i w_i l_i,  l_i = 1/2 |y_i - W x_i|^2"
+CORRELATION = "minus the Pearson correlation"
+"""Units of normalised influence."""
+MEAN_LOSS = "(1/N) sum_i w_i l_i"
+"""What any model is trained on."""
+OBJECTIVE = f"{MEAN_LOSS},  l_i = 1/2 |y_i - W x_i|^2"
 CORE_DIMS = ("time", "query", "train")
 SAMPLED = ("standard_error", "verdict")
 """Coordinates that say how far a sampled result can be believed."""

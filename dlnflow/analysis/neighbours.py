@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow._typing import FloatArray
 from dlnflow.influence._barred import Barred, excluded
 from dlnflow.influence._entries import checked_k, nearest, standardised
-from dlnflow.influence._standard import BLOCK, membership, usable
+from dlnflow.influence._standard import BLOCK, about, membership, usable
 
 TOO_RARE = 30
 """Classes with fewer tokens have intervals wider than 0.3 and are marked."""
@@ -92,7 +92,7 @@ def neighbours(
             "count": ("token_class", count), "too_rare": rare,
         },
         coords={"time": traces.time.values, "token_class": names},
-        attrs={"k": k, "exclude": ", ".join(without)},
+        attrs=about(traces, True) | {"k": k, "exclude": ", ".join(without)},
     )  # fmt: skip
 
 

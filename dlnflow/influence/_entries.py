@@ -10,7 +10,7 @@ from dlnflow import result
 from dlnflow._checks import positive_integer
 from dlnflow._typing import FloatArray
 from dlnflow.influence._barred import Barred
-from dlnflow.influence._standard import BLOCK, blocks, scale_of, usable
+from dlnflow.influence._standard import BLOCK, about, blocks, scale_of, usable
 from dlnflow.sampling.traces import positions
 
 
@@ -58,7 +58,7 @@ def matrix(
                 np.matmul(scale * z[:, rows[part]].T, z, out=values[t, part])
     return result.influence(
         values, traces.time.values, names[rows], names, estimator="bif",
-        flow_time=np.full(len(kept), np.nan), attrs={"normalised": int(normalised)},
+        flow_time=np.full(len(kept), np.nan), attrs=about(traces, normalised),
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def top_k(
     return xr.Dataset(
         {"influence": (dims, values), "train": (dims, found)},
         coords={"time": traces.time.values, "query": names[rows], "rank": np.arange(k)},
-        attrs={"sign": result.SIGN, "normalised": int(normalised)},
+        attrs={"sign": result.SIGN} | about(traces, normalised),
     )
 
 

@@ -21,7 +21,7 @@ from dlnflow import result
 from dlnflow._typing import FloatArray
 from dlnflow.influence._barred import excluded, numbered
 from dlnflow.influence._same_token import same_token
-from dlnflow.influence._standard import blocks, membership, scale_of, usable
+from dlnflow.influence._standard import about, blocks, membership, scale_of, usable
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling.traces import labelled
 
@@ -81,12 +81,11 @@ def groups(
         found.append(_estimate(layout.sums(z), pairs))
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
-    units = "minus the Pearson correlation" if normalised else result.UNITS
     array = result.influence(
         scale * stacked["value"], traces.time.values, names, names, estimator="bif",
         flow_time=np.full(traces.sizes["time"], np.nan),
-        attrs={"normalised": int(normalised), "units": units, "differences": int(differences),
-               "exclude": ", ".join(sorted(without))},
+        attrs=about(traces, normalised) | {"differences": int(differences),
+                                           "exclude": ", ".join(sorted(without))},
     )  # fmt: skip
     chain_error, row_error = (abs(scale) * stacked[n] for n in ("chain_error", "row_error"))
     judged = diagnostics.summary(_class_means(traces, members, names))

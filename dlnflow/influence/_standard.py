@@ -1,11 +1,13 @@
 """Loss traces as standardised columns, a block of items at a time; shared by groups and pairs."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from dlnflow import result
 from dlnflow._typing import FloatArray
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling.traces import check_traces
@@ -64,6 +66,23 @@ def blocks(
 def scale_of(traces: xr.DataArray, normalised: bool) -> float:
     """Return the factor from the sums of `blocks` to the influence; it carries the sign."""
     return -1.0 if normalised else -float(traces.attrs["n_beta"] / traces.attrs["n_train"])
+
+
+def about(traces: xr.DataArray, normalised: bool) -> dict[str, Any]:
+    """Return the attributes that every result from loss traces has.
+
+    Form, units and objective, and what the traces say of data and sampler, as far as a netCDF
+    attribute can hold it.
+    """
+    kept = {k: v for k, v in traces.attrs.items() if isinstance(v, int | float | str)}
+    kept = {k: int(v) if isinstance(v, bool) else v for k, v in kept.items()}
+    if "units" in kept:
+        kept["loss_units"] = kept["units"]
+    return kept | {
+        "normalised": int(normalised),
+        "units": result.CORRELATION if normalised else result.UNITS,
+        "objective": traces.attrs.get("objective", result.MEAN_LOSS),
+    }
 
 
 def membership(

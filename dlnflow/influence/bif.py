@@ -20,6 +20,7 @@ from dlnflow._typing import FloatArray
 from dlnflow.influence._entries import matrix, top_k
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._groups import groups
+from dlnflow.influence._standard import about
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling import traces as loss_traces
 from dlnflow.training import Run
@@ -88,6 +89,7 @@ def bif(
 
     grid = Grid.of(run, steps, query, train)
     traces = samplers.trace_run(run, steps, seed=seed, **sampling)
+    traces.attrs["objective"] = result.OBJECTIVE
     names = np.asarray(run.task.items)
     return from_traces(
         traces,
@@ -158,7 +160,7 @@ def from_traces(
         names[i],
         estimator="bif",
         flow_time=np.full(len(time), np.nan) if flow_time is None else np.asarray(flow_time),
-        attrs=_attrs(traces, normalised),
+        attrs=about(traces, normalised),
     )
     extra: dict[str, Any] = {
         name: ("time", value.values) for name, value in diagnostics.summary(traces).items()
@@ -279,15 +281,6 @@ def _per_pair(
     items = traces["item"].values
     coords = {"time": traces.time.values, "query": items, "train": items}
     return xr.DataArray(np.stack(rows), coords, ("time", "query", "train"), name=name)
-
-
-def _attrs(traces: xr.DataArray, normalised: bool) -> dict[str, Any]:
-    """Return the settings of the traces that a netCDF attribute can hold."""
-    kept = {k: v for k, v in traces.attrs.items() if isinstance(v, int | float | str)}
-    kept = {k: int(v) if isinstance(v, bool) else v for k, v in kept.items()}
-    if normalised:
-        kept |= {"normalised": 1, "units": "minus the Pearson correlation"}
-    return kept
 
 
 # the function is its own namespace: influence.bif(run, steps), influence.bif.groups(traces, ...)

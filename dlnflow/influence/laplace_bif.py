@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
+from dlnflow import _checks, result
 from dlnflow._typing import FloatArray
 from dlnflow.influence._curvature import Checkpoints
 from dlnflow.influence._extremes import extreme_eigenvalues
@@ -128,7 +128,7 @@ def laplace_bif(
     q, i = np.split(where.reshape(-1), [len(grid.query)])
     attrs = {"order": order, "normalised": int(normalised)}
     if normalised:
-        attrs["units"] = "minus the Pearson correlation"
+        attrs["units"] = result.CORRELATION
     return _label(grid, sweep, (values[..., q[:, None], i], smallest, start), attrs)
 
 

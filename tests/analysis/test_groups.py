@@ -225,6 +225,22 @@ def test_matrix_is_that_of_from_traces(normalised):
     np.testing.assert_allclose(some, expected.sel(query=["i7", "i2"]), rtol=1e-9)
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_results_of_traces_say_what_they_are(normalised):
+    """Units of the form, the traces' own objective and hashes; not the squared loss."""
+    traces, classes = random_traces(), random_classes()
+    traces.attrs |= {"units": "nats", "observed_sha256": "abc"}
+    found = [
+        f(traces, *arguments, normalised=normalised)
+        for f, *arguments in ((from_traces,), (matrix,), (groups, classes), (top_k, 2))
+    ]
+    for one in found:
+        assert ("Pearson" in one.attrs["units"]) == normalised
+        assert one.attrs["objective"] == "(1/N) sum_i w_i l_i"
+        assert one.attrs["loss_units"] == "nats" and one.attrs["observed_sha256"] == "abc"
+    assert neighbours(traces, classes, k=2).attrs["observed_sha256"] == "abc"
+
+
 def test_top_k_is_the_sorted_matrix():
     traces = random_traces()
     full, found = matrix(traces), top_k(traces, 4)
