@@ -76,10 +76,19 @@ def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None
 
 @app.command()
 def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
-    """Draw the figures of the language model: train, sample, draw; goes on if it was stopped."""
+    """Draw the figures of the language model: train, sample, draw; goes on if it was stopped.
+
+    Runs and traces are kept in the folder lm of --out.
+    """
+    from dlnflow.lm._device import usable_device
     from paper_figures import _lm_data
 
     writable(out)
+    try:
+        usable_device(_lm_data.SIZES[scale].device)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--scale") from error
+    _lm_data.OUT = out / "lm"
     drawn = {}
     with _progress() as progress:
         bar = progress.add_task("", total=None)

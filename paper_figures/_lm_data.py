@@ -12,11 +12,13 @@ import xarray as xr
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.model import CONFIGURATIONS, Settings
+from dlnflow.lm.tokenizer import load_tokenizer
 from dlnflow.lm.traces import sample_traces
-from dlnflow.lm.train import load_data, train
+from dlnflow.lm.train import load_data, prepare, train
 from paper_figures._data import Scale
 
 OUT = Path(__file__).parent / "out" / "lm"
+"""Runs and stores; the command sets it."""
 PROCESSES = 2
 """Chains, or retrainings, that run at the same time."""
 
@@ -31,6 +33,8 @@ class Size:
     draws: dict[str, int]
     rows: dict[str, int]
     device: str
+    tokenizer: str | None = None
+    """Of which model on the hub; None: one is trained."""
 
 
 SIZES = {
@@ -40,7 +44,7 @@ SIZES = {
     ),
     Scale.paper: Size(
         "pythia-14m", (0, 128, 512, *range(1_000, 20_001, 1_000)), 4,
-        {"repeats": 250, "text": 250}, {"repeats": 64, "text": 32}, "cuda",
+        {"repeats": 250, "text": 250}, {"repeats": 64, "text": 32}, "cuda", "EleutherAI/pythia-14m",
     ),
 }  # fmt: skip
 tell: list[Callable[[str], None]] = []
@@ -68,7 +72,10 @@ def ladder(scale: Scale, seed: int = 0) -> Checkpoints:
         if step % 50 == 0:
             say(f"training, step {step} of {run.n_steps}, loss {loss:.2f}")
 
-    return train(run, folder(scale, seed), device=SIZES[scale].device, progress=progress)
+    size, out = SIZES[scale], folder(scale, seed)
+    if size.tokenizer and not (out / "data.json").exists():
+        prepare(run, out, tokenizer=load_tokenizer(size.tokenizer))
+    return train(run, out, device=size.device, progress=progress)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -119,6 +120,14 @@ def stream(dataset: str, *, n_documents: int, split: str = "train", field: str =
             "corpus.load('stdlib'), corpus.load('dependencies') or corpus.load(path_to_text)."
         ) from error
     return Corpus(dataset, documents)
+
+
+def load_or_stream(source: str | Path, n_documents: int) -> Corpus:
+    """Read what `load` knows, else the first documents of a data set OWNER/NAME on the hub."""
+    local = str(source) in BUILT_IN or Path(source).exists()
+    if local or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        return load(source)
+    return stream(str(source), n_documents=n_documents)
 
 
 def _documents(source: str | Path) -> Iterator[str]:

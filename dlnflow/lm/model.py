@@ -22,7 +22,9 @@ class Settings:
     Attributes
     ----------
     corpus : str
-        A built-in corpus or a path.
+        A built-in corpus, a path, or a data set on the hub.
+    documents : int
+        How many documents of a data set on the hub are read.
     vocab_size : int
         Ids of the BPE that is trained on the corpus; 50304 uses a given tokenizer.
     layers, width, heads, context : int
@@ -46,6 +48,7 @@ class Settings:
     """
 
     corpus: str = "stdlib"
+    documents: int = 200_000
     vocab_size: int = 1024
     layers: int = 2
     width: int = 128

@@ -121,6 +121,10 @@ def _from_hub(name: str) -> Tokenizer:
         ) from error
 
 
+AT_ONCE = 1_000
+"""Documents encoded at a time."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A corpus as token ids, one document after another, each ended by ``<|endoftext|>``.
@@ -201,6 +205,10 @@ def _encode(documents: Sequence[str], tokenizer: Tokenizer, corpus: Corpus) -> T
     """Encode `documents` and join them."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     end = [] if end is None else [end]
-    pieces = [np.asarray(e.ids + end, np.int32) for e in tokenizer.encode_batch(list(documents))]
+    pieces = [
+        np.asarray(encoding.ids + end, np.int32)
+        for start in range(0, len(documents), AT_ONCE)  # encodings are far larger than ids
+        for encoding in tokenizer.encode_batch(documents[start : start + AT_ONCE])
+    ]
     ids = np.concatenate([np.empty(0, np.int32), *pieces])
     return Tokens(ids, tokenizer.get_vocab_size(), corpus.sha256)

@@ -64,7 +64,7 @@ def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None 
     """
     out = Path(out)
     if not (out / "data.json").exists():
-        text = corpora.load(settings.corpus)
+        text = corpora.load_or_stream(settings.corpus, settings.documents)
         tokenizer = tokenizer or train_bpe(text, settings.vocab_size)
         if tokenizer.get_vocab_size() > settings.vocab_size:
             raise ValueError(
@@ -209,11 +209,11 @@ def _claim(settings: Settings, out: Path) -> None:
     path, mine = out / "settings.json", dataclasses.asdict(settings)
     if not path.exists():
         return write_json(path, mine)
-    theirs = json.loads(path.read_text())
+    theirs = dataclasses.asdict(Settings(**json.loads(path.read_text())))
     # a longer run with the same schedule continues a shorter one
-    differing = [k for k in mine if k != "n_steps" and mine[k] != theirs.get(k)]
+    differing = [k for k in mine if k != "n_steps" and mine[k] != theirs[k]]
     if differing:
-        shown = ", ".join(f"{k}: {theirs.get(k)} there, {mine[k]} asked" for k in differing)
+        shown = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} asked" for k in differing)
         raise ValueError(f"`out` {out} holds a run with other settings ({shown}). Use another "
                          "folder, or delete that one.")  # fmt: skip
     return None

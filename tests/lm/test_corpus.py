@@ -3,7 +3,9 @@ import pytest
 
 from dlnflow.lm import _hub, corpus
 from dlnflow.lm.corpus import Corpus
+from dlnflow.lm.model import Settings
 from dlnflow.lm.tokenizer import Tokens, encode, load_tokenizer, train_bpe
+from dlnflow.lm.train import prepare
 
 
 def test_stdlib_is_here_and_has_the_language_reference():
@@ -61,6 +63,27 @@ def test_streaming_takes_the_first_documents(monkeypatch):
     rows = [{"text": f"document {k}"} for k in range(9)]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter(rows))
     assert corpus.stream("a/b", n_documents=2).documents == ("document 0", "document 1")
+
+
+def test_a_run_on_a_data_set_of_the_hub(monkeypatch, tmp_path):
+    """As pythia-14m is trained: the first documents, streamed, with a given tokenizer."""
+    import datasets
+
+    rows = [{"text": f"document {k} of many words"} for k in range(50)]
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, **_: asked.append(name) or iter(rows)
+    )
+    monkeypatch.setattr("dlnflow.lm.tokenizer.AT_ONCE", 7)
+    own = train_bpe(Corpus("t", ("a document of many words",)), 300)
+    settings = Settings(corpus="monology/pile-uncopyrighted", documents=20, vocab_size=300)
+    data = prepare(settings, tmp_path, tokenizer=own)
+    assert asked == ["monology/pile-uncopyrighted"]
+    texts = [r["text"] for r in rows[:20]]
+    expected = sum(len(own.encode(text).ids) + 1 for text in texts)
+    assert len(data.training.ids) + len(data.held_out.ids) == expected
+    with pytest.raises(ValueError, match="Did you mean 'stdlib'"):
+        corpus.load_or_stream("sdtlib", 20)
 
 
 def test_bpe_round_trip_and_special_ids(bpe):

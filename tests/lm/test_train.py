@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +88,16 @@ def test_another_run_in_the_folder_is_refused(tiny):
     settings, folder, _ = tiny
     with pytest.raises(ValueError, match=r"learning_rate: 0\.01 there, 0\.5 asked"):
         train(dataclasses.replace(settings, learning_rate=0.5), folder)
+
+
+def test_settings_written_before_a_field_existed(tiny, tmp_path):
+    settings, folder, _ = tiny
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "settings.json"
+    written = json.loads(path.read_text())
+    assert written.pop("documents") == settings.documents
+    path.write_text(json.dumps(written))
+    train(settings, tmp_path / "run")
 
 
 def test_rows_of_a_step(tiny):

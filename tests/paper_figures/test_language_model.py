@@ -1,8 +1,12 @@
 """Language-model figures from small made-up results: they draw, and claim what went in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from typer.testing import CliRunner
 
 from dlnflow.analysis.groups import groups
 from dlnflow.analysis.neighbours import neighbours
@@ -10,16 +14,25 @@ from dlnflow.lm.corpus import Corpus
 from dlnflow.lm.experiment import halves
 from dlnflow.lm.intervene import Window
 from dlnflow.lm.mixture import Observed
+from dlnflow.lm.model import CONFIGURATIONS
 from dlnflow.lm.token_classes import CLASSES
 from dlnflow.lm.tokenizer import train_bpe
 from paper_figures import (
+    _lm_data,
     fig05_classes,
     fig13_token_classes,
     fig14_neighbours,
     fig15_induction,
     fig16_intervention,
 )
+from paper_figures.__main__ import app
+from paper_figures._data import Scale
 from tests.analysis.test_groups import make
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_bpe(Corpus("t", ("a document of many words, again and again",)), 300)
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +105,32 @@ def test_windows():
         "shift.never": 0.0, "shift.before": -4.0,
         "crossing.never.seed0": 9.0, "crossing.before.seed0": 5.0,
     }  # fmt: skip
+
+
+def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path, bpe):
+    """The run of the paper scale, but small, from a streamed data set; no network."""
+    import datasets
+
+    rows = [{"text": f"document {k} of many words, again and again " * 9} for k in range(40)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter(rows))
+    asked = []
+    monkeypatch.setattr(_lm_data, "load_tokenizer", lambda name: asked.append(name) or bpe)
+    small = replace(
+        CONFIGURATIONS["pythia-14m"], documents=30, layers=1, width=16, heads=2, context=32,
+        rows=2, accumulate=1, n_steps=2, vocab_size=300, precision="fp32",
+    )  # fmt: skip
+    monkeypatch.setitem(CONFIGURATIONS, "pythia-14m", small)
+    size = replace(_lm_data.SIZES[Scale.paper], device="cpu")
+    monkeypatch.setitem(_lm_data.SIZES, Scale.paper, size)
+    monkeypatch.setattr(_lm_data, "OUT", tmp_path)
+    _lm_data.ladder.cache_clear()
+    assert _lm_data.ladder(Scale.paper).steps.tolist() == [0, 1, 2]
+    assert asked == ["EleutherAI/pythia-14m"]
+    _lm_data.ladder.cache_clear()
+
+
+def test_paper_scale_needs_its_device(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("has one")
+    shown = CliRunner().invoke(app, ["lm", "--scale", "paper", "--out", str(tmp_path)])
+    assert shown.exit_code == 2 and "cuda" in shown.stderr
