@@ -63,7 +63,9 @@ def bif(
     xarray.DataArray
         dims (time, query, train), with coordinates `standard_error` (time, query, train) and,
         per time, `verdict` ("mixed", "short", "not mixed", "diverged"), `r_hat`, `ess`,
-        `noise_floor`, `n_diverged` and `diverged_chains`. NaN where the verdict is "diverged".
+        `noise_floor`, `n_diverged`, `diverged_chains` and, for MALA, `acceptance` (mean over
+        chains). NaN where the verdict is "diverged"; the standard error is NaN too where a chain
+        never moved.
 
     Raises
     ------
@@ -165,6 +167,8 @@ def from_traces(
     extra: dict[str, Any] = {
         name: ("time", value.values) for name, value in diagnostics.summary(traces).items()
     }
+    if "acceptance" in traces.coords:
+        extra["acceptance"] = ("time", traces.acceptance.mean("chain").values)
     if errors:
         extra["standard_error"] = (array.dims, scale * np.stack([row[1] for row in rows]))
     return array.assign_coords(extra)
@@ -191,7 +195,7 @@ def _estimate(
     if normalised:
         a, b = (_standardised(z) for z in (a, b))
         pooled = np.tensordot(a, b, axes=((0, 1), (0, 1))) / (chains * draws)
-    if not errors:
+    if not errors or diagnostics.stuck(losses):
         return pooled, np.full(pooled.shape, np.nan)
     psi = a[:, :, :, None] * b[:, :, None, :]
     if normalised:

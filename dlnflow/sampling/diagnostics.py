@@ -9,7 +9,8 @@ With d = loss minus the chain's own mean and p = d_query d_train:
 Verdict of a checkpoint, the first that applies:
 
     diverged    fewer than two chains are left (or one, if only one was run)
-    not mixed   R-hat of a loss or of a squared deviation d^2 above 1.05
+    not mixed   R-hat of a loss or of a squared deviation d^2 above 1.05, or a chain that never
+                moves: all its losses are the same at every draw
     short       ESS of a loss or of a squared deviation below 200
     mixed
 
@@ -75,6 +76,12 @@ def products(losses: FloatArray, query: NDArray, train: NDArray) -> FloatArray:
     """Return d_query d_train, shape (chains, draws, query, train), centred per chain."""
     d = losses - losses.mean(axis=1, keepdims=True)
     return d[:, :, query, None] * d[:, :, None, train]
+
+
+def stuck(losses: FloatArray) -> bool:
+    """Say whether a chain of losses (chains, draws, items) never moves: one point, not a sample."""
+    # Items whose loss cannot change are harmless beside others that move.
+    return bool((np.ptp(losses, axis=1) == 0).all(axis=-1).any())
 
 
 def r_hat(values: FloatArray) -> FloatArray:
@@ -166,6 +173,8 @@ def _judge(losses: FloatArray) -> tuple[float, float]:
     # the variances.
     if len(losses) == 0:
         return np.inf, 0.0
+    if stuck(losses):
+        return np.inf, 1.0
     d = losses - losses.mean(axis=1, keepdims=True)
     both = np.concatenate([losses, d**2], axis=2)
     return float(r_hat(both).max()), float(effective_size(both).min())

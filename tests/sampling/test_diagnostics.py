@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 from arviz_stats.base import array_stats
 
+from dlnflow.influence.bif import bif
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling.traces import labelled
 
@@ -45,6 +46,16 @@ def test_verdicts_on_known_chains():
     wider[0] *= 4  # same mean: only the products can tell
     assert _verdict(wider) == "not mixed"
     assert _verdict(np.full_like(independent, np.nan)) == "diverged"
+
+
+@pytest.mark.parametrize("chains", [slice(None), slice(1)])
+def test_a_chain_that_never_moves_is_no_sample(chains):
+    """MALA with too large a step rejects everything: constant losses, R-hat 1, error 0."""
+    losses = autoregressive(4, 1000, 3, 0.0)
+    losses[chains] = 0.25
+    found = bif.from_traces(traces(5 + losses[None]))
+    assert found.verdict.item() == "not mixed" and found.ess.item() == 1
+    assert np.isnan(found.standard_error).all()
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, -0.4])

@@ -80,6 +80,15 @@ def test_traces_say_what_was_sampled(run):
     np.testing.assert_allclose(found.checkpoint_loss, run.train([0, 50]).loss, rtol=1e-6)
 
 
+def test_mala_that_rejects_everything_is_not_mixed(run):
+    options = sampling.suggest(run, [300], kernel="mala") | {"kernel": "mala", "chains": 2}
+    good = dln.influence.bif(run, [300], **options | {"burn_in": 3, "draws": 50})
+    assert 0.5 < good.acceptance.item() <= 1
+    options["step_size"] *= 1000
+    stuck = dln.influence.bif(run, [300], **options | {"burn_in": 3, "draws": 50})
+    assert stuck.acceptance.item() == 0 and stuck.verdict.item() == "not mixed"
+
+
 @pytest.mark.parametrize("data", [dln.semantic_hierarchy, dln.living_things])
 def test_suggested_settings_mix_on_every_built_in_task(data):
     run = dln.Run(data(), hidden=50, init_std=1e-3)
