@@ -55,8 +55,8 @@ def bif(
         False leaves `standard_error` out, which is faster; verdicts stay.
     **sampling
         n_beta, localization, step_size, chains, draws, burn_in, thin, kernel, kernel_options,
-        dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the run's curvature
-        (`dlnflow.sampling.suggest`).
+        dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the curvature of the
+        whole run (`dlnflow.sampling.suggest(run)`), whatever `steps` are.
 
     Returns
     -------
@@ -256,8 +256,7 @@ def ess_products(traces: xr.DataArray) -> xr.DataArray:
 
 
 def verdict(traces: xr.DataArray) -> xr.Dataset:
-    """Return verdict, R-hat, ESS, noise floor and diverged chains per checkpoint."""
-    # See `dlnflow.sampling.diagnostics` for the rules.
+    """Return verdict, R-hat, ESS, noise floor and diverged chains; see `sampling.diagnostics`."""
     loss_traces.check_traces(traces)
     return diagnostics.summary(traces)
 

@@ -1,6 +1,6 @@
-"""Settings from the curvature of a run, so that the default chains mix.
+"""Settings from the curvature of a whole run, so that the default chains mix.
 
-    D_t = (1/N) (W X - Y) X^T at checkpoint t
+    D_t = (1/N) (W X - Y) X^T at step t, for 33 steps t along the whole run
     negative curvature of the mean loss at a saddle      >= -max_t |D_t|
     largest curvature while sampling                     <= (|W1|^2 + |W2|^2) |X X^T| / N + |D_t|
 
@@ -9,6 +9,9 @@ with |W| the spectral norm, enlarged by the chain's own spread 1/sqrt(localizati
     localization = 10 n_beta max_t |D_t|   ten times what keeps the posterior at a saddle local
     step_size    = RELATIVE_STEP[kernel] / (n_beta * curvature + localization)
     burn_in      = 20 / (step_size * localization)    ten relaxation times of a flat direction
+
+The steps t never depend on which checkpoints are sampled, so that adding a checkpoint changes
+nothing in the others.
 """
 
 from functools import lru_cache
@@ -47,8 +50,8 @@ def suggest(
     run : Run
         Two layers.
     steps : sequence of int, optional
-        Checkpoints to be sampled; default 33 along the run. One setting serves all, so that a
-        curve over training is not a curve of settings.
+        Where the curvature is taken; default 33 steps along the run, as in `bif`. One setting
+        serves all checkpoints, so that a curve over training is not a curve of settings.
     n_beta : float, optional
         Default 1e4.
     kernel : {"sgld", "mala", "underdamped"}
@@ -62,8 +65,8 @@ def suggest(
     Raises
     ------
     ValueError
-        If the run has more than two layers, or is perfect at every checkpoint (give
-        `localization` by hand then).
+        If the run has more than two layers, or is perfect at every step (give `localization` by
+        hand then).
 
     Examples
     --------
@@ -73,9 +76,12 @@ def suggest(
     ['burn_in', 'localization', 'n_beta', 'step_size']
     """
     n_beta = N_BETA if n_beta is None else _checks.positive("n_beta", n_beta)
-    if steps is None:
-        steps = np.unique(np.linspace(0, run.n_steps, 33).astype(int))
-    return complete(run, *checkpoints(run, steps), {"n_beta": n_beta}, kernel)
+    return complete(run, {"n_beta": n_beta}, kernel, steps)
+
+
+def along(run: Run) -> list[int]:
+    """Return 33 steps along the run, both ends included (all of a shorter run)."""
+    return np.unique(np.linspace(0, run.n_steps, 33).astype(int)).tolist()
 
 
 def _relative_step(kernel: str) -> float:
@@ -100,9 +106,11 @@ def _relative_step(kernel: str) -> float:
 
 
 def complete(
-    run: Run, w1: FloatArray, w2: FloatArray, given: dict[str, Any], kernel: str
+    run: Run, given: dict[str, Any], kernel: str, steps: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """Fill in what the user left out, consistently with what is given.
+    """Fill in what the user left out from the curvature at `steps`, consistently with `given`.
+
+    The run is only trained if a localization or a step size is missing.
 
     Returns
     -------
@@ -119,11 +127,13 @@ def complete(
         if name in given:
             _checks.positive(name, given[name])
     n_beta = given.setdefault("n_beta", N_BETA)
+    if not {"localization", "step_size"} <= set(given):
+        w1, w2 = checkpoints(run, along(run) if steps is None else steps)
     if "localization" not in given:
         saddle = float(residual_norm(run, w1, w2).max())
         if not saddle > 0:
             raise ValueError(
-                "every checkpoint fits the task perfectly, so the curvature sets no scale; give "
+                "the run fits the task perfectly from start to end, so nothing sets a scale; give "
                 "`localization`."
             )
         given["localization"] = LOCALIZATION_FACTOR * n_beta * saddle
@@ -167,9 +177,10 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _trained(run: Run, steps: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     """Train once for all settings of a sweep; a Run never changes and is its own key."""
+    # Two entries: the steps that set the defaults and those that are sampled.
     trajectory = run.train(steps)
     layers = trajectory.w1, trajectory.w2
     for w in layers:

@@ -41,7 +41,8 @@ def trace_run(
         Item weights w_i; default 1.
     **settings
         Fields of `dlnflow.sampling.Settings`; n_beta, localization, step_size and burn_in are
-        filled in by `suggest` where they are left out.
+        filled in where they are left out, as by `suggest(run)`: from the whole run, whatever
+        `steps` are.
 
     Returns
     -------
@@ -62,10 +63,9 @@ def trace_run(
             f"unknown sampling option `{unknown[0]}`."
             + _checks.did_you_mean(unknown[0], [*Settings.__dataclass_fields__, "kernel_options"])
         )
+    defaults.require_two_layers(run)
+    full = Settings(**defaults.complete(run, settings, kernel), options=dict(kernel_options or {}))
     w1, w2 = defaults.checkpoints(run, steps)
-    full = Settings(
-        **defaults.complete(run, w1, w2, settings, kernel), options=dict(kernel_options or {})
-    )
     if kernel in ("sgld", "underdamped"):  # the others do not blow up, or not at this bound
         _check_stable(
             defaults.stiffest(run, w1, w2, full.n_beta, full.localization), full.step_size

@@ -89,7 +89,7 @@ def test_an_option_is_swept_or_fixed(run, tmp_path):
         sweep(run, STEPS, {"n_beta": [1.0]}, tmp_path, n_beta=2.0)
 
 
-def test_a_sweep_trains_once_per_run(run, tmp_path, monkeypatch):
+def test_a_sweep_trains_once_per_run_and_set_of_steps(run, tmp_path, monkeypatch):
     from dlnflow.sampling import defaults
 
     truth = dln.influence.tangent(run, STEPS)
@@ -99,4 +99,4 @@ def test_a_sweep_trains_once_per_run(run, tmp_path, monkeypatch):
     grid = {"localization": [1e3, 1e4, 1e5]}
     for r in (run, dln.Run(run.task, hidden=7, init_std=0.05, n_steps=run.n_steps)):
         sweep(r, STEPS, grid, tmp_path, references=[truth], **SHORT)
-    assert len(trained) == 2 and trained[0] is not trained[1]
+    assert len(trained) == 4 and trained[0] is trained[1] is not trained[2]

@@ -62,6 +62,17 @@ def test_a_chain_does_not_depend_on_its_batch(run, kernel, dtype, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("optimizer", ["gd", "adam"])
+def test_defaults_do_not_depend_on_the_other_checkpoints(run, optimizer):
+    """A converged checkpoint alone fits the task, so its own curvature sets no localization."""
+    run = dln.Run(run.task, hidden=6, init_std=0.05, n_steps=4000, optimizer=optimizer)
+    alone = dln.influence.bif(run, [4000], draws=200)
+    other = dln.influence.bif(run, [10, 200, 4000], draws=200)
+    np.testing.assert_array_equal(other.sel(time=[4000]).values, alone.values)
+    assert alone.attrs["localization"] == sampling.suggest(run)["localization"]
+    assert set(alone.verdict.values) <= {"mixed", "short"}
+
+
 def test_burn_in_and_thinning_are_steps_of_the_same_chain(run):
     options = sampling.suggest(run) | {"chains": 2, "seed": 5}
     full = sampling.trace_run(run, [50], **options | {"burn_in": 0, "draws": 40}).values
