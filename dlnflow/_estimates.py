@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import xarray as xr
@@ -21,14 +22,23 @@ class Estimates(NamedTuple):
 
 
 def run_all(
-    run: Run, names: list[str], points: int, *, train: Items = None, query: Items = None
+    run: Run,
+    names: list[str],
+    points: int,
+    *,
+    options: Mapping[str, Mapping[str, object]],
+    train: Items = None,
+    query: Items = None,
 ) -> Estimates:
     """Run estimators by name, each once; what has begun is written to standard error.
+
+    `options` are keyword arguments by estimator.
 
     Raises
     ------
     ValueError
-        Before anything is trained, if one of them does not take the run or an item is unknown.
+        Before anything is trained, if one of them does not take the run or an item is unknown;
+        later with a note that names the estimator, if that refuses an option.
     dlnflow.DivergenceError
         If the run diverges.
     """
@@ -37,12 +47,17 @@ def run_all(
     Grid.of(run, steps, query, train)
     refused = [message for name in names if (message := _preconditions.refusal(name, run))]
     if refused:
-        raise ValueError("\n".join(refused))
+        raise ValueError("\n".join([*refused, "(A setting of the run is --run NAME=VALUE.)"]))
     curves, seconds = [], {}
     for number, name in enumerate(names, start=1):
         print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        curves.append(ESTIMATORS[name](run, steps, train=train, query=query))
+        try:
+            curve = ESTIMATORS[name](run, steps, train=train, query=query, **options.get(name, {}))
+        except ValueError as error:
+            error.add_note(f"(from {name}, whose options are --option {name}.NAME=VALUE)")
+            raise
+        curves.append(curve)
         seconds[name] = time.perf_counter() - started
     retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
     return Estimates(result.stack(*curves), seconds, retrained)

@@ -1,13 +1,16 @@
 """Tables for the terminal and records for JSON."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from dlnflow.analysis.events import STANDARD_ERRORS
 from dlnflow.training import Run
 
 MAX_ROWS = 16
@@ -104,6 +107,30 @@ def _event_cell(group: pd.DataFrame | None) -> str:
     return "\n".join(
         [text, "flips " + ", ".join(f"{step:.0f}" for step in flips)][: 1 + bool(len(flips))]
     )
+
+
+def verdicts(curves: xr.DataArray) -> dict[str, dict[str, int]]:
+    """Checkpoints by verdict of every sampled estimator among stacked curves, most frequent first.
+
+    Empty if none was sampled.
+    """
+    if "verdict" not in curves.coords:
+        return {}
+    counts = {
+        str(name): Counter(filter(None, curves["verdict"].sel(estimator=name).values.tolist()))
+        for name in curves["estimator"].values
+    }
+    return {name: dict(count.most_common()) for name, count in counts.items() if count}
+
+
+def print_verdicts(found: dict[str, dict[str, int]]) -> None:
+    """Print one line per sampled estimator."""
+    for name, count in found.items():
+        parts = ", ".join(f"{number} {verdict}" for verdict, number in count.items())
+        _console().print(
+            f"{name}, chains at {sum(count.values())} checkpoints: {parts}. Sign flips count "
+            f"beyond {STANDARD_ERRORS:g} standard errors."
+        )
 
 
 def print_comparison(table: pd.DataFrame, reference: str) -> None:

@@ -12,20 +12,14 @@ from typing import Annotated
 
 import typer
 
-from dlnflow import __version__, _report, datasets, result
+from dlnflow import __version__, _report, result
+from dlnflow import _arguments as arguments
 from dlnflow import _estimates as estimates
-from dlnflow._checks import did_you_mean
 from dlnflow._command import explained, writable
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
-from dlnflow.influence import ESTIMATORS
-from dlnflow.influence import _preconditions as preconditions
 from dlnflow.lm import _cli as language_models
-from dlnflow.task import Task
 from dlnflow.training import OPTIMIZERS, Run
-
-BUILT_IN = {"hierarchy": datasets.semantic_hierarchy, "living-things": datasets.living_things}
-"""Data sets by name, where DATA is not a file."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +47,7 @@ Data = Annotated[
     str,
     typer.Argument(
         help="CSV file: item names in the first column, numeric features in the others; or "
-        f"{' or '.join(BUILT_IN)}."
+        f"{' or '.join(arguments.BUILT_IN)}."
     ),
 ]
 Estimators = Annotated[
@@ -74,31 +68,44 @@ Settings = Annotated[
         f"optimizer ({', '.join(OPTIMIZERS)}).",
     ),
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="ESTIMATOR.NAME=VALUE",
+        help="Option of an estimator; repeat. E.g. windowed.window=50 or damped_hessian.damping=1.",
+    ),
+]
 Points = Annotated[int, typer.Option(min=3, help="Recorded time points over the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
-DEFAULT_REFERENCES = ["leave_one_out", "windowed"]
+LARGEST_SEED = 2**63 - 1
+"""What the random numbers of torch take."""
 
 
 @app.command()
 @explained
-def influence(
+def influence(  # noqa: PLR0913  (one parameter per option of the command)
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
     estimator: Estimators = DEFAULT_ESTIMATORS,
     train: TrainItems = None,
     query: QueryItems = None,
     run: Settings = None,
+    option: Options = None,
     points: Points = 200,
     as_json: AsJson = False,
 ) -> None:
     """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
-    described = _run(data, run)
-    _known(estimator)
+    described = arguments.run(data, run or [])
+    arguments.known(estimator, "--estimator")
+    options = arguments.options(option or [], estimator)
     writable(out)
-    found = estimates.run_all(described, estimator, points, train=train, query=query)
-    curves, seconds = found.curves, found.seconds
+    found = estimates.run_all(
+        described, estimator, points, options=options, train=train, query=query
+    )
+    curves, seconds, verdicts = found.curves, found.seconds, _report.verdicts(found.curves)
     from dlnflow import plotting  # matplotlib is only needed here
 
     files = [result.save(curves, out / "influence.nc")]
@@ -107,17 +114,23 @@ def influence(
     table.attrs["estimators"] = curves["estimator"].values.tolist()
     if as_json:
         _print_json(
-            described, seconds, files=[str(f) for f in files], events=_report.records(table)
+            described,
+            seconds,
+            options=options,
+            files=[str(f) for f in files],
+            verdicts=verdicts,
+            events=_report.records(table),
         )
         return
     _report.print_run(described, seconds)
     _report.print_events(table)
+    _report.print_verdicts(verdicts)
     _report.print_files(files)
 
 
 @app.command()
 @explained
-def compare(
+def compare(  # noqa: PLR0913  (one parameter per option of the command)
     data: Data,
     estimator: Annotated[
         list[str],
@@ -139,23 +152,29 @@ def compare(
     train: TrainItems = None,
     query: QueryItems = None,
     run: Settings = None,
+    option: Options = None,
     points: Points = 200,
     as_json: AsJson = False,
 ) -> None:
     """Print how well estimators predict retraining, over pairs of different items, and cost."""
-    described = _run(data, run)
-    references = list(dict.fromkeys(reference or _default_references(described)))
-    _known(references)
-    names = _with_all(described, estimator)
-    if not set(names) - {references[0]} and len(references) == 1:
+    described = arguments.run(data, run or [])
+    references = list(dict.fromkeys(reference or arguments.default_references(described)))
+    arguments.known(references, "--reference")
+    names = [*arguments.with_all(described, estimator), *references]
+    if len(set(names)) == 1:
         raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
-    found = estimates.run_all(described, [*names, *references], points, train=train, query=query)
+    arguments.different_items(described, train, query)
+    options = arguments.options(option or [], names)
+    found = estimates.run_all(described, names, points, options=options, train=train, query=query)
+    verdicts = _report.verdicts(found.curves)
     tables = {name: compare_curves(found.curves, reference=name) for name in references}
     if as_json:
         _print_json(
             described,
             found.seconds,
+            options=options,
             retrainings=found.retrainings,
+            verdicts=verdicts,
             references=references,
             pairs={name: _report.records(table) for name, table in tables.items()},
             summary={
@@ -168,12 +187,13 @@ def compare(
     for name, table in tables.items():
         _report.print_comparison(summary(table), name)
     _report.print_cost(found.seconds, found.retrainings)
+    _report.print_verdicts(verdicts)
 
 
 @app.command()
 @explained
 def selftest(
-    seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the chains.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Sample known targets with every kernel; print variance against truth and a verdict.
@@ -184,59 +204,10 @@ def selftest(
 
     table = tests.selftest(seed=seed)
     if as_json:
-        print(json.dumps(_report.records(table), indent=1, allow_nan=False))
+        content = {"verdicts": tests.verdicts(table), "rows": _report.records(table)}
+        print(json.dumps({"seed": seed} | content, indent=1, allow_nan=False))
     else:
         tests.show(table)
-
-
-def _known(names: list[str]) -> None:
-    for name in names:
-        if name not in ESTIMATORS:
-            hint = did_you_mean(name, list(ESTIMATORS))
-            raise typer.BadParameter(
-                f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}.{hint}"
-            )
-
-
-def _with_all(run: Run, names: list[str]) -> list[str]:
-    """Replace 'all' by the estimators that take this run, but bif."""
-    _known([name for name in names if name != "all"])
-    if "all" not in names:
-        return names
-    every = [name for name in ESTIMATORS if name != "bif" and not preconditions.refusal(name, run)]
-    return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
-
-
-def _default_references(run: Run) -> list[str]:
-    """Return the ways of retraining that the run has: gradient flow has no steps to leave out."""
-    return [name for name in DEFAULT_REFERENCES if not preconditions.refusal(name, run)]
-
-
-def _run(data: str, settings: list[str] | None) -> Run:
-    """Read the data and describe the run."""
-    if not Path(data).exists() and data not in BUILT_IN:
-        hint = did_you_mean(data, list(BUILT_IN))
-        raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
-    task = Task.from_csv(data) if Path(data).exists() else BUILT_IN[data]()
-    return Run(task, **_parsed(settings or []))
-
-
-def _parsed(settings: list[str]) -> dict[str, object]:
-    kinds = {
-        "hidden": int, "init_std": float, "learning_rate": float, "n_steps": int, "seed": int,
-        "depth": int, "optimizer": str,
-    }  # fmt: skip
-    parsed = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in kinds:
-            raise typer.BadParameter(f"expected NAME=VALUE with NAME one of {', '.join(kinds)}; "
-                                     f"got {setting!r}", param_hint="--run")  # fmt: skip
-        try:
-            parsed[name] = kinds[name](value)
-        except ValueError as error:
-            raise typer.BadParameter(f"{setting!r}: {error}", param_hint="--run") from error
-    return parsed
 
 
 def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:

@@ -141,9 +141,9 @@ class Task:
         position = {name: index for index, name in enumerate(self.items)}
         for name in names:
             if name not in position:
-                hint = _checks.did_you_mean(str(name), self.items) or (
-                    f" Items: {', '.join(self.items[:12])}{', ...' if self.n_items > 12 else '.'}"
-                )
+                near = _checks.did_you_mean(name, self.items) if isinstance(name, str) else ""
+                listed = f"{', '.join(self.items[:12])}{', ...' if self.n_items > 12 else '.'}"
+                hint = near or f" Items: {listed}"
                 raise ValueError(f"unknown item {name!r}.{hint}")
         if not names or len(set(names)) < len(names):
             raise ValueError(f"give at least one item and none twice, got {names}.")

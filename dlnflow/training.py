@@ -160,7 +160,7 @@ class Run:
         Parameters
         ----------
         points : int
-            About how many, at least 3.
+            About how many, at least 3; no more than there are steps.
 
         Returns
         -------
@@ -180,6 +180,7 @@ class Run:
         """
         if _checks.positive_integer("points", points) < 3:
             raise ValueError(f"`points` must be at least 3, got {points}.")
+        points = min(points, 2 * (self.n_steps + 1))  # which is every step
         even = np.linspace(0, self.n_steps, points - points // 2)
         ratios = np.geomspace(max(1.0, self.n_steps / 1000), self.n_steps, points // 2)
         return np.unique(np.concatenate([even, ratios]).round().astype(np.int64))

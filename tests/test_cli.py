@@ -1,15 +1,18 @@
 """The command: outputs, JSON, exit codes, and nothing half-written."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import dlnflow as dln
+from dlnflow import _arguments as arguments
 from dlnflow import cli
 from dlnflow.influence import _preconditions as preconditions
 
@@ -137,7 +140,28 @@ def test_what_is_refused_in_advance_is_what_the_estimator_refuses(setting):
             "other than the reference",
         ),
         (["compare", "hierarchy", "--run", "hiden=3"], 2, "NAME=VALUE"),
-        (["compare", "hierarchy", "--run", "hidden=x"], 2, "hidden=x"),
+        (["compare", "hierarchy", "--run", "hidden=1e1"], 2, "hidden must be a whole number"),
+        (["compare", "hierarchy", "--reference", "all"], 2, "--reference: unknown estimator 'all'"),
+        (["compare", "hierarchy", "-e", "nothing"], 2, "--estimator: unknown"),
+        (["compare", "."], 1, "is a folder"),
+        (["compare", "hierarchy", "--train", "dog", "--query", "dog"], 2, "different items"),
+        (
+            ["compare", "hierarchy", "--train", "dog", "--train", "dog"],
+            1,
+            "`train`: give at least one item and none twice",
+        ),
+        (
+            ["compare", "hierarchy", "--reference", "windowed", "--run", "optimizer=flow"],
+            1,
+            "--run NAME=VALUE",
+        ),
+        (["selftest", "--seed", str(10**22)], 2, "--seed"),
+        (["compare", "hierarchy", "--option", "windowed"], 2, "ESTIMATOR.NAME=VALUE"),
+        (["compare", "hierarchy", "--option", "source.segments=1"], 2, "not among the estimators"),
+        (["compare", "hierarchy", "--option", "windowed.windw=1"], 2, "Did you mean 'window'"),
+        (["compare", "hierarchy", "--option", "windowed.query=dog"], 2, "has the options"),
+        (["compare", "hierarchy", "--option", "windowed.window=[1,2]"], 2, "several curves"),
+        (["compare", "hierarchy", "--option", "windowed.at=never"], 1, "(from windowed, whose"),
         (["compare", "hierarchy", "--run", "hidden=0"], 1, "`hidden`"),
         (["compare", "hierarchy", "--run", "learning_rate=30"], 1, "diverged at step"),
         (["compare", "hierarchy", "--points", "1"], 2, "points"),
@@ -150,6 +174,62 @@ def test_failures_have_their_exit_code_and_reason(arguments, code, reason, tmp_p
     assert result.exit_code == code
     assert reason in " ".join(result.output.replace("│", " ").split())
     assert not list((tmp_path / "o").glob("*"))
+
+
+def test_options_reach_the_estimator(tmp_path):
+    options = ["windowed.window=7", "source.filter=exponential", "windowed.first_order=true"]
+    flags = [part for option in options for part in ("--option", option)]
+    estimators = ["-e", "windowed", "-e", "source", "--train", "dog", "--json", *FAST]
+    command = ["influence", "hierarchy", "--out", str(tmp_path), *estimators, *flags]
+    command += ["--points", "4", "--run", "n_steps=50"]
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("windowed", "source"):
+            estimator = dln.ESTIMATORS[name]
+
+            @functools.wraps(estimator)
+            def spied(run, steps, name=name, estimator=estimator, **given):
+                seen[name] = given
+                return estimator(run, [0, 20], **{**given, "train": "dog"})
+
+            patch.setitem(dln.ESTIMATORS, name, spied)
+        found = CliRunner().invoke(cli.app, command)
+    assert found.exit_code == 0, found.output
+    chosen = {"windowed": {"window": 7, "first_order": True}, "source": {"filter": "exponential"}}
+    assert json.loads(found.stdout)["options"] == chosen
+    assert {name: {k: seen[name][k] for k in chosen[name]} for name in chosen} == chosen
+
+
+def test_options_of_the_sampler_are_those_of_bif():
+    given = ["bif.draws=20", "bif.kernel=sgld", "bif.errors=False", "bif.n_beta=1e3"]
+    expected = {"draws": 20, "kernel": "sgld", "errors": False, "n_beta": 1e3}
+    assert arguments.options(given, ["bif"]) == {"bif": expected}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # one step is too early for some
+def test_all_takes_a_run_of_one_step():
+    found = CliRunner().invoke(
+        cli.app, ["compare", "hierarchy", "--run", "n_steps=1", "-e", "all", "--points", str(10**9)]
+    )
+    assert found.exit_code == 0, found.output
+
+
+def test_sampled_curves_come_with_the_verdicts_of_their_chains(tmp_path):
+    bif = ["-e", "bif", "--option", "bif.draws=20", "--option", "bif.burn_in=5"]
+    short = ["hierarchy", *bif, "--train", "dog", "--run", "n_steps=50", "--points", "3"]
+    found = CliRunner().invoke(cli.app, ["influence", *short, "--out", str(tmp_path)])
+    assert found.exit_code == 0 and "bif, chains at 3 checkpoints: " in found.stdout
+    found = CliRunner().invoke(cli.app, ["compare", *short, "--json"])
+    verdicts = json.loads(found.stdout)["verdicts"]
+    assert list(verdicts) == ["bif"] and sum(verdicts["bif"].values()) == 3
+
+
+def test_the_selftest_prints_one_object(monkeypatch):
+    table = pd.DataFrame({"kernel": ["sgld"], "verdict": ["exact"], "z": [np.nan]})
+    monkeypatch.setattr("dlnflow.sampling.selftest.selftest", lambda seed: table)
+    found = CliRunner().invoke(cli.app, ["selftest", "--json", "--seed", "3"])
+    row = {"kernel": "sgld", "verdict": "exact", "z": None}
+    assert json.loads(found.stdout) == {"seed": 3, "verdicts": {"sgld": "correct"}, "rows": [row]}
 
 
 def test_help_names_the_commands():

@@ -193,3 +193,8 @@ def test_unknown_items_suggest_the_nearest():
 def test_impossible_hierarchies_are_refused(levels, branching):
     with pytest.raises(ValueError, match=r"levels|branching|items"):
         dln.semantic_hierarchy(levels, branching)
+
+
+def test_no_item_is_suggested_for_what_is_no_name():
+    with pytest.raises(ValueError, match=r"unknown item None\. Items: dog"):
+        dln.semantic_hierarchy().indices([None])

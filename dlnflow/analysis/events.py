@@ -18,6 +18,8 @@ DEFAULT_RULE = (
 """The noise floor where none is given."""
 KINDS = ("peak", "trough", "sign_flip")
 """In the order in which simultaneous events of a curve are listed."""
+STANDARD_ERRORS = 2.0
+"""Both sides of a sampled sign flip are this many standard errors from zero."""
 CHUNK_NUMBERS = 2**18
 """Numbers of all curves that are looked at together, so that temporaries stay small."""
 
@@ -30,7 +32,8 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     counts if the curve goes from beyond +floor to beyond -floor or back; its time is where the
     line between the samples around the sign change meets zero. Both are exact to second order in
     the spacing of the recorded steps. The ends of the record are never extrema. A curve with a
-    value that is not finite has no events.
+    value that is not finite has no events. Where the result has a coordinate ``standard_error``
+    (sampled influence), both sides of a flip must also differ from zero by 2 standard errors.
 
     Parameters
     ----------
@@ -70,10 +73,12 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     curves = result.check(influence).transpose(..., "train", "query", "time")
     rows = np.ascontiguousarray(curves.values.reshape(-1, curves.sizes["time"]))
     floors = _floors(curves, floor)
+    unsure = _unsure(curves, rows)
     time = curves.time.values.astype(np.float64)
     length = max(1, CHUNK_NUMBERS // len(time))
     parts = [
-        _of_rows(time, rows, floors, slice(k, k + length)) for k in range(0, len(rows), length)
+        _of_rows(time, rows, floors, unsure, slice(k, k + length))
+        for k in range(0, len(rows), length)
     ]
     curve, kind, *found = map(np.concatenate, zip(*parts, strict=True))
     step, value, sign, prominence = found
@@ -87,14 +92,26 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     return table
 
 
+def _unsure(curves: xr.DataArray, rows: FloatArray) -> NDArray[np.bool_] | None:
+    """Whether values (P, T) are within `STANDARD_ERRORS` of zero; None without standard errors."""
+    if "standard_error" not in curves.coords:
+        return None
+    error = curves["standard_error"].broadcast_like(curves).transpose(*curves.dims).values
+    return np.abs(rows) < STANDARD_ERRORS * np.nan_to_num(error.reshape(rows.shape))
+
+
 def _of_rows(
-    time: FloatArray, rows: FloatArray, floors: FloatArray, part: slice
+    time: FloatArray,
+    rows: FloatArray,
+    floors: FloatArray,
+    unsure: NDArray[np.bool_] | None,
+    part: slice,
 ) -> tuple[NDArray, ...]:
     """Curve, kind, step, value, sign and prominence of events, in order of curve and time."""
     largest = np.abs(rows[part]).max(axis=1)
     some = part.start + np.flatnonzero((largest > floors[part]) & np.isfinite(largest))
     rows, floors = rows[some], floors[some]
-    flips = _curves.flips(rows, floors)
+    flips = _curves.flips(rows if unsure is None else np.where(unsure[some], 0.0, rows), floors)
     steps = _curves.crossings(time, rows, flips)
     unknown = np.full(len(steps), np.nan)
     parts = [

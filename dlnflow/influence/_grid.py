@@ -40,7 +40,7 @@ class Grid:
         if not isinstance(run, Run):
             raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
         steps = _checks.recorded_steps(steps, run.n_steps)
-        return cls(run, steps, run.task.indices(query), run.task.indices(train))
+        return cls(run, steps, _positions(run, "query", query), _positions(run, "train", train))
 
     @property
     def flow_time(self) -> FloatArray:
@@ -67,3 +67,10 @@ class Grid:
             attrs={"retrainings": 0} | dict(attrs or {}),
             leading=leading,
         )
+
+
+def _positions(run: Run, argument: str, names: Items) -> IntArray:
+    try:
+        return run.task.indices(names)
+    except ValueError as error:
+        raise ValueError(f"`{argument}`: {error}") from error

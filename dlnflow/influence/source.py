@@ -13,6 +13,7 @@ from dlnflow.influence._segment import Segment, flatten, unflatten
 from dlnflow.network import Weights
 from dlnflow.training import Run
 
+DEFAULT_SEGMENTS = 3
 MAX_ENTRIES = 10**8
 """Largest average of products of weights that is held (800 MB)."""
 
@@ -21,7 +22,7 @@ def source(
     run: Run,
     steps: ArrayLike,
     *,
-    segments: int = 3,
+    segments: int | None = None,
     filter: str = "discrete",
     curvature: str = "hessian",
     query: Items = None,
@@ -48,8 +49,8 @@ def source(
     run : Run
         Two layers, optimizer "gd"; any inputs.
     steps : sequence of int
-    segments : int
-        From 1 to the last requested step.
+    segments : int, optional
+        From 1 to the last requested step. Default: 3, or as many as there are steps.
     filter : {"discrete", "exponential"}
         Discrete: the averaged steps themselves; no eigenvalue is needed. Exponential: one
         eigendecomposition per segment.
@@ -107,7 +108,7 @@ def source(
                 )
                 values[row] = _item_gradients.dot(moved, products)[:, grid.query].T
         d = moved
-    attrs = {"segments": segments, "filter": filter, "curvature": curvature}
+    attrs = {"segments": len(bounds) - 1, "filter": filter, "curvature": curvature}
     return grid.result(values, "source", attrs=attrs)
 
 
@@ -153,8 +154,12 @@ def _exponential(
         yield step, unflatten((np.exp(-time * sigma) * start - gain * g) @ vectors.T, shapes)
 
 
-def _bounds(segments: int, last: int) -> IntArray:
+def _bounds(segments: int | None, last: int) -> IntArray:
     """Ends of the segments, of lengths that differ by at most one step."""
+    if segments is None:
+        if last == 0:
+            return np.zeros(1, dtype=np.int64)
+        segments = min(DEFAULT_SEGMENTS, last)
     segments = _checks.positive_integer("segments", segments)
     if segments > last:
         raise ValueError(

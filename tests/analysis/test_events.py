@@ -212,3 +212,24 @@ def test_a_curve_that_is_not_finite_has_no_events(value):
     pd.testing.assert_frame_equal(
         table.drop(columns="query"), events(of_curves(good), 0.1).drop(columns="query")
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "flips"), [(0.1, [25.0, 75.0]), (0.6, []), (np.nan, [25.0, 75.0])]
+)
+def test_sampled_flips_are_beyond_two_standard_errors_on_both_sides(error, flips):
+    """The cosine dips to -1 between two flips; an error of 0.6 makes that dip uncertain."""
+    t = np.arange(101)
+    curves = of_curves(np.cos(2 * np.pi * t / 100), time=t)
+    size = xr.full_like(curves, 0.1).where(curves > 0, error)
+    table = events(curves.assign_coords(standard_error=(size.dims, size.values)))
+    assert table.loc[table["kind"] == "sign_flip", "step"].tolist() == pytest.approx(flips)
+    assert (table["kind"] == "trough").sum() == 1  # extrema stay
+
+
+def test_standard_errors_of_every_curve_are_its_own_however_they_are_arranged():
+    t = np.arange(101)
+    curves = of_curves(*[np.cos(2 * np.pi * t / 100)] * 2, time=t)
+    curves = curves.assign_coords(standard_error=(("train", "query"), [[0.6, 0.1]]))
+    table = events(curves)
+    assert set(table.loc[table["kind"] == "sign_flip", "query"]) == {"query1"}

@@ -127,3 +127,14 @@ def test_bad_input_is_refused():
     wide = dln.Run(dln.Task(rng.standard_normal((80, 80))), hidden=200, n_steps=5)
     with pytest.raises(ValueError, match="use a narrower network"):
         source(wide, [5])
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 20])
+def test_there_are_three_segments_or_as_many_as_steps(last):
+    run = small_run()
+    found = source(run, [last])
+    assert found.attrs["segments"] == min(3, last)
+    if last:
+        np.testing.assert_array_equal(found, source(run, [last], segments=min(3, last)))
+    else:
+        assert not found.any()
