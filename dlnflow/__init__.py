@@ -3,7 +3,7 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import flow, influence, phases, rlct, saxe
+from dlnflow import analysis, flow, influence, lm, phases, rlct, sampling, saxe
 from dlnflow._simulation import DivergenceError
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
@@ -22,15 +22,18 @@ __all__ = [
     "Schedule",
     "Task",
     "Trajectory",
+    "analysis",
     "check",
     "compare",
     "events",
     "flow",
     "influence",
     "living_things",
+    "lm",
     "load",
     "phases",
     "rlct",
+    "sampling",
     "save",
     "saxe",
     "semantic_hierarchy",

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import dlnflow
+
 PACKAGE = Path(__file__).parents[1] / "dlnflow"
 LAYERS = [
-    {"_typing", "_checks", "_progress", "_command"},
+    {"_typing", "_checks", "_lazy", "_progress", "_command"},
     {
         "modes", "task", "_table", "datasets", "saxe", "flow", "perturbation", "rlct", "phases",
         "symbolic",
@@ -70,6 +72,14 @@ def test_importing_the_package_loads_no_heavy_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", [dlnflow, dlnflow.lm, dlnflow.sampling])
+def test_public_names_exist(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_no_optional_import_is_guarded_at_module_level():

@@ -4,8 +4,7 @@ Kernels (`sgld`, `rmsprop_sgld`, `mala`, `underdamped`) need torch and are loade
 `traces` and `diagnostics` need only numpy and xarray.
 """
 
-from importlib import import_module
-from typing import Any
+from dlnflow._lazy import on_request
 
 _WHERE = {
     "KERNELS": "chains",
@@ -26,10 +25,4 @@ _MODULES = (
 __all__ = sorted([*_WHERE, *_MODULES])
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for, so that traces can be read without torch."""
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_request(__name__, _WHERE, _MODULES)
