@@ -133,6 +133,10 @@ class Observed:
         """Hash of ids and row numbers."""
         return sha256_array(np.column_stack([self.rows, self.ids]))
 
+    def key(self) -> dict[str, object]:
+        """Return what identifies these sequences in a manifest."""
+        return {"sha256": self.sha256, "rows": len(self.ids), "length": self.ids.shape[1]}
+
     @property
     def n_targets(self) -> int:
         """Number of losses, n (T - 1)."""

@@ -11,11 +11,15 @@ import numpy as np
 import xarray as xr
 
 from dlnflow import __version__
+from dlnflow.lm._files import sha256_json
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.store import CorruptedError, Store
 from dlnflow.lm.unit import Result, Sampler, Unit, run
 from dlnflow.sampling import traces as loss_traces
+
+NO_MATTER = ("transformers_version", "torch_dtype", "dtype", "use_cache")
+"""Entries of config.json that losses do not depend on."""
 
 
 def sample_traces(
@@ -76,15 +80,17 @@ def sample_traces(
         with tempfile.TemporaryDirectory() as folder:
             return sample_traces(checkpoints, gradient_data, observed, sampler, store=folder,
                                  executor=executor, progress=progress)  # fmt: skip
-    key = {"gradient": gradient_data.key(), "observed": observed.sha256, "sampler": sampler.key(),
+    key = {"gradient": gradient_data.key(), "observed": observed.key(), "sampler": sampler.key(),
            "version": __version__}  # fmt: skip
     steps = checkpoints.steps.tolist()
-    weights = dict(zip(steps, checkpoints.hashes, strict=True))
-    files = Store(store, key, weights, (sampler.settings.chains, observed.n_targets))
+    shape = (sampler.settings.chains, observed.n_targets)
+    files = Store(store, key, _contents(checkpoints), shape, repair=repair)
     grid = [(step, chain) for step in steps for chain in range(sampler.settings.chains)]
     with files.locked():
-        _drop_damaged(files, grid, repair)
-        pending = [Unit(checkpoints, step, chain, sampler.settings.draws, gradient_data, observed,
+        wanted = dict.fromkeys(grid, sampler.settings.draws)
+        lost = _drop_damaged(files, grid, repair)
+        wanted |= {unit: max(lost[unit], wanted[unit]) for unit in lost}
+        pending = [Unit(checkpoints, step, chain, wanted[step, chain], gradient_data, observed,
                         sampler, *_so_far(files, step, chain))
                    for step, chain in grid
                    if files.done(step, chain) < sampler.settings.draws]  # fmt: skip
@@ -110,14 +116,31 @@ def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed)
         raise ValueError("`observed` must not be part of `gradient_data`: take held-out rows.")
 
 
+def _contents(checkpoints: Checkpoints) -> dict[int, dict[str, str]]:
+    """Return the hashes of the weights and of config.json at every step."""
+    from transformers import PretrainedConfig
+
+    found = {}
+    for step, (place, revision), weights in zip(
+        checkpoints.steps.tolist(), checkpoints.places, checkpoints.hashes, strict=True
+    ):
+        config, _ = PretrainedConfig.get_config_dict(place, revision=revision or "main")
+        told = {n: v for n, v in config.items() if n not in NO_MATTER and not n.startswith("_")}
+        found[step] = {"weights": weights, "config": sha256_json(told)}
+    return found
+
+
 def _so_far(files: Store, step: int, chain: int) -> tuple[int, bytes | None]:
     """Return the draws that are complete and the state after them."""
     done = files.done(step, chain)
     return done, files.state(step, chain) if done else None
 
 
-def _drop_damaged(files: Store, grid: list[tuple[int, int]], repair: bool) -> None:
-    """Check every stored unit; forget damaged ones if `repair`."""
+def _drop_damaged(
+    files: Store, grid: list[tuple[int, int]], repair: bool
+) -> dict[tuple[int, int], int]:  # fmt: skip
+    """Check every stored unit; forget damaged ones if `repair` and return how long they were."""
+    lost = {}
     for step, chain in grid:
         try:
             if done := files.done(step, chain):
@@ -126,7 +149,9 @@ def _drop_damaged(files: Store, grid: list[tuple[int, int]], repair: bool) -> No
         except CorruptedError:
             if not repair:
                 raise
+            lost[step, chain] = files.lost(step, chain)
             files.forget(step, chain)
+    return lost
 
 
 def _results(units: list[Unit], executor: Executor | None) -> Iterator[tuple[Unit, Result]]:

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import pickle
 import signal
@@ -206,7 +205,7 @@ def test_other_data_and_weights_are_refused(tiny, parts, tmp_path):
     with pytest.raises(ValueError, match="gradient"):
         sample_traces(small[0], other, observed, sampler, store=tmp_path)
     other = dataclasses.replace(gradient, segment=(4, 8))
-    with pytest.raises(ValueError, match=r"segment: \[16, 64\] there, \[4, 8\] now"):
+    with pytest.raises(ValueError, match=r"gradient.segment: \[16, 64\] there, \[4, 8\] now"):
         sample_traces(small[0], other, observed, sampler, store=tmp_path)
     renamed = dataclasses.replace(ladder.select([8]), steps=np.array([4]))
     with pytest.raises(ValueError, match="other weights at step 4"):
@@ -300,11 +299,3 @@ def test_bad_data(parts):
         Observed(observed.ids, rows=np.zeros(3, int))
     with pytest.raises(ValueError, match="the text has 5 ids"):
         mixture(np.arange(5, dtype=np.int32), 1, 5, 0.0, np.random.default_rng(0))
-
-
-def test_units_with_no_manifest_are_refused(parts, tmp_path):
-    sample_traces(*changed(parts, draws=4, chains=1), store=tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text())["steps"] == [4, 12]
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ValueError, match=r"no manifest\.json"):
-        sample_traces(*parts, store=tmp_path)
