@@ -24,14 +24,14 @@ def usable(traces: xr.DataArray, differences: bool) -> list[NDArray[np.intp]]:
     ValueError
         If there are too few draws.
     """
-    check_traces(traces)
+    traces = check_traces(traces)
     least = 4 + differences
     if traces.sizes["draw"] < least:
         raise ValueError(
             f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
             f"least {least}. Sample more: the store continues the chains."
         )
-    good = ~diagnostics.diverged(traces).transpose("time", "chain").values
+    good = ~diagnostics.diverged(traces).values
     needed = min(2, traces.sizes["chain"])
     return [np.flatnonzero(g) if g.sum() >= needed else np.flatnonzero(g)[:0] for g in good]
 

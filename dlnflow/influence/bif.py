@@ -15,11 +15,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow import result
+from dlnflow import _checks, result
 from dlnflow._typing import FloatArray
 from dlnflow.influence._entries import matrix, top_k
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._groups import groups
+from dlnflow.influence._mixing import ess, ess_products, rhat, rhat_products, verdict
 from dlnflow.influence._standard import about
 from dlnflow.sampling import diagnostics
 from dlnflow.sampling import traces as loss_traces
@@ -126,8 +127,8 @@ def from_traces(
     normalised : bool
         Minus the Pearson correlation; has no unit and needs no n_beta.
     observable : callable, optional
-        What the *query* side measures: losses (chain, draw, query) -> the same shape. Default:
-        the losses themselves.
+        What the *query* side measures: losses (chain, draw, query) -> finite numbers of the same
+        shape. Default: the losses themselves.
     query, train : list of str, optional
         Observed items; default all.
     flow_time : array, shape (T,), optional
@@ -143,9 +144,10 @@ def from_traces(
     Raises
     ------
     ValueError
-        If an item was not observed or the traces do not describe their posterior.
+        If an item was not observed, the traces do not describe their posterior or have fewer
+        than four draws, or `observable` returns another shape or values that are not finite.
     """
-    loss_traces.check_traces(traces)
+    traces = loss_traces.check_traces(traces)
     q, i = (
         loss_traces.positions(traces, names, side)
         for side, names in (("query", query), ("train", train))
@@ -188,7 +190,7 @@ def _estimate(
         nothing = np.full((len(query), len(train)), np.nan)
         return nothing, nothing
     a, b = losses[:, :, query], losses[:, :, train]
-    a = a if observable is None else observable(a)
+    a = a if observable is None else _observed(observable, a)
     a, b = (z - z.mean(axis=1, keepdims=True) for z in (a, b))
     chains, draws = a.shape[:2]
     pooled = np.tensordot(a, b, axes=((0, 1), (0, 1))) / (chains * (draws - 1))
@@ -203,6 +205,17 @@ def _estimate(
         psi = psi - 0.5 * pooled * (a[:, :, :, None] ** 2 + b[:, :, None, :] ** 2)
     error = np.stack([diagnostics.mean_and_error(psi[:, :, k])[1] for k in range(len(query))])
     return pooled, error
+
+
+def _observed(observable: Callable[[FloatArray], FloatArray], losses: FloatArray) -> FloatArray:
+    """Return what the observable makes of losses, checked."""
+    found = _checks.finite("observable", observable(losses))
+    if found.shape != losses.shape:
+        raise ValueError(
+            f"`observable` must keep the shape (chain, draw, query) = {losses.shape}, it returned "
+            f"{found.shape}."
+        )
+    return found
 
 
 def _standardised(d: FloatArray) -> FloatArray:
@@ -233,57 +246,6 @@ def standard_error(traces: xr.DataArray, normalised: bool = False, **options: An
     """
     array = from_traces(traces, normalised, **options)
     return array.standard_error.drop_vars("standard_error")
-
-
-def rhat(traces: xr.DataArray) -> xr.DataArray:
-    """Return split R-hat of the losses, dims (time, item)."""
-    return _per_item(traces, diagnostics.r_hat, "r_hat")
-
-
-def ess(traces: xr.DataArray) -> xr.DataArray:
-    """Return the effective sample size of the losses, dims (time, item)."""
-    return _per_item(traces, diagnostics.effective_size, "ess")
-
-
-def rhat_products(traces: xr.DataArray) -> xr.DataArray:
-    """Return split R-hat of the loss products, dims (time, query, train)."""
-    return _per_pair(traces, diagnostics.r_hat, "r_hat")
-
-
-def ess_products(traces: xr.DataArray) -> xr.DataArray:
-    """Return the effective sample size of the loss products, dims (time, query, train)."""
-    return _per_pair(traces, diagnostics.effective_size, "ess")
-
-
-def verdict(traces: xr.DataArray) -> xr.Dataset:
-    """Return verdict, R-hat, ESS, noise floor and diverged chains; see `sampling.diagnostics`."""
-    loss_traces.check_traces(traces)
-    return diagnostics.summary(traces)
-
-
-def _per_item(
-    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
-) -> xr.DataArray:
-    loss_traces.check_traces(traces)
-    values = np.stack([measure(block) for block in diagnostics.kept_chains(traces)])
-    coords = {"time": traces.time.values, "item": traces["item"].values}
-    return xr.DataArray(values, coords, ("time", "item"), name=name)
-
-
-def _per_pair(
-    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
-) -> xr.DataArray:
-    loss_traces.check_traces(traces)
-    every = np.arange(traces.sizes["item"])
-    rows = [
-        np.stack(
-            [measure(diagnostics.products(block, every[k : k + 1], every)[:, :, 0]) for k in every]
-        )
-        for block in diagnostics.kept_chains(traces)
-    ]
-    items = traces["item"].values
-    coords = {"time": traces.time.values, "query": items, "train": items}
-    return xr.DataArray(np.stack(rows), coords, ("time", "query", "train"), name=name)
 
 
 # the function is its own namespace: influence.bif(run, steps), influence.bif.groups(traces, ...)

@@ -14,8 +14,9 @@ Verdict of a checkpoint, the first that applies:
     short       ESS of a loss or of a squared deviation below 200
     mixed
 
-A chain has diverged if a loss is not finite, or if its mean loss at any draw exceeds 100 times
-the largest checkpoint loss plus P / (2 n_beta), the excess of a regular model with P parameters.
+A chain has diverged if a loss is not finite, or if its mean loss at any draw exceeds that of the
+checkpoint by 100 (max |checkpoint loss| + P / (2 n_beta)); the second term is the excess of a
+regular model with P parameters. Losses may be negative (minus the log of a density).
 Diverged chains are left out of everything here and named by `diverged`.
 """
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from dlnflow._typing import FloatArray
 from dlnflow.sampling import _ess
+from dlnflow.sampling.traces import DIMS
 
 R_HAT_LIMIT = 1.05
 """Above this, chains disagree."""
@@ -37,8 +39,8 @@ VERDICTS = ("mixed", "short", "not mixed", "diverged")
 
 
 def loss_bound(traces: xr.DataArray) -> float:
-    """Return the mean loss beyond which a chain counts as diverged."""
-    scale = float(traces.checkpoint_loss.max())
+    """Return the excess over the checkpoint's mean loss beyond which a chain has diverged."""
+    scale = float(np.abs(traces.checkpoint_loss).max())
     excess = traces.attrs["n_parameters"] / (2 * np.min(traces.attrs["n_beta"]))
     return LOSS_BOUND * (scale + float(excess))
 
@@ -51,7 +53,8 @@ def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
     traces : DataArray, dims (time, chain, draw, item)
         Loss traces.
     bound : float, optional
-        Mean loss that no draw may exceed; default `loss_bound(traces)`.
+        Excess over the checkpoint's mean loss that no draw may have; default
+        `loss_bound(traces)`.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
     """
     bound = loss_bound(traces) if bound is None else bound
     worst = traces.astype(np.float64).mean("item", skipna=False).max("draw", skipna=False)
-    return (~(worst <= bound)).reset_coords(drop=True).rename("diverged")
+    excess = worst.reset_coords(drop=True) - traces.checkpoint_loss.mean("item", skipna=False)
+    return (~(excess <= bound)).transpose("time", "chain").rename("diverged")
 
 
 def kept_chains(traces: xr.DataArray) -> list[FloatArray]:
@@ -67,7 +71,7 @@ def kept_chains(traces: xr.DataArray) -> list[FloatArray]:
     # Empty where too few chains are left to be anything but "diverged".
     bad = diverged(traces).values
     needed = min(2, traces.sizes["chain"])
-    losses = traces.transpose("time", "chain", "draw", "item").values
+    losses = traces.transpose(*DIMS).values
     kept = (losses[t][~bad[t]].astype(np.float64) for t in range(len(losses)))
     return [block if len(block) >= needed else block[:0] for block in kept]
 

@@ -37,7 +37,7 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     ValueError
         If the traces lack training items: the mean over a part is another quantity.
     """
-    check_traces(traces)
+    traces = check_traces(traces)
     if traces.sizes["item"] != traces.attrs["n_train"]:
         raise ValueError(
             f"`traces` hold {traces.sizes['item']} of {traces.attrs['n_train']} training items; "

@@ -14,6 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import _checks
 
+DIMS = ("time", "chain", "draw", "item")
+LEAST_DRAWS = 4
+"""Fewer give no variance of each half of a chain."""
+
 
 def labelled(
     losses: ArrayLike,
@@ -56,7 +60,7 @@ def labelled(
     losses = np.asarray(losses)
     return xr.DataArray(
         losses,
-        dims=("time", "chain", "draw", "item"),
+        dims=DIMS,
         coords={
             "time": np.atleast_1d(np.asarray(time, dtype=np.int64)),
             "chain": np.arange(losses.shape[1]),
@@ -101,19 +105,24 @@ def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:
         raise ValueError(f"`burn_in` must be a whole number >= 0, got {burn_in!r}.")
 
 
-def check_traces(traces: xr.DataArray) -> None:
-    """Refuse arrays that are not loss traces.
+def check_traces(traces: xr.DataArray) -> xr.DataArray:
+    """Return loss traces in the order (time, chain, draw, item).
+
+    Returns
+    -------
+    DataArray, dims (time, chain, draw, item)
 
     Raises
     ------
     TypeError
         If it is not a DataArray.
     ValueError
-        If dims, attributes or the coordinate checkpoint_loss are missing.
+        If dims, attributes or the coordinate checkpoint_loss are missing, an attribute is out of
+        range, or there are fewer than four draws.
     """
     if not isinstance(traces, xr.DataArray):
         raise TypeError(f"`traces` must be an xarray.DataArray, got {type(traces).__name__}.")
-    if set(traces.dims) != {"time", "chain", "draw", "item"}:
+    if set(traces.dims) != set(DIMS):
         raise ValueError(
             f"`traces` must have dims (time, chain, draw, item), got {traces.dims}; a single "
             "checkpoint is traces.expand_dims(time=[step])."
@@ -124,6 +133,15 @@ def check_traces(traces: xr.DataArray) -> None:
             f"`traces` must say what was sampled: attributes {sorted(missing)} or the coordinate "
             "`checkpoint_loss` are missing. Build them with dlnflow.sampling.traces.labelled."
         )
+    _checks.positive("n_beta", traces.attrs["n_beta"], hint="It is an attribute of `traces`.")
+    for name in ("n_train", "n_parameters"):
+        _checks.positive_integer(name, traces.attrs[name])
+    if traces.sizes["draw"] < LEAST_DRAWS:
+        raise ValueError(
+            f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
+            f"least {LEAST_DRAWS}. Sample more."
+        )
+    return traces.transpose(*DIMS)
 
 
 def positions(traces: xr.DataArray, names: list[str] | None, side: str) -> NDArray[np.intp]:

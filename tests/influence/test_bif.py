@@ -8,6 +8,7 @@ import pytest
 
 import dlnflow as dln
 from dlnflow.influence.bif import bif
+from dlnflow.sampling import llc
 from tests.sampling.test_diagnostics import autoregressive, traces
 from tests.tolerances import ALGEBRA
 
@@ -138,11 +139,45 @@ def test_companions_agree_with_the_coordinates():
         (lambda z: z.isel(time=0), ValueError, "expand_dims"),
         (lambda z: z.assign_attrs(n_beta=1.0).drop_attrs(), ValueError, "n_beta"),
         (lambda z: z.drop_vars("checkpoint_loss"), ValueError, "checkpoint_loss"),
+        (lambda z: z.assign_attrs(n_beta=-3.0), ValueError, "`n_beta`"),
+        (lambda z: z.assign_attrs(n_beta="a"), ValueError, "`n_beta`"),
+        (lambda z: z.assign_attrs(n_train=0), ValueError, "`n_train`"),
+        (lambda z: z.isel(draw=slice(0)), ValueError, "0 draws"),
+        (lambda z: z.isel(draw=slice(1)), ValueError, "1 draws"),
+        (lambda z: z.isel(draw=slice(3)), ValueError, "3 draws"),
     ],
 )
 def test_bad_traces(change, error, message):
     with pytest.raises(error, match=message):
         bif.from_traces(change(traces(_correlated(2, 10, 0.0)[0][None])))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [bif.from_traces, bif.verdict, bif.rhat, bif.ess_products, bif.groups, bif.matrix, llc],
+)
+def test_the_order_of_dims_does_not_matter(function):
+    losses = np.stack([_correlated(3, 60, 0.3, seed)[0] for seed in range(3)])  # T = C = K = 3
+    losses[1, 2, 5] = np.nan
+    z = traces(losses)
+    arguments = (np.eye(3, dtype=bool),) if function is bif.groups else ()
+    expected = function(z, *arguments)
+    found = function(z.transpose("item", "draw", "chain", "time"), *arguments)
+    assert found.identical(expected)
+
+
+@pytest.mark.parametrize(
+    ("observable", "message"),
+    [
+        (lambda z: z * np.nan, "`observable` must be finite"),
+        (lambda z: z[0], "`observable` must keep the shape"),
+        (lambda z: z[..., None], "`observable` must keep the shape"),
+        (lambda z: "a", "`observable` must be numeric"),
+    ],
+)
+def test_bad_observables(observable, message):
+    with pytest.raises(ValueError, match=message):
+        bif.from_traces(traces(_correlated(2, 10, 0.0)[0][None]), observable=observable)
 
 
 def test_covariance_identity_of_the_posterior():

@@ -120,6 +120,18 @@ def test_loss_bound_grows_with_temperature_and_checkpoint():
     assert diagnostics.loss_bound(traces(z)) == pytest.approx(100 * (1 + 4 / 200))
     assert diagnostics.loss_bound(traces(z, n_beta=1.0)) == pytest.approx(300)
     assert diagnostics.diverged(traces(z * 150), bound=200.0).sum() == 0
+    assert diagnostics.diverged(traces(z * 150), bound=148.0).sum() == 2
+
+
+def test_negative_losses_are_not_divergence():
+    """Minus the log of a density may be negative; only the excess counts."""
+    z = autoregressive(4, 500, 2, 0.0)[None] - 50
+    start = np.full((1, 2), -50.0)
+    assert diagnostics.summary(traces(z, checkpoint_loss=start)).verdict.item() == "mixed"
+    z[0, 1, 7] += 6000
+    assert diagnostics.diverged(traces(z, checkpoint_loss=start)).values.tolist() == [
+        [False, True, False, False]
+    ]
 
 
 def test_noise_floor_is_the_correlation_of_noise():
