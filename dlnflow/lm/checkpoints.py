@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +14,14 @@ from numpy.typing import ArrayLike
 from dlnflow._typing import IntArray
 from dlnflow.lm import _hub
 from dlnflow.lm._device import usable_device
+from dlnflow.lm._pretrained import context_length, read_config, read_model
 from dlnflow.lm.ladder import (
     OFFLINE,
     check_ladder,
     checked_steps,
     hash_folder,
     hash_revision,
+    is_checkpoint,
     step_folders,
 )
 from dlnflow.lm.tokenizer import load_tokenizer
@@ -75,7 +76,8 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            If a step is missing, a folder is incomplete, or two steps have the same weights.
+            If a step is missing, a folder is incomplete, or two steps have the same weights;
+            the last step of `source` is compared even if it is not among `steps`.
         """
         folders = step_folders(source)
         chosen = sorted(folders) if steps is None else checked_steps(steps)
@@ -84,6 +86,10 @@ class Checkpoints:
             raise ValueError(f"`steps` {missing} are not in {source}; there: {sorted(folders)}.")
         paths = [Path(folders[int(s)]) for s in chosen]
         hashes = tuple(hash_folder(p) for p in paths)
+        last = max(folders)
+        if last not in chosen and is_checkpoint(Path(folders[last])):
+            # a copy of the final weights under an earlier step is the usual mistake
+            check_ladder([*chosen, last], [*hashes, hash_folder(Path(folders[last]))])
         return cls(np.asarray(chosen, np.int64), tuple((str(p), None) for p in paths), hashes)
 
     @classmethod
@@ -167,21 +173,11 @@ class Checkpoints:
         ConnectionError
             If the weights are on the hub and it cannot be reached.
         ValueError
-            If there is no such device.
+            If there is no such device, or the files are damaged or lack a tensor.
         """
-        import torch
-        from transformers import AutoModelForCausalLM
-
         place, revision = self.places[self.at(step)]
         usable_device(device)
-        try:
-            with without_bars():
-                model = AutoModelForCausalLM.from_pretrained(
-                    place, revision=revision or "main", dtype=torch.float32, trust_remote_code=False
-                )
-        except OSError as error:
-            raise ConnectionError(f"weights of {place} {revision}: {error}. {OFFLINE}") from error
-        return model.to(device).eval()
+        return read_model(place, revision).to(device)
 
     def tokenizer(self, source: str | Path | None = None) -> Tokenizer:
         """Return the tokenizer that lies with the last step, or beside the steps.
@@ -224,15 +220,14 @@ class Checkpoints:
         ------
         ConnectionError
             If it is on the hub and that cannot be reached.
+        ValueError
+            If it is damaged or asks for code that transformers does not have.
         """
-        from transformers import AutoConfig
+        return read_config(*self.places[-1])
 
-        place, revision = self.places[-1]
-        try:
-            return AutoConfig.from_pretrained(place, revision=revision or "main")
-        except OSError as error:
-            raise ConnectionError(f"config.json of {place} {revision or ''}: {error}. "
-                                  f"{OFFLINE}") from error  # fmt: skip
+    def context(self) -> int:
+        """Return how many inputs the model takes; a huge number if nothing bounds them."""
+        return context_length(self.config())
 
 
 def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
@@ -258,26 +253,12 @@ def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
     if Path(source).is_dir():
         return Checkpoints.from_directory(source, steps)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
-        raise ValueError(f"`source` {str(source)!r} is no folder here, and no OWNER/MODEL of the "
-                         "hub.")  # fmt: skip
+        raise ValueError(f"{str(source)!r} is no folder here, and no OWNER/MODEL of the hub. Give "
+                         "a run of `dlnflow lm train`, or a folder of step<N>/.")  # fmt: skip
     if steps is None:
-        raise ValueError(f"`source` {str(source)!r} is no folder here; to take it from the hub, "
-                         "say which `steps`.")  # fmt: skip
+        raise ValueError(f"{str(source)!r} is no folder here; to take it from the hub, say which "
+                         "steps: `--step` (`steps=` in Python).")  # fmt: skip
     return Checkpoints.from_hub(str(source), steps)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Silence the progress bars of transformers, which loading a small model does not need."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def check_vocabulary(tokenizer_size: int, model_size: int) -> None:

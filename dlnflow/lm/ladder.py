@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 WEIGHT_FILES = (".safetensors", ".bin")
 """Endings of files with weights, in order of preference."""
 OFFLINE = (
-    "Without network: train a small model with dlnflow.lm.train (`dlnflow lm train`), or copy "
-    "the revisions to folders <dir>/step<N> and use Checkpoints.from_directory(<dir>)."
+    "Without network: train a small model (`dlnflow lm train`), or copy the revisions to folders "
+    "DIR/step<N> and give DIR in place of the name (in Python Checkpoints.from_directory)."
 )
 
 
@@ -44,37 +44,50 @@ def check_ladder(steps: ArrayLike, hashes: Sequence[str]) -> None:
 def checked_steps(steps: ArrayLike) -> list[int]:
     """Check `steps`: whole, >= 0, increasing."""
     array = np.atleast_1d(np.asarray(steps))
+    shown = array.tolist()
     bad = array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu"
     if bad or array[0] < 0 or np.any(np.diff(array) <= 0):
-        raise ValueError(f"`steps` must be increasing whole numbers >= 0, got {steps}.")
-    return array.tolist()
+        raise ValueError(f"`steps` must be increasing whole numbers >= 0, got {shown}.")
+    return shown
 
 
 def step_folders(source: str | Path | Mapping[int, str | Path]) -> dict[int, Path]:
     """Map step -> folder; names are read here and nowhere later."""
     if isinstance(source, Mapping):
         return {int(step): Path(folder) for step, folder in source.items()}
-    found = {
-        int(match[1]): folder
-        for folder in Path(source).glob("step*")
-        if (match := re.fullmatch(r"step(\d+)", folder.name))
-    }
+    found: dict[int, Path] = {}
+    for folder in sorted(Path(source).glob("step*")):
+        if match := re.fullmatch(r"step([0-9]+)", folder.name):
+            other = found.setdefault(int(match[1]), folder)
+            if other != folder:
+                raise ValueError(f"{source} has step {int(match[1])} twice, {other.name} and "
+                                 f"{folder.name}; rename or remove one.")  # fmt: skip
     if not found:
-        raise ValueError(f"`source` {source} has no subfolders step<N>; pass {{step: folder}}.")
+        raise ValueError(f"{source} has no subfolders step<N>; `dlnflow lm train` makes them, and "
+                         "in Python a dict of step: folder will do.")  # fmt: skip
     return found
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has a configuration and weights."""
+    return (folder / "config.json").exists() and any(_weight_files(folder))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder, safetensors before pickles."""
+    groups = (sorted(folder.glob(f"*{ending}")) for ending in WEIGHT_FILES)
+    return next((files for files in groups if files), [])
 
 
 def hash_folder(folder: Path) -> str:
     """Hash the weight files of a folder, safetensors before pickles."""
-    for ending in WEIGHT_FILES:
-        files = sorted(folder.glob(f"*{ending}"))
-        if files and (folder / "config.json").exists():
-            digest = hashlib.sha256()
-            for path in files:
-                with open(path, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            return digest.hexdigest()
-    raise ValueError(f"{folder} is no checkpoint: it needs config.json and *.safetensors.")
+    if not is_checkpoint(folder):
+        raise ValueError(f"{folder} is no checkpoint: it needs config.json and *.safetensors.")
+    digest = hashlib.sha256()
+    for path in _weight_files(folder):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def hash_revision(name: str, revision: str) -> str:

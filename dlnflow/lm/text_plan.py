@@ -57,7 +57,7 @@ def plan_from_text(
     """
     one_of("observe", observe, OBSERVE)
     ladder = source if isinstance(source, Checkpoints) else find(source, steps)
-    longest = ladder.config().max_position_embeddings
+    longest = ladder.context()
     rows = positive_integer("rows", ROWS[observe] if rows is None else rows)
     length = positive_integer("length", min(LENGTH, longest) if length is None else length)
     if length > longest:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dlnflow._checks import positive_integer
 from dlnflow.lm import _hub
 from dlnflow.lm._files import sha256_array
+from dlnflow.lm._pretrained import first_line
 from dlnflow.lm.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -84,40 +85,66 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         If `source` is a folder without a tokenizer, or no file and no possible name on the hub.
     ConnectionError
         If `source` is not a path and the hub cannot be reached.
+    ValueError
+        If the file is damaged or no tokenizer.
     """
     from tokenizers import Tokenizer
 
     path = Path(source)
     if path.is_dir() and not any((path / name).exists() for name in TOKENIZER_FILES):
         # transformers would make up an empty tokenizer from config.json
-        raise FileNotFoundError(f"`source` {source} has no tokenizer.json; copy that of the model "
-                                "there, or name another file or folder.")  # fmt: skip
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if path.is_file():
-        return Tokenizer.from_file(str(path))
+        raise FileNotFoundError(f"{source} has no tokenizer.json; copy that of the model there, or "
+                                "name another file or folder (`--tokenizer`).")  # fmt: skip
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as error:  # the library has no class of its own
+            raise ValueError(f"{file} is no tokenizer.json, or damaged ({error}). Copy it again, "
+                             "or name another.") from error  # fmt: skip
+    if path.is_dir():
+        return _from_folder(path)
     if path.is_absolute() or path.suffix == ".json" or len(path.parts) > 2:
-        raise FileNotFoundError(f"`source` {source} does not exist.")
+        raise FileNotFoundError(f"there is no tokenizer {source}: it does not exist.")
     return _from_hub(str(source))
+
+
+def _fetch(name: str, *, offline: bool) -> Tokenizer:
+    """Let transformers find the tokenizer of a model; code that lies beside it is never run."""
+    from transformers import AutoTokenizer
+
+    options = {"trust_remote_code": False, "local_files_only": offline}
+    found = getattr(AutoTokenizer.from_pretrained(name, **options), "backend_tokenizer", None)
+    if found is None:
+        raise ValueError("it is of a kind without tokenizer.json")
+    return found
+
+
+def _from_folder(path: Path) -> Tokenizer:
+    """Build the tokenizer of a folder with the files of older models."""
+    try:
+        return _fetch(str(path), offline=True)
+    except Exception as error:  # whatever damaged files lead to
+        raise ValueError(f"the tokenizer in {path} cannot be read ({first_line(error)}). Put a "
+                         "tokenizer.json there, or name one.") from error  # fmt: skip
 
 
 def _from_hub(name: str) -> Tokenizer:
     """Take the tokenizer of a model from the cache of earlier downloads, else from the hub."""
-    from transformers import AutoTokenizer
-
-    def fetch(**options: bool) -> Tokenizer:
-        return AutoTokenizer.from_pretrained(name, **options).backend_tokenizer
-
     try:
-        return fetch(local_files_only=True)
+        return _fetch(name, offline=True)
     except (OSError, ValueError):
         pass  # not there yet
     try:
         _hub.reach()
-        return fetch()
+        return _fetch(name, offline=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(f"the tokenizer of {name} is code of its own, which is never run. "
+                             "Name a tokenizer.json.") from error  # fmt: skip
         raise ConnectionError(
-            f"`source` {name!r} is no tokenizer file or folder here, and the hub gave: "
-            f"{error}. Without network pass the path of a tokenizer.json."
+            f"tokenizer {name!r} is no file or folder here, and the hub gave: "
+            f"{first_line(error)}. Without network pass the path of a tokenizer.json."
         ) from error
 
 

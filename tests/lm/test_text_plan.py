@@ -121,7 +121,7 @@ def test_what_is_missing_is_said(model, text_file, tmp_path):
         ((model, *store, "--text", text_file, "--set", "repair=maybe"), "true or false"),
         ((model, *store, "--text", text_file, "--set", "tokenizer=/no/such.json"), "no tokenizer"),
         ((tmp_path / "gone", *store, "--text", text_file), "no folder here"),
-        (("owner/model", *store, "--text", text_file), "say which `steps`"),
+        (("owner/model", *store, "--text", text_file), "which steps: `--step`"),
     ):
         result = call("sample", *arguments, code=1)
         assert words in result.stderr, result.stderr
