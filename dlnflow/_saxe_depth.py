@@ -41,7 +41,7 @@ def deep(
         for result, part in zip(results, moving, strict=True):
             result[rest] = part
     a, gap = results[:2]
-    return (*results[:2], *results[2:], depth / tau * (a**p * gap))
+    return (*results, depth / tau * (a**p * gap))
 
 
 def half_time(s: FloatArray, a0: FloatArray, tau: FloatArray, depth: int) -> tuple[FloatArray, ...]:
