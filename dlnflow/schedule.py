@@ -58,12 +58,11 @@ class Schedule:
 
     @classmethod
     def constant(cls, weights: ArrayLike) -> "Schedule":
-        """Return the same weights, shape (N,) or (B, N), for the whole run."""
-        return cls(np.array([0]), _checks.real_array("weights", weights)[None])
+        """Return the same weights for the whole run.
 
-    @classmethod
-    def window(cls, outside: ArrayLike, inside: ArrayLike, *, start: int, stop: int) -> "Schedule":
-        """Weights `inside` on steps [start, stop) and `outside` before and after.
+        Parameters
+        ----------
+        weights : array, shape (N,) or (B, N)
 
         Returns
         -------
@@ -72,7 +71,29 @@ class Schedule:
         Raises
         ------
         ValueError
-            If the window is empty or starts before 0.
+            If a weight is negative or not finite, or the shape is another.
+        """
+        return cls(np.array([0]), _checks.real_array("weights", weights)[None])
+
+    @classmethod
+    def window(cls, outside: ArrayLike, inside: ArrayLike, *, start: int, stop: int) -> "Schedule":
+        """Weights `inside` on steps [start, stop) and `outside` before and after.
+
+        Parameters
+        ----------
+        outside, inside : arrays, shape (N,) or (B, N)
+            They broadcast.
+        start, stop : int
+            0 <= start < stop.
+
+        Returns
+        -------
+        Schedule
+
+        Raises
+        ------
+        ValueError
+            If the window is empty or starts before 0, or as `constant`.
         """
         if not 0 <= start < stop:
             raise ValueError(f"a window needs 0 <= start < stop, got [{start}, {stop}).")
