@@ -92,7 +92,7 @@ def gram(
     initial = _broadcast(_blocks(w1, w2), s_yx, s_xx)
 
     still = (np.zeros_like(s_yx), np.zeros_like(s_xx))
-    half = float(_checks.nonnegative("step", step)) / 2
+    half = float(_checks.nonnegative("step", _checks.real_number("step", step))) / 2
 
     def rate(*blocks: FloatArray) -> Gram:
         state = Gram(*blocks)

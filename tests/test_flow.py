@@ -279,6 +279,8 @@ def test_unbalanced_mode_special_cases():
         (lambda: flow.gram([[1.0]], [[1.0]], [[1.0]], [1.0], 1.0), "`s_xx`"),
         (lambda: flow.gram([[1.0]], [[1.0]], [[1.0]], np.eye(2), 1.0), "`s_xx`"),
         (lambda: flow.gram([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0, rtol=-1), "`rtol`"),
+        (lambda: flow.gram([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0, step=[0.1]), "`step`"),
+        (lambda: flow.gram([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0, step=-0.1), "`step`"),
         (
             lambda: flow.gram_tangent(
                 [[1.0]], [[1.0]], ([[1.0]], [[1.0]]), (np.ones((2, 1)), [[1.0]]), 1.0
