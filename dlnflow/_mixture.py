@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dlnflow import _checks
 from dlnflow._typing import FloatArray
 
 WEIGHT_SUM_ATOL = 1e-9
@@ -80,9 +81,9 @@ def mixture_covariance(
     >>> parts.total.tolist()
     [[0.25, 0.5], [0.5, 1.0]]
     """
-    pi = np.asarray(weights, dtype=np.float64)
-    mu = np.asarray(means, dtype=np.float64)
-    c = np.asarray(covariances, dtype=np.float64)
+    pi = _checks.finite("weights", weights)
+    mu = _checks.finite("means", means)
+    c = _checks.finite("covariances", covariances)
     _check_mixture(pi, mu, c)
     within = np.einsum("k...,kij->...ij", pi, c)
     deviation = mu - np.einsum("k...,ki->...i", pi, mu)[..., None, :]  # (..., K, N)
@@ -111,13 +112,18 @@ def covariance_peak(first: ArrayLike, second: ArrayLike, product: ArrayLike) -> 
         Broadcast over all three; NaN where the covariance is monotone in pi. A maximum if
         d_i d_j > 0, a minimum if it is < 0. `Transition.sample_size` turns the weight into n.
 
+    Raises
+    ------
+    ValueError
+        If an argument is not finite, or they do not broadcast.
+
     Examples
     --------
     >>> peak = covariance_peak(0.0, 0.0, [1.0, -1.0])
     >>> peak.weight.tolist(), peak.covariance.tolist()
     ([0.5, 0.5], [0.25, -0.25])
     """
-    c1, c2, d = _float_arrays(first, second, product)
+    c1, c2, d = _pair(first, second, product)
     inside = np.abs(c1 - c2) < np.abs(d)
     pi = np.where(inside, 0.5 + (c1 - c2) / (2 * np.where(inside, d, 1.0)), np.nan)
     return CovariancePeak(pi, c2 + d * pi**2)
@@ -139,12 +145,17 @@ def zero_weights(first: ArrayLike, second: ArrayLike, product: ArrayLike) -> Flo
     array, shape (..., 2)
         Ascending, filled up with NaN.
 
+    Raises
+    ------
+    ValueError
+        If an argument is not finite, or they do not broadcast.
+
     Examples
     --------
     >>> zero_weights(0.03, 0.03, -0.16).round(4).tolist()
     [0.25, 0.75]
     """
-    c1, c2, d = _float_arrays(first, second, product)
+    c1, c2, d = _pair(first, second, product)
     b = c1 - c2 + d  # -d pi^2 + b pi + c2 = 0
     with np.errstate(divide="ignore", invalid="ignore"):
         q = -(b + np.copysign(np.sqrt(b**2 + 4 * d * c2), b)) / 2  # no cancellation
@@ -168,18 +179,24 @@ def flips_sign(first: ArrayLike, second: ArrayLike, product: ArrayLike) -> np.nd
     array of bool
         False where C_1 and C_2 differ in sign or one is zero: no transient flip is defined there.
 
+    Raises
+    ------
+    ValueError
+        If an argument is not finite, or they do not broadcast.
+
     Examples
     --------
     >>> flips_sign(0.03, 0.03, [-0.16, -0.12, 0.16]).tolist()
     [True, False, False]
     """
-    c1, c2, d = _float_arrays(first, second, product)
+    c1, c2, d = _pair(first, second, product)
     opposite = (c1 * d < 0) & (c2 * d < 0)
     return opposite & (np.sqrt(np.abs(d)) > np.sqrt(np.abs(c1)) + np.sqrt(np.abs(c2)))
 
 
-def _float_arrays(*values: ArrayLike) -> list[FloatArray]:
-    return np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values))
+def _pair(first: ArrayLike, second: ArrayLike, product: ArrayLike) -> tuple[FloatArray, ...]:
+    given = {"first": first, "second": second, "product": product}
+    return np.broadcast_arrays(*(_checks.finite(name, value) for name, value in given.items()))
 
 
 def _check_mixture(pi: FloatArray, mu: FloatArray, c: FloatArray) -> None:
@@ -188,9 +205,6 @@ def _check_mixture(pi: FloatArray, mu: FloatArray, c: FloatArray) -> None:
             "expected `weights` (K, ...), `means` (K, N) and `covariances` (K, N, N); got shapes "
             f"{pi.shape}, {mu.shape} and {c.shape}."
         )
-    for name, array in (("means", mu), ("covariances", c)):
-        if not np.all(np.isfinite(array)):
-            raise ValueError(f"`{name}` must be finite.")
     if not (np.all(pi >= 0) and np.allclose(pi.sum(axis=0), 1, rtol=0, atol=WEIGHT_SUM_ATOL)):
         raise ValueError(
             "`weights` must be >= 0 and add up to one over the phases (the first axis); got "

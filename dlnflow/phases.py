@@ -7,7 +7,7 @@ covariance of two losses, of which Bayesian influence is a negative multiple).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -206,7 +206,7 @@ class Transition:
         ValueError
             If a weight is outside (0, 1).
         """
-        weight = np.asarray(weight, dtype=np.float64)
+        weight = _checks.real_array("weight", weight)
         if np.any((weight <= 0) | (weight >= 1)):
             raise ValueError(f"`weight` must lie strictly between 0 and 1, got {weight}.")
         d_loss, d_lambda, d_m, d_c = self._differences()
@@ -278,8 +278,8 @@ def _rank_at_infinity(phase: Phase) -> tuple[float, float, int]:
 
 
 def _sample_sizes(n: ArrayLike, *, above: int) -> FloatArray:
-    n = np.asarray(n, dtype=np.float64)
-    if not np.all((n > above) & (n < inf)):
+    n = _checks.finite("n", n)
+    if not np.all(n > above):
         why = " because log log n enters with multiplicities above 1" if above else ""
-        raise ValueError(f"`n` must be finite and > {above}{why}; got {n}.")
+        raise ValueError(f"`n` must be > {above}{why}; got {n}.")
     return n

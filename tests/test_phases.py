@@ -337,12 +337,12 @@ def test_impossible_phases_are_refused(arguments, message):
 
 @pytest.mark.parametrize("n", [0.0, -1.0, np.nan, np.inf, [5.0, 0.0]])
 def test_sample_sizes_must_be_positive(n):
-    with pytest.raises(ValueError, match="`n` must be finite and > 0"):
+    with pytest.raises(ValueError, match=r"`n` must be (finite|> 0)"):
         Phase(0.0, 1.0).free_energy(n)
 
 
 def test_log_log_needs_more_than_one_sample():
-    with pytest.raises(ValueError, match="`n` must be finite and > 1 because log log n"):
+    with pytest.raises(ValueError, match="`n` must be > 1 because log log n"):
         Phase(0.0, 1.0, 2).free_energy(1.0)
     with pytest.raises(ValueError, match="> 1 because"):
         transition(Phase(0.0, 1.0, 2, -3.0), Phase(0.0, 0.5)).weight(0.5)
