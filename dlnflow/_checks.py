@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 
 from dlnflow._typing import FloatArray, IntArray
 
+SMALLEST_FRACTION = 1e-8
+"""A smaller change of an item's weight is lost in the rounding of losses."""
+
 
 def _is_number(value: object) -> bool:
     """Whether `value` is one finite real number; True and False are not numbers here."""
@@ -243,6 +246,40 @@ def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> FloatArray:
     return array
 
 
+def removed_fraction(value: float) -> float:
+    """Return how much of an item's weight is removed: at most 1 and not lost in rounding.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    value = real_number("fraction", value)
+    if abs(value) < SMALLEST_FRACTION or value > 1:
+        raise ValueError(
+            "`fraction` must be at most 1 (1 = remove the item) and at least "
+            f"{SMALLEST_FRACTION:g} in size, or rounding decides; got {value!r}. "
+            "For the limit 0 use `tangent`."
+        )
+    return value
+
+
+def two_layers(
+    name: str, depth: int, *, instead: str = "`tangent` and `leave_one_out` take any depth."
+) -> None:
+    """Refuse a run of another depth for what uses the structure of two layers.
+
+    Raises
+    ------
+    ValueError
+        If `depth` is not 2, with what to use instead.
+    """
+    if depth != 2:
+        raise ValueError(
+            f"`{name}` uses the structure of two layers; the run has depth {depth}. {instead}"
+        )
+
+
 def window_weight(value: float) -> float:
     """Return the weight of an item inside a window: finite, >= 0 and not 1.
 
@@ -290,7 +327,18 @@ def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
     ValueError
         If a number is not finite and > 0, if one is repeated, or the list is empty or nested.
     """
-    array = positive_array(name, value)
+    return number_list(name, positive_array(name, value))
+
+
+def number_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
+    """Return `value` as different numbers, shape (M,), and whether it was a single number.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, if one is repeated, or the list is empty or nested.
+    """
+    array = finite(name, value)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"`{name}` must be a number or a list, got shape {array.shape}.")
     single = array.ndim == 0

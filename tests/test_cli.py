@@ -105,7 +105,7 @@ def test_estimators_that_refuse_the_run_are_named_before_any_work(command, tmp_p
     adam = ["--run", "optimizer=adam", "--run", "depth=3"]
     found = CliRunner().invoke(cli.app, [*command, "hierarchy", *estimators, *adam])
     assert found.exit_code == 1 and "tangent (" not in found.output
-    for reason in ("`source` is exact", "sampling is written for two layers", "`analytic` needs"):
+    for reason in ("`source` uses", "`bif` uses the structure of two layers", "`analytic` needs"):
         assert reason in found.output
 
 

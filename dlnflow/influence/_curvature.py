@@ -14,27 +14,12 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from dlnflow import network
+from dlnflow import _checks, network
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.training import Run
 
 RANK_RTOL = 1e-12
 """Input directions below this, relative to the largest singular value of X, are unused."""
-
-
-def require_two_layers(estimator: str, run: Run) -> None:
-    """Refuse other depths.
-
-    Raises
-    ------
-    ValueError
-        If the network does not have two layers.
-    """
-    if run.depth != 2:
-        raise ValueError(
-            f"`{estimator}` is exact through the structure of two layers; `run` has depth "
-            f"{run.depth}. `tangent` and `leave_one_out` take any depth."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +57,7 @@ class Checkpoints:
         ValueError
             If the network does not have two layers.
         """
-        require_two_layers(estimator, run)
+        _checks.two_layers(estimator, run.depth)
         w1, w2 = run.train(steps).weights
         x, unused = run.task.x, False
         if not run.task.one_hot:

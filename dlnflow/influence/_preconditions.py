@@ -2,22 +2,21 @@
 
 from collections.abc import Callable
 
-from dlnflow.influence import _curvature, _steps
+from dlnflow import _checks
+from dlnflow.influence import _steps
 from dlnflow.influence.analytic import check_run as whitened_with_flow_time
 from dlnflow.influence.closed_form_loo import check_run as two_layers_along_the_flow
 from dlnflow.influence.source import check_run as two_layers_by_gradient_descent
-from dlnflow.sampling import defaults
 from dlnflow.training import Run
 
 CHECKS: dict[str, Callable[[Run], None]] = {
-    "bif": defaults.require_two_layers,
     "analytic": whitened_with_flow_time,
     "closed_form_loo": two_layers_along_the_flow,
     "source": two_layers_by_gradient_descent,
     "windowed": lambda run: _steps.refuse_flow("windowed", run),
     **{
-        name: lambda run, name=name: _curvature.require_two_layers(name, run)
-        for name in ("damped_hessian", "damped_gauss_newton", "laplace_bif")
+        name: lambda run, name=name: _checks.two_layers(name, run.depth)
+        for name in ("damped_hessian", "damped_gauss_newton", "laplace_bif", "bif")
     },
 }
 """Estimators that do not take every run; the same functions guard the estimators themselves."""

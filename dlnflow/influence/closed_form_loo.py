@@ -76,7 +76,8 @@ def closed_form_loo(
     """
     grid = Grid.of(run, steps, query, train)
     check_run(run)
-    fractions = _fractions(fraction)
+    values, single = _checks.number_list("fraction", fraction)
+    fractions = [_checks.removed_fraction(f) for f in values.tolist()]
     removal = Removal.of(run, grid.steps, grid.query)
     used = [_choose(removal, f, solution) for f in fractions]
     values = np.empty((len(fractions), len(grid.steps), len(grid.query), len(grid.train)))
@@ -86,9 +87,8 @@ def closed_form_loo(
     attrs = {
         "solution": ", ".join(sorted(set(used))),
         "imbalance": removal.imbalance(),
-        "retrainings": 0,
     }
-    if np.ndim(fraction) == 0:
+    if single:
         return grid.result(values[0], "closed_form_loo", attrs=attrs | {"fraction": fractions[0]})
     return grid.result(values, "closed_form_loo", attrs=attrs, leading={"fraction": fractions})
 
@@ -125,18 +125,6 @@ def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
     return solution
 
 
-def _fractions(fraction: float | list[float]) -> list[float]:
-    values = np.atleast_1d(_checks.finite("fraction", fraction))
-    if values.ndim != 1 or values.size == 0 or np.any((values == 0) | (values > 1)):
-        raise ValueError(
-            "`fraction` must be nonzero and at most 1 (1 = remove the item), or a list of such "
-            f"numbers; got {fraction!r}. For the limit 0 use `tangent`."
-        )
-    if len(np.unique(values)) < len(values):
-        raise ValueError(f"`fraction` must not repeat a value, got {fraction!r}.")
-    return values.tolist()
-
-
 def check_run(run: Run) -> None:
     """Require two layers and an optimizer that follows the flow.
 
@@ -145,11 +133,7 @@ def check_run(run: Run) -> None:
     ValueError
         If the run is another.
     """
-    if run.depth != 2:
-        raise ValueError(
-            f"`closed_form_loo` is known for two layers, this run has `depth` {run.depth}. "
-            "Use `leave_one_out`, which retrains."
-        )
+    _checks.two_layers("closed_form_loo", run.depth)
     if run.optimizer == "adam":
         raise ValueError(
             '`closed_form_loo` predicts gradient flow; it takes `optimizer` "gd", "momentum" or '

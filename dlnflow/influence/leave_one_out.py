@@ -11,9 +11,6 @@ from dlnflow.network import Weights
 from dlnflow.schedule import Schedule
 from dlnflow.training import Run
 
-SMALLEST_FRACTION = 1e-8
-"""A smaller change of a weight is lost in the rounding of losses."""
-
 
 def leave_one_out(
     run: Run,
@@ -70,13 +67,7 @@ def leave_one_out(
     [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
-    fraction = _checks.real_number("fraction", fraction)
-    if abs(fraction) < SMALLEST_FRACTION or fraction > 1:
-        raise ValueError(
-            "`fraction` must be at most 1 (1 = remove the item) and at least "
-            f"{SMALLEST_FRACTION:g} in size, or rounding decides; got {fraction!r}. "
-            "For the limit 0 use `tangent`."
-        )
+    fraction = _checks.removed_fraction(fraction)
     problem, n_items = run.problem, run.task.n_items
     y, x = problem.y[:, grid.query], run.task.x[:, grid.query]
 

@@ -170,18 +170,18 @@ def _bounds(segments: int | None, last: int) -> IntArray:
 
 
 def check_run(run: Run) -> None:
-    """Require two narrow layers trained by gradient descent.
+    """Require two narrow layers and gradient descent.
 
     Raises
     ------
     ValueError
         If the run is another.
     """
-    if run.optimizer != "gd" or run.depth != 2:
+    _checks.two_layers("source", run.depth)
+    if run.optimizer != "gd":
         raise ValueError(
-            "`source` is exact through the structure of two layers trained by gradient descent; "
-            f"the run has depth {run.depth} and optimizer {run.optimizer!r}. `tangent`, "
-            "`windowed` and `tracin` take the others."
+            '`source` unrolls gradient descent, `optimizer` "gd"; the run has '
+            f"{run.optimizer!r}. `tangent` and `tracin` take the others."
         )
     (hidden, n_in), (n_out, _) = (w.shape for w in run.problem.weights)
     entries = n_out * hidden * hidden * n_in

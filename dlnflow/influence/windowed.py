@@ -43,8 +43,8 @@ def windowed(
     steps : sequence of int
         Steps t at which windows open: the ``time`` of the result.
     window : int or list of int, optional
-        Width in steps; a list becomes the leading dim ``window``. Every window must lie within
-        the run. Default: a twentieth of the run, where windows are cut at its end.
+        Width in steps; a list of different widths becomes the leading dim ``window``. Every window
+        must lie within the run. Default: a twentieth of the run, where windows are cut at its end.
     weight : float
         Weight of the item in the window: 0 = absent, above 1 = up-weighted; not 1.
     at : {"window", "end"} or int
@@ -97,7 +97,8 @@ def windowed(
         values = _values(grid, windows, weight, first_order)
         attrs |= {} if first_order else {"retrainings": _branches(grid, windows)}
         return grid.result(values, "windowed", attrs=attrs | {"window": width})
-    widths = [_checks.positive_integer("window", w) for w in np.atleast_1d(window)]
+    given, single = _checks.positive_list("window", window)
+    widths = [_checks.positive_integer("window", w) for w in given]
     last = run.n_steps if measured is None else measured
     found = []
     for width in widths:
@@ -105,7 +106,7 @@ def windowed(
         windows = Windows(grid.steps, grid.steps + width, measured)
         found.append(_values(grid, windows, weight, first_order))
     attrs |= {} if first_order else {"retrainings": _branches(grid, windows) * len(widths)}
-    if np.ndim(window) == 0:
+    if single:
         return grid.result(found[0], "windowed", attrs=attrs | {"window": widths[0]})
     return grid.result(np.stack(found), "windowed", attrs=attrs, leading={"window": widths})
 

@@ -145,21 +145,6 @@ def complete(
     return given
 
 
-def require_two_layers(run: Run) -> None:
-    """Refuse other depths.
-
-    Raises
-    ------
-    ValueError
-        If the run does not have two layers.
-    """
-    if run.depth != 2:
-        raise ValueError(
-            f"sampling is written for two layers; `run` has depth {run.depth}. Use "
-            "dlnflow.sampling.sample on a torch model for other networks."
-        )
-
-
 def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return W1 (T, h, n_in) and W2 (T, d_out, h).
 
@@ -173,7 +158,8 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     ValueError
         If the run has more than two layers.
     """
-    require_two_layers(run)
+    torch_model = "For other networks use dlnflow.sampling.sample on a torch model."
+    _checks.two_layers("bif", run.depth, instead=torch_model)
     return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
 
 

@@ -230,9 +230,11 @@ def test_time_zero_and_a_single_step_are_fine():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0.0}, "`fraction` must be nonzero"),
+        ({"fraction": 0.0}, "`fraction` must be at most 1"),
+        ({"fraction": [0.5, 1e-9]}, "rounding decides; got 1e-09"),
+        ({"fraction": [[0.5]]}, "`fraction` must be a number or a list"),
         ({"fraction": 1.5}, "`fraction`"),
-        ({"fraction": [0.5, 0.5]}, "repeat"),
+        ({"fraction": [0.5, 0.5]}, "`fraction` must list different"),
         ({"fraction": []}, "`fraction`"),
         ({"fraction": np.nan}, "`fraction`"),
         ({"solution": "ricati"}, "Did you mean 'riccati'"),
@@ -248,7 +250,10 @@ def test_bad_options(options, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"depth": 3}, "two layers.*`depth` 3"), ({"optimizer": "adam"}, 'got "adam"')],
+    [
+        ({"depth": 3}, "`closed_form_loo`.*two layers.*depth 3"),
+        ({"optimizer": "adam"}, 'got "adam"'),
+    ],
 )
 def test_runs_without_a_closed_form(options, message):
     run = dln.Run(dln.semantic_hierarchy(), n_steps=100, **options)

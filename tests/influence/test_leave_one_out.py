@@ -61,7 +61,7 @@ def test_the_removed_item_keeps_its_initial_loss():
         assert float(loo.sel(query=item, train=item)[0]) == pytest.approx(-1.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("fraction", [0, 1.5, np.nan, np.inf])
+@pytest.mark.parametrize("fraction", [0, 1e-9, 1.5, np.nan, np.inf, [0.5]])
 def test_bad_fractions_are_refused(paper_run, fraction):
     with pytest.raises(ValueError, match="`fraction`"):
         dln.influence.leave_one_out(paper_run, [10], fraction=fraction)

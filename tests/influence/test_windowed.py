@@ -130,7 +130,7 @@ def test_bad_input_is_refused():
     for weight in (1, -0.1, np.nan, np.inf, "a"):
         with pytest.raises(ValueError, match="`weight`"):
             windowed(run, [0], window=10, weight=weight)
-    for window in (0, -3, 2.5, [5, 0]):
+    for window in (0, -3, 2.5, [5, 0], [5, 2.5], [], [5, 5], [[5]]):
         with pytest.raises(ValueError, match="`window`"):
             windowed(run, [0], window=window)
     for at in ("start", 0, 61, 3.5):
