@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from dlnflow import _checks, network
+from dlnflow import _estimator_checks, network
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.training import Run
 
@@ -57,7 +57,7 @@ class Checkpoints:
         ValueError
             If the network does not have two layers.
         """
-        _checks.two_layers(estimator, run.depth)
+        _estimator_checks.two_layers(estimator, run.depth)
         w1, w2 = run.train(steps).weights
         x, unused = run.task.x, False
         if not run.task.one_hot:

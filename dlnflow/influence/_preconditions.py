@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dlnflow import _checks
+from dlnflow import _estimator_checks
 from dlnflow.influence import _steps
 from dlnflow.influence.analytic import check_run as whitened_with_flow_time
 from dlnflow.influence.closed_form_loo import check_run as two_layers_along_the_flow
@@ -15,7 +15,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "source": two_layers_by_gradient_descent,
     "windowed": lambda run: _steps.refuse_flow("windowed", run),
     **{
-        name: lambda run, name=name: _checks.two_layers(name, run.depth)
+        name: lambda run, name=name: _estimator_checks.two_layers(name, run.depth)
         for name in ("damped_hessian", "damped_gauss_newton", "laplace_bif", "bif")
     },
 }

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
+from dlnflow import _checks, _estimator_checks
 from dlnflow._typing import FloatArray
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._removal import Removal
@@ -77,7 +77,7 @@ def closed_form_loo(
     grid = Grid.of(run, steps, query, train)
     check_run(run)
     values, single = _checks.number_list("fraction", fraction)
-    fractions = [_checks.removed_fraction(f) for f in values.tolist()]
+    fractions = [_estimator_checks.removed_fraction(f) for f in values.tolist()]
     removal = Removal.of(run, grid.steps, grid.query)
     used = [_choose(removal, f, solution) for f in fractions]
     values = np.empty((len(fractions), len(grid.steps), len(grid.query), len(grid.train)))
@@ -133,7 +133,7 @@ def check_run(run: Run) -> None:
     ValueError
         If the run is another.
     """
-    _checks.two_layers("closed_form_loo", run.depth)
+    _estimator_checks.two_layers("closed_form_loo", run.depth)
     if run.optimizer == "adam":
         raise ValueError(
             '`closed_form_loo` predicts gradient flow; it takes `optimizer` "gd", "momentum" or '

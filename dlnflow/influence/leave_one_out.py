@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _simulation, network
+from dlnflow import _estimator_checks, _simulation, network
 from dlnflow._typing import FloatArray
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.network import Weights
@@ -67,7 +67,7 @@ def leave_one_out(
     [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
-    fraction = _checks.removed_fraction(fraction)
+    fraction = _estimator_checks.removed_fraction(fraction)
     problem, n_items = run.problem, run.task.n_items
     y, x = problem.y[:, grid.query], run.task.x[:, grid.query]
 

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _item_gradients, _replay
+from dlnflow import _checks, _estimator_checks, _item_gradients, _replay
 from dlnflow._typing import IntArray
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._segment import Segment, flatten, unflatten
@@ -177,7 +177,7 @@ def check_run(run: Run) -> None:
     ValueError
         If the run is another.
     """
-    _checks.two_layers("source", run.depth)
+    _estimator_checks.two_layers("source", run.depth)
     if run.optimizer != "gd":
         raise ValueError(
             '`source` unrolls gradient descent, `optimizer` "gd"; the run has '

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _adjoint, _checks, _windows
+from dlnflow import _adjoint, _checks, _estimator_checks, _windows
 from dlnflow._typing import FloatArray
 from dlnflow._windows import Windows
 from dlnflow.influence import _steps
@@ -85,7 +85,7 @@ def windowed(
     """
     grid = Grid.of(run, steps, query, train)
     _steps.refuse_flow("windowed", run)
-    weight = _checks.window_weight(weight)
+    weight = _estimator_checks.window_weight(weight)
     measured = _steps.measured(at, run, within=True)
     attrs = {"at": str(at), "first_order": int(first_order)}
     attrs |= {"retrainings": 0} if first_order else {"weight": weight}
@@ -102,7 +102,7 @@ def windowed(
     last = run.n_steps if measured is None else measured
     found = []
     for width in widths:
-        _checks.windows_inside(grid.steps, width, last, run.n_steps)
+        _estimator_checks.windows_inside(grid.steps, width, last, run.n_steps)
         windows = Windows(grid.steps, grid.steps + width, measured)
         found.append(_values(grid, windows, weight, first_order))
     attrs |= {} if first_order else {"retrainings": _branches(grid, windows) * len(widths)}

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
+from dlnflow import _checks, _estimator_checks
 from dlnflow._typing import FloatArray
 from dlnflow.training import Run
 
@@ -159,7 +159,7 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
         If the run has more than two layers.
     """
     torch_model = "For other networks use dlnflow.sampling.sample on a torch model."
-    _checks.two_layers("bif", run.depth, instead=torch_model)
+    _estimator_checks.two_layers("bif", run.depth, instead=torch_model)
     return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
 
 
