@@ -13,6 +13,8 @@ from dlnflow.training import Run
 SOLUTIONS = ("riccati", "gram")
 IMBALANCE_LIMIT = 0.003
 """Largest imbalance of the start, relative to the largest strength, for the closed form."""
+STIFF = 30.0
+"""Gradient flow, which has no stable step, is integrated up to this many times as large weights."""
 
 
 def closed_form_loo(
@@ -40,8 +42,9 @@ def closed_form_loo(
     steps : sequence of int
         Strictly increasing within the run.
     fraction : float or list of float
-        How much of the item's weight is removed, nonzero and at most 1 (negative: added). A list
-        adds the leading dim ``fraction``.
+        How much of the item's weight is removed, nonzero and at most 1 (negative: added, while
+        descent by this run's steps stays stable: a weight of at most the stable learning rate over
+        the run's, 30 times that for flow). A list adds the leading dim ``fraction``.
     solution : {"riccati", "gram"}, optional
         "riccati": closed form; exists for full removal when X^T X = c I (one-hot items among
         them), and takes the start as balanced. "gram": the Gram flow, integrated numerically,
@@ -78,6 +81,7 @@ def closed_form_loo(
     check_run(run)
     values, single = _checks.number_list("fraction", fraction)
     fractions = [_estimator_checks.removed_fraction(f) for f in values.tolist()]
+    _check_added(run, min(fractions))
     removal = Removal.of(run, grid.steps, grid.query)
     used = [_choose(removal, f, solution) for f in fractions]
     values = np.empty((len(fractions), len(grid.steps), len(grid.query), len(grid.train)))
@@ -123,6 +127,18 @@ def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
             f"`solution` 'riccati' does not exist here: {why}. Use 'gram', or leave it out."
         )
     return solution
+
+
+def _check_added(run: Run, smallest: float) -> None:
+    """Refuse an item weight at which steps diverge: the flow neither predicts them nor ends."""
+    limit = run.stable_learning_rate / run.learning_rate
+    limit *= STIFF if run.optimizer == "flow" else 1.0
+    if smallest < 0 and 1 - smallest > limit:
+        raise ValueError(
+            f"`fraction` {smallest:g} gives an item the weight {1 - smallest:g}, at which the "
+            f"`learning_rate` of this run is not stable; it is up to a weight of {limit:.4g}. Use "
+            "a `fraction` closer to 0, or a run with a smaller `learning_rate`."
+        )
 
 
 def check_run(run: Run) -> None:

@@ -259,3 +259,17 @@ def test_runs_without_a_closed_form(options, message):
     run = dln.Run(dln.semantic_hierarchy(), n_steps=100, **options)
     with pytest.raises(ValueError, match=message):
         closed_form_loo(run, [10, 20])
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("gd", 100), ("momentum", 1900), ("flow", 3000)])
+def test_weight_is_added_while_training_stays_stable(optimizer, limit):
+    run = dln.Run(dln.semantic_hierarchy(), hidden=20, n_steps=1000, optimizer=optimizer)
+    if optimizer == "gd":
+        found, truth = (
+            estimator(run, [100, 400], fraction=-98.0, train="dog")
+            for estimator in (closed_form_loo, leave_one_out)
+        )
+        assert np.abs(found - truth).max() < 0.01 * np.abs(truth).max()
+    for fraction in (-limit, -1e6, [0.5, -1e6]):
+        with pytest.raises(ValueError, match=f"not stable; it is up to a weight of {limit}"):
+            closed_form_loo(run, [100], fraction=fraction, train="dog")
