@@ -10,7 +10,8 @@ from dlnflow import _checks, influence, result
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.analysis import _curves
 from dlnflow.analysis.compare import compare
-from dlnflow.influence._grid import Items
+from dlnflow.influence._grid import Items, require_run
+from dlnflow.influence.leave_one_out import SMALLEST_FRACTION
 from dlnflow.training import Run
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
@@ -21,7 +22,7 @@ CAUSES = ("removed share", "reweighted term", "propagation")
 def explain_offset(
     run: Run,
     *,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: float | Sequence[float] = FRACTIONS,
     points: int = 400,
     query: Items = None,
     train: Items = None,
@@ -46,10 +47,10 @@ def explain_offset(
     run : Run
         Curves that do not exist for it (the closed form without whitened inputs, or for Adam; the
         displacement for gradient flow) are left out; ``attrs["left_out"]`` says why.
-    fractions : sequence of float
+    fractions : float or sequence of float
         Removed shares, each nonzero and at most 1, all different.
     points : int
-        Recorded steps, evenly over the run.
+        Recorded steps, evenly over the run; no more than there are.
     query : item names, optional
         Default: all.
     train : item names, optional
@@ -76,6 +77,8 @@ def explain_offset(
 
     Raises
     ------
+    TypeError
+        If `run` is not a Run.
     ValueError
         If an item, a fraction or the number of points is invalid.
     dlnflow.DivergenceError
@@ -93,14 +96,17 @@ def explain_offset(
     >>> table[["curve", "peak_offset_flow"]].round(2).values.tolist()[:3]
     [['tangent', 0.0], ['removed 0.01', 0.01], ['removed 1', 0.57]]
     """
+    require_run(run)
+    shares = _shares(fractions)
     points = _checks.positive_integer("points", points)
     if points < 3:
         raise ValueError(f"`points` must be at least 3 for a peak to have two sides, got {points}.")
+    points = min(points, run.n_steps + 1)
     steps = np.unique(np.linspace(0, run.n_steps, points).round().astype(np.int64))
     train = run.task.items[0] if train is None else train
     items = {"query": query, "train": train}
     tangent = influence.tangent(run, steps, **items)
-    curves, left_out = _curves_by_cause(run, steps, fractions, items)
+    curves, left_out = _curves_by_cause(run, steps, shares, items)
     tables = [_itself(tangent)]
     tables += [_against(tangent, *key, curve) for key, curve in curves.items()]
     table = pd.concat(tables, ignore_index=True)
@@ -108,16 +114,29 @@ def explain_offset(
     return table
 
 
+def _shares(fractions: float | Sequence[float]) -> dict[str, float]:
+    """Removed shares by a label that tells them apart."""
+    listed = fractions if np.iterable(fractions) else [fractions]
+    shares = [_checks.real_number("fractions", share) for share in listed]
+    if len(set(shares)) < len(shares) or not shares:
+        raise ValueError(f"`fractions` must list different numbers, got {shares}.")
+    if any(share > 1 or abs(share) < SMALLEST_FRACTION for share in shares):
+        raise ValueError(
+            "`fractions` must be at most 1 (1 = remove the item) and at least "
+            f"{SMALLEST_FRACTION:g} in size; got {shares}."
+        )
+    short = [f"{share:g}" for share in shares]
+    return {s if short.count(s) == 1 else repr(x): x for s, x in zip(short, shares, strict=True)}
+
+
 def _curves_by_cause(
-    run: Run, steps: IntArray, fractions: Sequence[float], items: dict[str, Items]
+    run: Run, steps: IntArray, shares: dict[str, float], items: dict[str, Items]
 ) -> tuple[dict[tuple[str, str], xr.DataArray], dict[str, str]]:
     """All curves but the tangent by (cause, name), and the reasons for those that do not exist."""
     share, term, propagation = CAUSES
     curves = {
-        (share, f"removed {fraction:g}"): influence.leave_one_out(
-            run, steps, fraction=fraction, **items
-        )
-        for fraction in fractions
+        (share, f"removed {label}"): influence.leave_one_out(run, steps, fraction=removed, **items)
+        for label, removed in shares.items()
     }
     left_out = {}
     analytic = influence.ESTIMATORS["analytic"]

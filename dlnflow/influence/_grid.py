@@ -32,13 +32,10 @@ class Grid:
 
         Raises
         ------
-        TypeError
-            If `run` is not a Run.
         ValueError
             If steps are unsorted, not whole or beyond the run, or an item is unknown.
         """
-        if not isinstance(run, Run):
-            raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
+        require_run(run)
         steps = _checks.recorded_steps(steps, run.n_steps)
         return cls(run, steps, _positions(run, "query", query), _positions(run, "train", train))
 
@@ -67,6 +64,18 @@ class Grid:
             attrs={"retrainings": 0} | dict(attrs or {}),
             leading=leading,
         )
+
+
+def require_run(run: Run) -> None:
+    """Refuse anything else.
+
+    Raises
+    ------
+    TypeError
+        If `run` is not a Run.
+    """
+    if not isinstance(run, Run):
+        raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
 
 
 def _positions(run: Run, argument: str, names: Items) -> IntArray:

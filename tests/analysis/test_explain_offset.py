@@ -76,7 +76,31 @@ def test_bad_input_is_refused(paper_run):
     for points in (2, 0, 3.5):
         with pytest.raises(ValueError, match="`points`"):
             explain_offset(paper_run, points=points)
-    with pytest.raises(ValueError, match="`fraction`"):
+    with pytest.raises(ValueError, match="`fractions`"):
         explain_offset(paper_run, points=5, fractions=[0.1, 2])
     with pytest.raises(ValueError, match="Did you mean 'cat'"):
         explain_offset(paper_run, points=5, query="cot")
+
+
+def test_fractions_are_told_apart():
+    run = dln.Run(dln.semantic_hierarchy(levels=2), hidden=4, n_steps=40)
+    table = explain_offset(run, fractions=[0.1, 0.1000001, 1], points=10**9, query="item0")
+    removed = table["curve"][table["cause"] == "removed share"].tolist()
+    assert removed == ["removed 0.1", "removed 0.1000001", "removed 1"]
+    one = explain_offset(run, fractions=0.5, points=10, query="item0")
+    assert (one["cause"] == "removed share").sum() == 1
+
+
+@pytest.mark.parametrize(
+    "fractions",
+    [[0.5, 0.5], [], [0], 0, [1e-9], [2.0], ["a"], "a", [[0.5]], [np.nan], [True], None],
+)
+def test_other_fractions_are_refused(fractions):
+    run = dln.Run(dln.semantic_hierarchy(levels=2), hidden=4, n_steps=40)
+    with pytest.raises(ValueError, match="`fractions` must"):
+        explain_offset(run, fractions=fractions)
+
+
+def test_only_a_run_is_explained():
+    with pytest.raises(TypeError, match=r"`run` must be a dlnflow\.Run, got NoneType"):
+        explain_offset(None)
