@@ -7,11 +7,11 @@ import pandas as pd
 import xarray as xr
 
 from dlnflow import _checks, influence, result
+from dlnflow._estimator_checks import SMALLEST_FRACTION
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.analysis import _curves
 from dlnflow.analysis.compare import compare
 from dlnflow.influence._grid import Items, require_run
-from dlnflow.influence.leave_one_out import SMALLEST_FRACTION
 from dlnflow.training import Run
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
