@@ -158,9 +158,20 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     ValueError
         If the run has more than two layers.
     """
+    require_two_layers(run)
+    return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
+
+
+def require_two_layers(run: Run) -> None:
+    """Refuse a deeper run, before anything is trained.
+
+    Raises
+    ------
+    ValueError
+        If the run has more than two layers.
+    """
     torch_model = "For other networks use dlnflow.sampling.sample on a torch model."
     _estimator_checks.two_layers("bif", run.depth, instead=torch_model)
-    return _trained(run, tuple(_checks.recorded_steps(steps, run.n_steps).tolist()))
 
 
 @lru_cache(maxsize=2)
