@@ -31,6 +31,23 @@ def noise_floor(curves: FloatArray, overall: float | None = None) -> FloatArray:
     return np.maximum(CURVE_FRACTION * own, OVERALL_FRACTION * overall)
 
 
+def noise_floors(values: FloatArray) -> FloatArray:
+    """Default floor of all curves, where those of one leading index are looked at together.
+
+    Parameters
+    ----------
+    values : array, shape (..., n, m, T)
+        Curves of n x m pairs of items, in either order.
+
+    Returns
+    -------
+    array, shape (P,)
+        Flattened in the order of `values`.
+    """
+    families = values.reshape(-1, *values.shape[-3:])
+    return np.concatenate([noise_floor(f.reshape(-1, f.shape[-1])) for f in families])
+
+
 def vertex(
     times: tuple[FloatArray, ...], values: tuple[FloatArray, ...]
 ) -> tuple[FloatArray, FloatArray]:

@@ -74,7 +74,7 @@ def compare(stacked: xr.DataArray, reference: str | xr.DataArray = "leave_one_ou
     k = curves.transpose(*order).values
     r = np.broadcast_to(truth.transpose("query", "train", "time").values, k.shape)
     rows, expected = k.reshape(-1, k.shape[-1]), r.reshape(-1, k.shape[-1])
-    floors = _floors(k), _floors(r)
+    floors = _curves.noise_floors(k), _curves.noise_floors(r)
     time = curves.time.values.astype(np.float64)
     parts = [
         _compare_rows(time, curves.flow_time.values, rows[part], expected[part], floors, part)
@@ -152,12 +152,6 @@ def _split(
     if truth.dims != result.CORE_DIMS:
         raise ValueError(f"the reference still has the dims {truth.dims[:-3]}; select one value.")
     return stacked.sel(estimator=others), truth
-
-
-def _floors(values: FloatArray) -> FloatArray:
-    """Floor of every curve of `values` (..., query, train, time)."""
-    families = values.reshape(-1, *values.shape[-3:])
-    return np.concatenate([_curves.noise_floor(f.reshape(-1, f.shape[-1])) for f in families])
 
 
 def _compare_rows(

@@ -145,8 +145,7 @@ def _repeated(labels: ArrayLike, positions: IntArray) -> ExtensionArray:
 def _floors(curves: xr.DataArray, floor: float | xr.DataArray | None) -> FloatArray:
     """One floor per curve, flattened in the order of `curves`."""
     if floor is None:
-        families = curves.values.reshape(-1, *curves.shape[-3:])
-        return np.concatenate([_curves.noise_floor(f.reshape(-1, f.shape[-1])) for f in families])
+        return _curves.noise_floors(curves.values)
     one_per_curve = xr.zeros_like(curves.isel(time=0, drop=True))
     with xr.set_options(arithmetic_join="exact"):
         given = (one_per_curve + floor).transpose(*one_per_curve.dims)
