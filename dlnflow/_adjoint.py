@@ -19,7 +19,7 @@ from dlnflow._simulation import Problem
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow._windows import Windows
 from dlnflow.network import Weights
-from dlnflow.optimizers import State
+from dlnflow.optimizers import State, change_state
 
 
 def step_effects(problem: Problem, stop: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
@@ -107,6 +107,4 @@ class _Adjoint:
 
     def _select(self, change: Callable[[FloatArray], FloatArray]) -> None:
         self._z = [change(z) for z in self._z]
-        for name, value in self._state.items():
-            if isinstance(value, list):
-                self._state[name] = [change(a) for a in value]
+        self._state = change_state(self._state, change)

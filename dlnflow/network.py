@@ -117,10 +117,7 @@ def gradient_tangents(
     -------
     list of arrays (K, out, in)
     """
-    moved: list[FloatArray | None] = [None]  # tangents of the inputs; the data do not move
-    for w, dw, below in zip(weights, tangents, products.inputs, strict=True):
-        change = dw if below is None else dw @ below
-        moved.append(change if moved[-1] is None else change + w @ moved[-1])
+    moved = _output_tangents(weights, tangents, products.inputs)
     error = products.residual * scaled_weight_tangents - moved[-1] * scaled_weights
     result = []
     for layer in reversed(range(len(weights))):
@@ -146,11 +143,31 @@ def loss_tangents(
 ) -> FloatArray:
     """Derivative of the losses, dl_q = - r_q^T (dW) x_q, shape (K, N) for K directions."""
     activations = outputs(weights, x)
-    moved = None
-    for w, dw, below in zip(weights, tangents, activations[:-1], strict=True):
+    moved = _output_tangents(weights, tangents, activations[:-1])
+    return -np.sum((y - activations[-1]) * moved[-1], axis=-2)
+
+
+def _output_tangents(
+    weights: Weights, tangents: Weights, inputs: list[FloatArray | None]
+) -> list[FloatArray | None]:
+    """Derivatives of `outputs`, given what every layer sees; None for the data, which stay."""
+    moved: list[FloatArray | None] = [None]
+    for w, dw, below in zip(weights, tangents, inputs, strict=True):
         change = dw if below is None else dw @ below
-        moved = change if moved is None else change + w @ moved
-    return -np.sum((y - activations[-1]) * moved, axis=-2)
+        moved.append(change if moved[-1] is None else change + w @ moved[-1])
+    return moved
+
+
+def flatten(weights: Weights) -> FloatArray:
+    """Layers of shape (..., out, in) as one array (..., P), of all P weights of a network."""
+    return np.concatenate([w.reshape(*w.shape[:-2], -1) for w in weights], axis=-1)
+
+
+def unflatten(flat: FloatArray, shapes: Sequence[tuple[int, ...]]) -> Weights:
+    """Inverse of `flatten`; `shapes` are those of single layers, without the leading axes."""
+    cuts = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])[:-1]
+    parts = zip(np.split(flat, cuts, axis=-1), shapes, strict=True)
+    return [part.reshape(*part.shape[:-1], *shape) for part, shape in parts]
 
 
 def reduced(weights: Weights) -> tuple[Weights, FloatArray | None]:

@@ -7,6 +7,7 @@ weights and state along directions that stand on a leading axis, and its transpo
 gradient and the old state.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,14 @@ from dlnflow._typing import FloatArray
 from dlnflow.network import Weights
 
 State = dict[str, Weights | int]
+
+
+def change_state(state: State, change: Callable[[FloatArray], FloatArray]) -> State:
+    """Apply a change of the leading axis, say a choice of rows, to every array of a state."""
+    return {
+        name: [change(a) for a in value] if isinstance(value, list) else value
+        for name, value in state.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dlnflow import _item_gradients
 from dlnflow._replay import Moment
 from dlnflow._simulation import Problem
 from dlnflow._typing import FloatArray, IntArray
-from dlnflow.network import Weights
+from dlnflow.network import Weights, flatten, unflatten
 
 CHUNK = 256
 """Steps whose weights are held before they enter the average of products."""
@@ -92,15 +92,3 @@ class Segment:
         size = sum(a * b for a, b in shapes)
         dense = flatten(self.hessian_product(unflatten(np.eye(size), shapes)))
         return linalg.eigh((dense + dense.T) / 2, driver="evd", overwrite_a=True)
-
-
-def flatten(weights: Weights) -> FloatArray:
-    """Layers of shape (K, out, in) as rows of one matrix."""
-    return np.concatenate([w.reshape(len(w), -1) for w in weights], axis=1)
-
-
-def unflatten(rows: FloatArray, shapes: list[tuple[int, int]]) -> Weights:
-    """Inverse of `flatten`."""
-    cuts = np.cumsum([a * b for a, b in shapes])[:-1]
-    parts = np.split(rows, cuts, axis=1)
-    return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from dlnflow import _checks, _estimator_checks, _item_gradients, _replay
 from dlnflow._typing import IntArray
 from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._segment import Segment, flatten, unflatten
-from dlnflow.network import Weights
+from dlnflow.influence._segment import Segment
+from dlnflow.network import Weights, flatten, unflatten
 from dlnflow.training import Run
 
 DEFAULT_SEGMENTS = 3
