@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 
-from dlnflow import _checks
+from dlnflow import _checks, _ode
 from dlnflow._flow_inputs import at_times, input_gram, transposed, weights_and_map
 from dlnflow._typing import FloatArray
 
@@ -78,7 +77,9 @@ def gram(
     Raises
     ------
     ValueError
-        If shapes disagree, something is not finite, or a time is negative.
+        If shapes disagree, something is not finite, or a time or `step` is negative.
+    FloatingPointError
+        If the integrator gives up.
 
     Examples
     --------
@@ -146,6 +147,8 @@ def gram_tangent(
     ------
     ValueError
         If shapes disagree, something is not finite, or a time is negative.
+    FloatingPointError
+        If the integrator gives up.
     """
     w1, w2, s_yx = weights_and_map(w1, w2, data[0])
     s_xx = input_gram("s_xx", data[1], s_yx)
@@ -234,18 +237,14 @@ def _integrate(
         path = np.repeat(begin[:, None], len(times), axis=1)
     else:
         scale = float(np.abs(begin).max()) or 1.0
-        solution = solve_ivp(
+        path = _ode.solve(
+            "the Gram flow",
             lambda _, vector: flat(rate(*unpack(vector))),
-            (0.0, times[-1]),
             begin,
-            method="DOP853",
-            t_eval=times,
+            times,
             rtol=rtol,
             atol=rtol * min(scale, 1.0),
         )
-        if not solution.success:
-            raise FloatingPointError(f"the Gram flow could not be integrated: {solution.message}")
-        path = solution.y
     return [np.moveaxis(part, -1, 0) for part in unpack(path)]
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
-from dlnflow import network
+from dlnflow import _ode, network
 from dlnflow._progress import Progress
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Weights
@@ -40,7 +39,8 @@ class DivergenceError(FloatingPointError):
 class Problem:
     """What is trained and how: initial weights, data, update rule.
 
-    ``optimizer`` is None for gradient flow, whose time is learning_rate * step.
+    ``optimizer`` is None for gradient flow, whose time is learning_rate * step. ``stable_bound``
+    is the largest stable learning rate at the solution, NaN where none is known.
     """
 
     weights: Weights
@@ -70,29 +70,32 @@ class Problem:
         return DIVERGENCE_FACTOR * float(np.vdot(residual, residual))
 
     def check(self, residual: FloatArray, step: int) -> None:
-        """Raise if the mean squared error of the networks in `residual` is beyond the limit.
+        """Raise if the squared error of one of the networks in `residual` is beyond the limit.
 
-        Written so that NaN fails. The one test of divergence for every discrete loop.
+        `residual` has shape (..., d_out, N). Written so that NaN fails. The one test of divergence
+        for every discrete loop.
 
         Raises
         ------
         DivergenceError
             If it is.
         """
-        networks = residual.size // self.y.size
-        if not np.vdot(residual, residual) <= networks * self.error_limit:
-            raise self.diverged(step)
+        errors = np.einsum("...di,...di->...", residual, residual)
+        if not np.all(errors <= self.error_limit):
+            raise self._diverged(step)
 
     def check_end(self, weights: Weights, step: int) -> None:
         """Apply `check` to weights after the last step."""
         self.check(self.y - network.outputs(weights, self.x)[-1], step)
 
-    def diverged(self, step: int) -> DivergenceError:
-        """Return the error to raise when the loss has blown up at `step`."""
+    def _diverged(self, step: int) -> DivergenceError:
+        bound = (
+            "A stable value at the solution, from the largest singular value, is below "
+            f"{self.stable_bound:.4g}; "
+        )
         return DivergenceError(
             f"training diverged at step {step}: learning_rate={self.learning_rate:g} is too large. "
-            "A stable value at the solution, from the largest singular value, is below "
-            f"{self.stable_bound:.4g}; `learning_rate=None` chooses one."
+            f"{bound if np.isfinite(self.stable_bound) else ''}`learning_rate=None` chooses one."
         )
 
 
@@ -107,7 +110,9 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
     Raises
     ------
     DivergenceError
-        As soon as the error exceeds `DIVERGENCE_FACTOR` times its initial value.
+        As soon as the error of a network exceeds `DIVERGENCE_FACTOR` times its initial value.
+    FloatingPointError
+        If gradient flow cannot be integrated.
     """
     if problem.optimizer is None:
         return _flow(problem, steps, schedule, record)
@@ -155,7 +160,7 @@ def run_tangents(
 
     Raises
     ------
-    DivergenceError
+    DivergenceError, FloatingPointError
         As in `run`.
     """
     if problem.optimizer is None:
@@ -231,31 +236,28 @@ def _integrate(
 ) -> FloatArray:
     """Solve d(state)/dstep = - learning_rate * velocity, restarting where item weights jump."""
     shapes = [w.shape for w in start]
-    cuts = np.cumsum([w.size for w in start])[:-1]
 
-    def unpack(flat: FloatArray) -> Weights:
-        return [part.reshape(s) for part, s in zip(np.split(flat, cuts), shapes, strict=True)]
+    def flat(parts: Weights) -> FloatArray:
+        return np.concatenate([part.ravel() for part in parts])
 
-    def slope(_: float, flat: FloatArray, scaled: FloatArray) -> FloatArray:
-        parts = velocity(unpack(flat), scaled)
-        return -problem.learning_rate * np.concatenate([part.ravel() for part in parts])
-
-    flat = np.concatenate([w.ravel() for w in start])
-    kept = [record(unpack(flat))] if steps[0] == 0 else []
+    state = flat(start)
+    kept = [record(network.unflatten(state, shapes))] if steps[0] == 0 else []
     for first, last, item_weights in schedule.segments(int(steps[-1])):
+        scaled = problem.scaled(item_weights)
+
+        def slope(_: float, z: FloatArray, scaled: FloatArray = scaled) -> FloatArray:
+            return -problem.learning_rate * flat(velocity(network.unflatten(z, shapes), scaled))
+
         inside = steps[(steps > first) & (steps <= last)]
-        solution = solve_ivp(
+        path = _ode.solve(
+            "gradient flow",
             slope,
-            (first, last),
-            flat,
-            method="DOP853",
-            t_eval=np.union1d(inside, [last]),
-            args=(problem.scaled(item_weights),),
+            state,
+            np.union1d(inside, [last]),
+            begin=first,
             rtol=FLOW_RTOL,
             atol=FLOW_ATOL,
         )
-        if not solution.success:
-            raise problem.diverged(first)
-        kept += [record(unpack(solution.y[:, k])) for k in range(len(inside))]
-        flat = solution.y[:, -1]
+        kept += [record(network.unflatten(path[:, k], shapes)) for k in range(len(inside))]
+        state = path[:, -1]
     return np.stack(kept)

@@ -16,6 +16,7 @@ from dlnflow._progress import Progress
 from dlnflow._simulation import Problem
 from dlnflow._typing import FloatArray, IntArray
 from dlnflow.network import Pass
+from dlnflow.optimizers import change_state
 
 MAX_NUMBERS = 2**25
 """Weights of all branches that are held at once (256 MB); beyond it, items take turns."""
@@ -135,9 +136,7 @@ class _Rows:
         """Forward and backward pass of all rows."""
         problem = self._problem
         products = network.propagate(self._weights, problem.x, problem.y, self._scaled)
-        error = np.einsum("bdi,bdi->b", products.residual, products.residual)
-        if not np.all(error <= problem.error_limit):  # every branch on its own
-            raise problem.diverged(step)
+        problem.check(products.residual, step)
         return products
 
     def loss_differences(self, products: Pass) -> FloatArray:
@@ -174,6 +173,4 @@ class _Rows:
     def _select(self, change: Callable[[FloatArray], FloatArray]) -> None:
         self._weights = [change(w) for w in self._weights]
         self._scaled = change(self._scaled)
-        for name, value in self._state.items():
-            if isinstance(value, list):
-                self._state[name] = [change(a) for a in value]
+        self._state = change_state(self._state, change)

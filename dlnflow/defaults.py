@@ -34,6 +34,9 @@ MOMENTUM = 0.9
 def stable_learning_rate(task: Task, depth: int, optimizer: str) -> float:
     """Return the largest stable step at the solution; momentum beta allows 1 + beta times as much.
 
+    Infinite for flow, whose learning rate only scales time. NaN for Adam, whose step does not
+    shrink with the gradient, so that curvature sets no bound.
+
     Parameters
     ----------
     task : Task
@@ -44,6 +47,8 @@ def stable_learning_rate(task: Task, depth: int, optimizer: str) -> float:
     -------
     float
     """
+    if optimizer in ("flow", "adam"):
+        return float("inf" if optimizer == "flow" else "nan")
     strength = task.modes.s[0] ** (2 - 2 / depth)
     scale = np.linalg.norm(task.x, 2) ** 2 / task.n_items
     bound = 2 / (depth * strength * scale)
@@ -130,10 +135,11 @@ def length(task: Task, *, start: float, depth: int, time_per_step: float, stable
     slowing = float(np.sum(task.x**2)) / task.n_in / spread[-1]
     steps = np.ceil(MARGIN * max(slowing, 1.0) * times / time_per_step)
     if steps.max() > MAX_STEPS:
+        stability = f" (stable below {stable:.3g})" if np.isfinite(stable) else ""
         warnings.warn(
             f"{int(np.sum(steps > MAX_STEPS))} of {len(s)} modes need up to {steps.max():.3g} "
-            f"steps; the run is cut at {MAX_STEPS}. Give `n_steps` or a larger `learning_rate` "
-            f"(stable below {stable:.3g}).",
+            f"steps; the run is cut at {MAX_STEPS}. Give `n_steps` or a larger "
+            f"`learning_rate`{stability}.",
             stacklevel=5,
         )
     return int(np.clip(steps.max(), MIN_STEPS, MAX_STEPS))

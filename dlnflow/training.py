@@ -32,10 +32,12 @@ class Run:
     init_std : float
         Standard deviation of the initial weights.
     learning_rate : float, optional
-        Default: a hundredth of the largest value that is stable, both at the solution and for the
-        initial weights.
+        Default for "gd" and "flow": a hundredth of the largest value that is stable for gradient
+        descent, both at the solution and for the initial weights. Momentum beta takes 1 - beta
+        times that, Adam 0.002 of the final size of a weight.
     n_steps : int, optional
-        Length of the run. Default: every mode is learned to 0.1 %.
+        Length of the run. Default: every mode is learned to 0.1 %, but at least 200 steps and at
+        most 200,000, with a warning where they are too few. For Adam 5,000.
     seed : int
         Of the initial weights.
     optimizer : {"gd", "flow", "momentum", "adam"}
@@ -48,6 +50,8 @@ class Run:
     ------
     ValueError
         If a number is not positive or the optimizer is unknown.
+    TypeError
+        If `task` is not a Task.
 
     Examples
     --------
@@ -108,7 +112,11 @@ class Run:
 
     @cached_property
     def stable_learning_rate(self) -> float:
-        """The largest step that is stable at the solution; see `dlnflow.defaults`."""
+        """The largest step that is stable at the solution; see `dlnflow.defaults`.
+
+        Infinite for flow, whose learning rate only scales time; NaN for Adam, for which none is
+        known.
+        """
         return defaults.stable_learning_rate(self.task, self.depth, self.optimizer)
 
     def initial_weights(self, *, copy: bool = True) -> tuple[FloatArray, ...]:
@@ -229,20 +237,18 @@ class Run:
         ValueError
             If steps or weights have a wrong shape or range.
         dlnflow.DivergenceError
-            As soon as the loss blows up, with the step and a stable learning rate.
+            As soon as the loss blows up, with the step and, except for Adam, a stable learning
+            rate.
+        FloatingPointError
+            If gradient flow cannot be integrated.
         """
         steps = _checks.recorded_steps(steps, self.n_steps)
         schedule = self._schedule(weights)
         if schedule.batch:
             raise ValueError("`weights` must describe one network; use `losses` for a batch.")
         layers = [w.shape for w in self.problem.weights]
-        flat = _simulation.run(
-            self.problem, steps, schedule, lambda w: np.concatenate([a.ravel() for a in w])
-        )
-        cuts = np.cumsum([a * b for a, b in layers])[:-1]
-        parts = np.split(flat, cuts, axis=1)
-        kept = [p.reshape(-1, *shape) for p, shape in zip(parts, layers, strict=True)]
-        return Trajectory(self, steps, kept, self._reduced[1])
+        flat = _simulation.run(self.problem, steps, schedule, network.flatten)
+        return Trajectory(self, steps, network.unflatten(flat, layers), self._reduced[1])
 
     def losses(self, steps: ArrayLike, weights: ArrayLike | Schedule) -> FloatArray:
         """Per-item losses of many trainings that differ in item weights, run as one batch.
@@ -259,7 +265,7 @@ class Run:
 
         Raises
         ------
-        ValueError, dlnflow.DivergenceError
+        ValueError, dlnflow.DivergenceError, FloatingPointError
             As `train`.
         """
         steps = _checks.recorded_steps(steps, self.n_steps)

@@ -164,6 +164,24 @@ def test_divergence_is_reported_with_step_and_bound(optimizer):
         dln.influence.tangent(run, [2000])
 
 
+def test_adam_diverges_without_a_bound_of_gradient_descent():
+    run = dln.Run(dln.semantic_hierarchy(3), learning_rate=1e3, n_steps=20, optimizer="adam")
+    with pytest.raises(dln.DivergenceError, match=r"step \d+.*=1000 is too large\. `learning_rate"):
+        run.train([20])
+    assert np.isnan(run.stable_learning_rate)
+    assert dln.Run(run.task, optimizer="flow").stable_learning_rate == np.inf
+
+
+def test_one_diverged_network_of_a_batch_is_enough():
+    problem = dln.Run(dln.semantic_hierarchy(3)).problem
+    residual = np.zeros((9, *problem.y.shape))
+    residual[4, 0, 0] = np.sqrt(0.99 * problem.error_limit)
+    problem.check(residual, 7)
+    residual[4, 0, 0] = np.sqrt(1.01 * problem.error_limit)
+    with pytest.raises(dln.DivergenceError, match="step 7"):
+        problem.check(residual, 7)
+
+
 def test_the_stable_bound_separates_convergence_from_divergence():
     task = dln.semantic_hierarchy(3)
     bound = dln.Run(task).stable_learning_rate

@@ -11,8 +11,8 @@ which are sums of positive terms in b. See docs/derivations/perturbation.md.
 """
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
+from dlnflow import _ode
 from dlnflow._typing import FloatArray
 from dlnflow.saxe import mode_strength_derivatives
 
@@ -27,8 +27,8 @@ def coefficients(s: FloatArray, times: FloatArray, a0: float, depth: int, null: 
 
     Raises
     ------
-    ArithmeticError
-        If the integration fails.
+    FloatingPointError
+        If the integrator gives up.
     """
     size = len(s) + null
 
@@ -50,12 +50,12 @@ def coefficients(s: FloatArray, times: FloatArray, a0: float, depth: int, null: 
 
     # What grows by a factor 1 / a0 has to be accurate when it is still small.
     floor = RTOL * min(a0, s[-1]) ** (2 - 2 / depth) * s[-1] / s[0]
-    span = (0.0, max(float(times[-1]), np.finfo(float).tiny))
-    found = solve_ivp(rhs, span, np.zeros(2 * size**2), "DOP853", times, rtol=RTOL, atol=floor)
-    if not found.success:
-        raise ArithmeticError(f"the coupled response could not be integrated: {found.message}")
+    start = np.zeros(2 * size**2)
+    path = start[:, None]
+    if times[-1] > 0:
+        path = _ode.solve("the coupled response", rhs, start, times, rtol=RTOL, atol=floor)
     matrices = np.empty((len(times), size, size))
-    for out, t, y in zip(matrices, times, found.y.T, strict=True):
+    for out, t, y in zip(matrices, times, path.T, strict=True):
         g = strengths(t)[1]
         sig, om = y.reshape(2, size, size)
         out[:] = ((g[:, None] + g) * sig + (g[:, None] - g) * om) / 2

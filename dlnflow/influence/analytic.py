@@ -61,6 +61,8 @@ def analytic(
     ValueError
         If inputs are not whitened, the optimizer has no flow time, the network is narrower than
         the rank of the target, or the derivative does not exist; if an argument is invalid.
+    FloatingPointError
+        If ``response="exact"`` cannot be integrated.
 
     Notes
     -----

@@ -64,6 +64,8 @@ def closed_form_loo(
     ------
     ValueError
         If the run has another depth or uses Adam, or an option is invalid.
+    FloatingPointError
+        If the Gram flow cannot be integrated.
 
     References
     ----------
