@@ -64,9 +64,11 @@ def bif(
     xarray.DataArray
         dims (time, query, train), with coordinates `standard_error` (time, query, train) and,
         per time, `verdict` ("mixed", "short", "not mixed", "diverged"), `r_hat`, `ess`,
-        `noise_floor`, `n_diverged`, `diverged_chains` and, for MALA, `acceptance` (mean over
-        chains). NaN where the verdict is "diverged"; the standard error is NaN too where a chain
-        never moved.
+        `noise_floor`, `n_diverged`, `diverged_chains`; for MALA, `acceptance` (mean over
+        chains); for SGLD and frozen RMSProp-SGLD, `relative_step`, the step times the largest
+        curvature x (median over chains): variances are 1 / (1 - x/4) times too large. NaN where
+        the verdict is "diverged"; the standard error is NaN too where a chain never moved. The
+        attribute `target_changed` names options that changed the posterior.
 
     Raises
     ------
@@ -171,6 +173,8 @@ def from_traces(
     }
     if "acceptance" in traces.coords:
         extra["acceptance"] = ("time", traces.acceptance.mean("chain").values)
+    if "relative_step" in traces.coords:
+        extra["relative_step"] = ("time", traces.relative_step.median("chain").values)
     if errors:
         extra["standard_error"] = (array.dims, scale * np.stack([row[1] for row in rows]))
     return array.assign_coords(extra)

@@ -76,7 +76,9 @@ def sample_traces(
         Naming the damaged unit.
     """
     _check(checkpoints, gradient_data, observed)
-    if store is None:
+    if store is not None:
+        sampler.settings.warn_if_target_changed()
+    else:
         with tempfile.TemporaryDirectory() as folder:
             return sample_traces(checkpoints, gradient_data, observed, sampler, store=folder,
                                  executor=executor, progress=progress)  # fmt: skip

@@ -1,14 +1,15 @@
 """The driver of all kernels: burn in, thin, record losses."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 from dlnflow import _checks
-from dlnflow.sampling import mala, rmsprop_sgld, sgld, underdamped
+from dlnflow.sampling import mala, rmsprop_sgld, sgld, stiffness, underdamped
 from dlnflow.sampling.posterior import Kernel, Noise, Posterior
 
 KERNELS: dict[str, Callable[..., Kernel]] = {
@@ -32,11 +33,15 @@ def build(kernel: str, posterior: Posterior, options: dict[str, Any]) -> Kernel:
     ValueError
         If the name or an option is unknown.
     """
-    _checks.one_of("kernel", kernel, list(KERNELS))
-    try:
-        return KERNELS[kernel](posterior, **options)
-    except TypeError as error:
-        raise ValueError(f"kernel {kernel!r} does not take these options: {error}.") from error
+    make = KERNELS[_checks.one_of("kernel", kernel, list(KERNELS))]
+    known = [name for name in inspect.signature(make).parameters if name != "posterior"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"kernel {kernel!r} does not take the option {unknown[0]!r}; it takes "
+            f"{', '.join(known)}." + _checks.did_you_mean(str(unknown[0]), known)
+        )
+    return make(posterior, **options)
 
 
 def run(
@@ -83,10 +88,39 @@ def run(
     return torch.stack(recorded, dim=1), state
 
 
-def with_acceptance(traces: xr.DataArray, states: list[Any]) -> xr.DataArray:
-    """Add the coordinate `acceptance` (time, chain) where the kernel reports one."""
-    if not all(hasattr(state, "acceptance") for state in states):
-        return traces
-    rates = torch.cat([state.acceptance for state in states]).double().numpy()
+class Report(NamedTuple):
+    """What the last state says of its chains, each (C,): `acceptance` of MALA, `relative_step`."""
+
+    acceptance: Tensor | None
+    relative_step: Tensor | None
+
+    @classmethod
+    def of(cls, kernel: Kernel, posterior: Posterior, state: Any) -> "Report":
+        """Read a state; None where the kernel has no such number."""
+        rates = getattr(state, "acceptance", None)
+        return cls(rates, stiffness.relative_step(kernel, posterior, state))
+
+
+def judged(traces: xr.DataArray, reports: list[Report]) -> xr.DataArray:
+    """Add the coordinates `acceptance` and `relative_step` (time, chain) of kernels with them.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+    reports : list of Report
+        Of all chains, in the order of the traces.
+
+    Returns
+    -------
+    DataArray
+        The traces. Warns once if a step is so large that variances are 25 % off.
+    """
     shape = traces.sizes["time"], traces.sizes["chain"]
-    return traces.assign_coords(acceptance=(("time", "chain"), rates.reshape(shape)))
+    for name in Report._fields:
+        found = [getattr(report, name) for report in reports]
+        if all(value is not None for value in found):
+            values = torch.cat(found).double().numpy().reshape(shape)
+            traces = traces.assign_coords({name: (("time", "chain"), values)})
+    stiffness.warn_if_biased(traces)
+    return traces

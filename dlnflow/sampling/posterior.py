@@ -48,12 +48,14 @@ class Kernel(NamedTuple):
     """A Markov kernel for all chains at once.
 
     `changes` says in words how an option altered the target; empty when the target is U itself.
+    `steps` returns, at a state, what multiplies the drift, where that biases the variances.
     """
 
     name: str
     init: Callable[[Tensor], Any]
     step: Callable[[Any, Noise], Any]
     changes: tuple[str, ...] = ()
+    steps: Callable[[Any], Scale] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlnflow.sampling.kernel_options import changes
 from dlnflow.sampling.posterior import (
     Evaluation,
     Kernel,
@@ -31,7 +32,6 @@ from dlnflow.sampling.posterior import (
     Scale,
     checked_step_size,
 )
-from dlnflow.sampling.sgld import changes
 
 KICK_LIMIT = 4.0
 """eps_hat * localization beyond which the first step alone is unstable."""
@@ -111,8 +111,10 @@ def build(
         theta.addcmul_(step_hat, drift, value=-0.5).addcmul_(kick, noise.normal())
         return State(theta, posterior.evaluate(theta), v, step_hat, kick, steps + 1)
 
-    name = "rmsprop_sgld" if freeze_after is None else "rmsprop_sgld_frozen"
-    return Kernel(name, init, step, changes(noise_scale, None))
+    told = changes(noise_scale)
+    if freeze_after is None:  # its bias is another one, at every step size
+        return Kernel("rmsprop_sgld", init, step, told)
+    return Kernel("rmsprop_sgld_frozen", init, step, told, lambda state: state.step_hat)
 
 
 def check_kick(pull: Tensor, stability: float) -> None:

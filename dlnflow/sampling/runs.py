@@ -64,16 +64,18 @@ def trace_run(
             + _checks.did_you_mean(unknown[0], [*Settings.__dataclass_fields__, "kernel_options"])
         )
     defaults.require_two_layers(run)
-    full = Settings(**defaults.complete(run, settings, kernel), options=dict(kernel_options or {}))
+    full = Settings(
+        **defaults.complete(run, settings, kernel),
+        options={} if kernel_options is None else kernel_options,
+    )
     w1, w2 = defaults.checkpoints(run, steps)
     if kernel in ("sgld", "underdamped"):  # the others do not blow up, or not at this bound
-        _check_stable(
-            defaults.stiffest(run, w1, w2, full.n_beta, full.localization), full.step_size
-        )
+        stiffness = defaults.stiffest(run, w1, w2, full.n_beta, full.localization)
+        _check_stable(stiffness, full.step_size, kernel)
     return toy.sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
 
 
-def _check_stable(stiffness: float, step_size: float) -> None:
+def _check_stable(stiffness: float, step_size: float, kernel: str) -> None:
     """Refuse a step at which the linearised chain grows.
 
     Raises
@@ -85,5 +87,5 @@ def _check_stable(stiffness: float, step_size: float) -> None:
         raise ValueError(
             f"`step_size` = {step_size:g} is beyond stability: step_size * curvature = "
             f"{step_size * stiffness:.3g} >= {STABLE:g}. Use at most "
-            f"{0.05 * STABLE / stiffness:.2g} (a bias of 5 %), or lower `n_beta`."
+            f"{defaults.RELATIVE_STEP[kernel] / stiffness:.2g}, or lower `n_beta`."
         )

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dlnflow import _checks
+from dlnflow.sampling.kernel_options import checked, target_changed, warn_if_target_changed
 from dlnflow.sampling.traces import check_lengths
 
 
@@ -52,11 +53,16 @@ class Settings:
         check_lengths(self.chains, self.draws, self.burn_in, self.thin)
         if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
             raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
+        object.__setattr__(self, "options", checked(self.options, self.burn_in))
         _checks.one_of("dtype", self.dtype, ["float32", "float64"])
 
     def kernel_options(self) -> dict[str, Any]:
         """Return what the kernel builder takes besides the posterior."""
         return {"step_size": self.step_size, **self.options}
+
+    def warn_if_target_changed(self) -> None:
+        """Warn that an option changes what is sampled, if one does."""
+        warn_if_target_changed(self.options)
 
     def lengths(self) -> dict[str, int]:
         """Return what the driver takes."""
@@ -67,6 +73,8 @@ class Settings:
         record = asdict(self)
         options = record.pop("options")
         told = ", ".join(f"{k}={v}" for k, v in options.items())
+        if changed := target_changed(options):
+            record["target_changed"] = changed
         return record | {
             "kernel": kernel, "kernel_options": told,
             "n_train": n_train, "n_parameters": n_parameters,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dlnflow.sampling.kernel_options import changes
 from dlnflow.sampling.posterior import (
     Evaluation,
     Kernel,
@@ -75,19 +76,9 @@ def build(
         theta = clamp(theta, posterior.center, box)
         return State(theta, posterior.evaluate(theta))
 
-    return Kernel("sgld", init, step, changes(noise_scale, box))
+    return Kernel("sgld", init, step, changes(noise_scale, box), lambda _: eps)
 
 
 def clamp(theta: Tensor, center: Tensor, box: float | None) -> Tensor:
     """Return theta with every coordinate within `box` of the center; None leaves it alone."""
     return theta if box is None else theta.clamp(center - box, center + box)
-
-
-def changes(noise_scale: float, box: float | None) -> tuple[str, ...]:
-    """Say how the options change the target."""
-    said = ()
-    if noise_scale != 1.0:
-        said += (f"noise_scale={noise_scale:g}: the target is exp(-U / {noise_scale**2:g})",)
-    if box is not None:
-        said += (f"box={box:g}: coordinates are clamped to the checkpoint +- {box:g}",)
-    return said

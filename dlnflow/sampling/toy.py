@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dlnflow._progress import Progress
 from dlnflow.sampling import chains
-from dlnflow.sampling.chains import with_acceptance
+from dlnflow.sampling.chains import Report, judged
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluation, Posterior
 from dlnflow.sampling.settings import Settings
@@ -149,7 +149,7 @@ def sample(
     Returns
     -------
     xarray.DataArray, dims (time, chain, draw, item)
-        Loss traces.
+        Loss traces, with the coordinates and attributes of `dlnflow.sampling.sample`.
 
     Raises
     ------
@@ -157,6 +157,7 @@ def sample(
         If a setting is out of range, a loss at a checkpoint is not finite, or the step is beyond
         stability.
     """
+    settings.warn_if_target_changed()
     dtype = DTYPES[settings.dtype]
     w1, w2, y = (torch.as_tensor(np.array(a), dtype=dtype) for a in (w1, w2, task.y))
     x = None if task.one_hot else torch.as_tensor(np.array(task.x), dtype=dtype)
@@ -169,13 +170,13 @@ def sample(
     keys = [(settings.seed, int(t), c) for t in time for c in range(settings.chains)]
     slab = max(1, SLAB_BYTES // (theta.shape[1] * theta.element_size()))
     losses = np.empty((len(keys), settings.draws, task.n_items), np.float64)
-    states = []
+    reports = []
     with Progress(len(keys), "sampling") as progress:
         for first in range(0, len(keys), slab):
             rows = slice(first, first + slab)
-            block, state = _advance(centers[rows], keys[rows], x, y, kernel, settings, w)
+            block, report = _advance(centers[rows], keys[rows], x, y, kernel, settings, w)
             losses[rows] = block.numpy()
-            states.append(state)
+            reports.append(report)
             progress.advance(len(block))
     traces = labelled(
         losses.reshape(len(time), settings.chains, settings.draws, task.n_items),
@@ -184,7 +185,7 @@ def sample(
         checkpoint_loss=start,
         attrs=settings.attrs(kernel, task.n_items, theta.shape[1]),
     )
-    return with_acceptance(traces, states)
+    return judged(traces, reports)
 
 
 def _advance(
@@ -195,12 +196,13 @@ def _advance(
     kernel: str,
     settings: Settings,
     weights: Tensor | None,
-) -> tuple[Tensor, object]:
-    """Run one slab of chains: losses (C, draws, N) and the last state."""
+) -> tuple[Tensor, Report]:
+    """Run one slab of chains: losses (C, draws, N) and what the last state says."""
     hidden = center.shape[1] // (len(y) + (y.shape[1] if x is None else len(x)))
     posterior = Posterior(
         evaluator(x, y, hidden, weights), center, settings.n_beta, settings.localization
     )
     noise = Streams(keys, center.shape[1], center.dtype)
     built = chains.build(kernel, posterior, settings.kernel_options())
-    return chains.run(built, center, noise, **settings.lengths())
+    losses, state = chains.run(built, center, noise, **settings.lengths())
+    return losses, Report.of(built, posterior, state)

@@ -85,7 +85,6 @@ def build(
 
     def step(state: State, noise: Noise) -> State:
         # The chain starts with a velocity from its stationary law, N(0, I).
-        # The chain starts with a velocity from its stationary law, N(0, I).
         v = noise.normal().clone() if state.velocity is None else state.velocity
         theta = axpy(state.theta, axpy(v, state.drift, -0.5 * h), 0.5 * h)
         theta = axpy(theta, axpy(v.mul_(c), noise.normal(), refresh), 0.5 * h)

@@ -106,7 +106,7 @@ def test_store_is_read_not_recomputed(parts, whole, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("c/*")}
 
 
-@pytest.mark.parametrize("options", [{}, {"freeze_after": 5}, {"warm_start": True}])
+@pytest.mark.parametrize("options", [{}, {"freeze_after": 3}, {"warm_start": True}])
 def test_more_draws_equal_one_long_run(parts, tmp_path, options):
     long = changed(parts, options=options)
     short = changed(parts, options=options, draws=4)

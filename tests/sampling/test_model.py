@@ -35,9 +35,10 @@ def setup():
     return task, Linear(w1, w2).eval(), (torch.tensor(task.x.T), torch.tensor(task.y.T))
 
 
-SETTINGS = Settings(50.0, 5.0, 1e-3, chains=3, draws=30, burn_in=5, seed=2, dtype="float64")
+SETTINGS = Settings(50.0, 5.0, 1e-4, chains=3, draws=30, burn_in=5, seed=2, dtype="float64")
 
 
+@pytest.mark.filterwarnings("ignore:`step_size`")  # the bias is the same on both sides
 def test_model_chains_have_the_law_of_the_toy_program(setup):
     """Another order of parameters takes other noise, so compare means with their errors."""
     task, net, data = setup
@@ -185,6 +186,18 @@ def test_checkpoints_that_are_not_finite_are_refused(setup):
     broken = {k: v * torch.nan for k, v in net.state_dict().items()}
     with pytest.raises(ValueError, match="checkpoint 3 are not finite"):
         model.sample(net, squared, data, settings=SETTINGS, checkpoints={3: broken})
+
+
+def test_acceptance_and_relative_step_are_reported(setup):
+    _, net, data = setup
+    states = {3: net.state_dict(), 5: net.state_dict()}
+    options = {"settings": SETTINGS, "checkpoints": states}
+    rates = model.sample(net, squared, data, kernel="mala", **options).acceptance
+    assert rates.dims == ("time", "chain") and ((0 < rates) & (rates <= 1)).all()
+    whole = model.sample(net, squared, data, **options)
+    assert whole.relative_step.shape == (2, 3) and (whole.relative_step > 0).all()
+    part = model.sample(net, squared, data, batch_size=2, **options)
+    assert "relative_step" not in part.coords  # gradients are noisy
 
 
 def test_one_name_for_everything():

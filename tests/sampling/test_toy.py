@@ -121,10 +121,70 @@ def test_a_kick_is_refused_in_the_toy(run):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{"noise_scale": 3.0}, {"box": 0.01}])
+def test_options_that_change_the_target_are_named(run, options):
+    """Covariances come out nine times too large, and the chains mix all the same."""
+    with pytest.warns(UserWarning, match="not from the localised posterior"):
+        found = dln.influence.bif(run, [300], kernel="sgld", kernel_options=options, **SHORT)
+    assert next(iter(options)) in found.attrs["target_changed"]
+    plain = sampling.trace_run(run, [300], kernel="sgld", **SHORT)
+    assert "target_changed" not in plain.attrs
+
+
+def test_relative_step_is_step_times_the_largest_curvature(run):
+    """The exact Hessian at the last draw, by autograd, times the step."""
+    options = sampling.suggest(run, kernel="sgld") | {"kernel": "sgld", "dtype": "float64"}
+    options |= {"burn_in": 0, "draws": 4, "chains": 2}
+    found = sampling.trace_run(run, [0, run.n_steps], **options)
+    trained = run.train([0, run.n_steps])
+    for t in range(2):
+
+        def loss(theta):
+            w1t, w2 = theta[:24].view(4, 6), theta[24:].view(7, 6)
+            return 0.5 * ((w2 @ w1t.mT - torch.tensor(run.task.y)) ** 2).sum() / 4
+
+        center = toy.pack(torch.tensor(trained.w1[t]), torch.tensor(trained.w2[t]))
+        hessian = torch.autograd.functional.hessian(loss, center)
+        largest = float(torch.linalg.eigvalsh(hessian).abs().max())
+        expected = options["step_size"] * (options["n_beta"] * largest + options["localization"])
+        np.testing.assert_allclose(found.relative_step[t], expected, rtol=0.15)
+    alone = sampling.trace_run(run, [run.n_steps], **options)
+    np.testing.assert_array_equal(alone.relative_step[0], found.relative_step[1])
+    assert "relative_step" not in sampling.trace_run(run, [0], **SHORT).coords
+
+
+def test_a_step_near_the_stability_limit_is_warned_about(run):
+    """Chains agree on variances several times too large; no verdict can see it."""
+    settings = sampling.suggest(run, kernel="sgld") | {"kernel": "sgld", **SHORT, "burn_in": 200}
+    settings["step_size"] *= 12
+    with pytest.warns(UserWarning, match="too large, whatever the verdict says. For 5 %"):
+        found = dln.influence.bif(run, [run.n_steps], **settings)
+    assert 0.8 < found.relative_step.item() < 4
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start):
+    """Learning coefficient 27 in place of 13.5, with the verdict "mixed"."""
+    task, w1, w2 = global_minimum(6, 3, 6, 3)
+    options = {"stability": 1e-6, "freeze_after": 300, "warm_start": warm_start}
+    settings = Settings(
+        6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, options=options
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="`step_size` = 1e-08 is too large"):
+        toy.sample(w1, w2, task, time=[0], kernel="rmsprop_sgld", settings=settings)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"n_beta": 0}, "`n_beta`"),
+        ({"kernel_options": 3}, "`kernel_options` must be a mapping"),
+        ({"kernel_options": {"step_size": 1e-9}}, "`step_size` is a setting of its own"),
+        ({"kernel_options": {"noise_scale": 0}}, "`noise_scale`"),
+        ({"kernel_options": {"noise_scale": float("nan")}}, "`noise_scale`"),
+        ({"kernel_options": {"box": -1.0}}, "`box`"),
+        ({"kernel_options": {"freeze_after": 4}}, "`freeze_after` = 4 must not exceed"),
+        ({"kernel_options": {"persistance": 0.5}}, "Did you mean 'persistence'"),
         ({"n_beta": -1.0}, "`n_beta`"),
         ({"localization": 0}, "`localization`"),
         ({"step_size": float("nan")}, "`step_size`"),
