@@ -47,28 +47,27 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped."""
+    import numpy as np
     import torch
 
     from dlnflow._checks import one_of
     from dlnflow._progress import Progress
     from dlnflow.lm.model import CONFIGURATIONS
     from dlnflow.lm.tokenizer import load_tokenizer
-    from dlnflow.lm.train import prepare
     from dlnflow.lm.train import train as run
 
     torch.set_num_threads(threads)
     one_of("configuration", configuration, list(CONFIGURATIONS))
     settings = changed(CONFIGURATIONS[configuration], setting or [])
-    data = prepare(settings, out, tokenizer=load_tokenizer(tokenizer)) if tokenizer else None
-    losses: list[float] = []
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
     with Progress(settings.n_steps, "training") as bar:
 
         def progress(step: int, loss: float) -> None:
-            losses.append(loss)
             bar.advance(step + 1 - bar.done)
 
-        ladder = run(settings, out, data=data, progress=progress, device=device)
-    last = losses[-1] if losses else None
+        ladder = run(settings, out, tokenizer=loaded, progress=progress, device=device)
+    losses = np.load(out / "losses.npy")
+    last = float(losses[-1]) if len(losses) else None
     _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)
 
 

@@ -5,7 +5,6 @@ Shared by the commands and the figures, so that both describe the same store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from dlnflow.lm import _results
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.induction import repeated_sequences
 from dlnflow.lm.mixture import GradientData, Observed
-from dlnflow.lm.model import Settings
+from dlnflow.lm.run_folder import read_settings
 from dlnflow.lm.token_classes import Vocabulary, classify
 from dlnflow.lm.traces import sample_traces
 from dlnflow.lm.train import Data, load_data
@@ -86,7 +85,7 @@ def plan(
     one_of("observe", observe, OBSERVE)
     folder = Path(folder)
     data = load_data(folder)
-    settings = Settings(**json.loads((folder / "settings.json").read_text()))
+    settings = read_settings(folder)
     length = settings.context
     gradient = GradientData(
         data.training.ids, max(1, GRADIENT_TOKENS // length), length, settings.repeat_share,

@@ -7,7 +7,6 @@ during its rise should bring the transition forward, and one after it should cha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
@@ -19,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import _checks
 from dlnflow.lm import induction
+from dlnflow.lm._files import write_json
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.model import Settings
+from dlnflow.lm.run_folder import check_inputs, read_record
 from dlnflow.lm.token_classes import repeated_pairs
 from dlnflow.lm.train import Data, prepare, train
 
@@ -157,10 +158,11 @@ def intervene(
     Raises
     ------
     ValueError
-        If a run in `out` was made with another window.
+        If a run in `out` was made with another window, corpus or tokenizer.
     """
     out = Path(out)
     data = data or prepare(settings, out / "data")
+    check_inputs(out, data.training, data.tokenizer)
     period = min(24, settings.context // 2)
     probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False)
     plans: dict[str, Window | None] = {"never": None, **choices}
@@ -199,11 +201,12 @@ def _scores(
 
 def _claim(folder: Path, window: Window | None) -> None:
     """Write down the window of a run, or check that it is the one there."""
-    from dlnflow.lm._files import write_json
-
-    mine = None if window is None else vars(window)
+    mine = {} if window is None else vars(window)
     path = folder / "window.json"
-    if path.exists() and json.loads(path.read_text()) != mine:
-        raise ValueError(f"`out` {folder} holds a run with another window: "
-                         f"{path.read_text().strip()}. Use another folder.")  # fmt: skip
-    write_json(path, mine)
+    if path.exists() and (folder / "settings.json").exists():  # else it never began
+        none = path.read_text().strip() == "null"
+        theirs = {} if none else read_record(path, remedy=f"Delete {folder}.")
+        if theirs != mine:
+            raise ValueError(f"`out` {folder} holds a run with another window ({theirs or None}). "
+                             "Use another folder.")  # fmt: skip
+    write_json(path, mine or None)

@@ -6,13 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dlnflow._checks import one_of
+from dlnflow._checks import one_of, positive, positive_integer, real_number, whole_number
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM
 
 SHORT = 256
 """Longest context that is trained with plain instead of fused attention."""
+POSITIVE = (
+    "vocab_size", "layers", "width", "heads", "context", "rows", "accumulate", "horizon", "every",
+    "documents", "segment_min", "segment_max",
+)  # fmt: skip
+"""Settings that are whole numbers of at least 1."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,15 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in POSITIVE:
+            positive_integer(name, getattr(self, name))
+        for name in ("warmup", "n_steps", "seed"):
+            whole_number(name, getattr(self, name))
+        positive("learning_rate", self.learning_rate)
+        if real_number("final_lr", self.final_lr) < 0:
+            raise ValueError(f"`final_lr` must be >= 0, got {self.final_lr}.")
+        if not self.corpus.strip():
+            raise ValueError("`corpus` must name a built-in corpus or a path, got an empty name.")
         one_of("init", self.init, ("normal", "pythia"))
         one_of("precision", self.precision, ("bf16", "fp32"))
         if self.width % self.heads:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +14,12 @@ from numpy.typing import NDArray
 from dlnflow.lm import corpus as corpora
 from dlnflow.lm._device import usable_device
 from dlnflow.lm._files import atomic_path, write_atomic, write_json
+from dlnflow.lm._pretrained import first_line
+from dlnflow.lm._state import State, mark
 from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.losses import token_losses
 from dlnflow.lm.mixture import mixture
-from dlnflow.lm.model import Settings, build
+from dlnflow.lm.model import Settings
+from dlnflow.lm.run_folder import AGAIN, check_settings, claim, read_record, spelled
 from dlnflow.lm.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 Weigh = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(step, rows (n_rows, context + 1)) -> weight of every row's loss."""
-WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
-"""Pythia's optimiser: AdamW with decay on matrices, gradients clipped to norm 1."""
+PARTS = ("training", "held_out")
+DATA_AGAIN = AGAIN.replace("it", "data.json", 1)
+"""The way out if one of the files that `prepare` wrote is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,25 +61,43 @@ def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None 
     Raises
     ------
     ValueError
-        If the tokenizer has more ids than the model.
+        If the tokenizer has more ids than the model, the text yields fewer than `vocab_size`, or
+        `out` was prepared with another corpus or tokenizer.
     """
     out = Path(out)
-    if not (out / "data.json").exists():
-        text = corpora.load_or_stream(settings.corpus, settings.documents)
-        tokenizer = tokenizer or train_bpe(text, settings.vocab_size)
-        if tokenizer.get_vocab_size() > settings.vocab_size:
-            raise ValueError(
-                f"`tokenizer` has {tokenizer.get_vocab_size()} ids, more than `vocab_size` = "
-                f"{settings.vocab_size} of the model."
-            )
-        parts = encode(text, tokenizer)
-        write_atomic(out / "tokenizer.json", lambda p: tokenizer.save(str(p)))
-        for name, part in zip(("training", "held_out"), parts, strict=True):
-            with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
-                np.save(file, part.ids)
-        hashes = {"training": parts[0].sha256, "held_out": parts[1].sha256}
-        write_json(out / "data.json", {"corpus": text.name, "text_sha256": text.sha256, **hashes})
+    if (out / "data.json").exists():
+        _same(settings, out, tokenizer)
+        return load_data(out)
+    text = corpora.load_or_stream(settings.corpus, settings.documents)
+    given, tokenizer = tokenizer, tokenizer or train_bpe(text, settings.vocab_size)
+    size = tokenizer.get_vocab_size()
+    if size > settings.vocab_size:
+        raise ValueError(f"`tokenizer` has {size} ids, more than `vocab_size` = "
+                         f"{settings.vocab_size} of the model.")  # fmt: skip
+    if given is None and size < settings.vocab_size:
+        raise ValueError(f"`vocab_size` {settings.vocab_size}: the text yields only {size} ids. "
+                         f"Use `vocab_size={size}`, or more text.")  # fmt: skip
+    parts = encode(text, tokenizer)
+    write_atomic(out / "tokenizer.json", lambda p: tokenizer.save(str(p)))
+    for name, part in zip(PARTS, parts, strict=True):
+        with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
+            np.save(file, part.ids)
+    hashes = {"training": parts[0].sha256, "held_out": parts[1].sha256,
+              "tokenizer": spelled(tokenizer)}  # fmt: skip
+    write_json(out / "data.json",
+               {"corpus": settings.corpus, "text_sha256": text.sha256, **hashes})  # fmt: skip
     return load_data(out)
+
+
+def _same(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> None:
+    """Check that data prepared earlier are those that are asked for."""
+    there = read_record(out / "data.json", ("corpus",))["corpus"]
+    if there != settings.corpus:
+        raise ValueError(f"`out` {out} holds the data of corpus {there!r}, not of "
+                         f"{settings.corpus!r}. Use another folder.")  # fmt: skip
+    if tokenizer is not None and spelled(tokenizer) != spelled(load_tokenizer(out)):
+        raise ValueError(f"`out` {out} was prepared with another tokenizer, its tokenizer.json. "
+                         "Use another folder, or that tokenizer.")  # fmt: skip
 
 
 def load_data(out: str | Path) -> Data:
@@ -93,18 +112,36 @@ def load_data(out: str | Path) -> Data:
     ------
     FileNotFoundError
         If `out` holds no prepared data.
+    ValueError
+        If a file is damaged, or not the one whose hash was written down.
     """
     out = Path(out)
     if not (out / "data.json").exists():
+        found = f"{out} holds no data (data.json)" if out.is_dir() else f"there is no folder {out}"
         raise FileNotFoundError(
-            f"`out` {out} holds no data (data.json); call train or prepare first. For checkpoints "
-            "from elsewhere give a text: `--text`, or lm.text_plan.plan_from_text."
+            f"{found}; `dlnflow lm train` makes runs. For checkpoints from elsewhere, the hub too, "
+            "give a text: `--text` (in Python lm.text_plan.plan_from_text)."
         )
-    text_sha256 = json.loads((out / "data.json").read_text())["text_sha256"]
+    known = read_record(out / "data.json", ("text_sha256", *PARTS))
     tokenizer = load_tokenizer(out)
+    if known.get("tokenizer", spelled(tokenizer)) != spelled(tokenizer):
+        raise ValueError(f"{out / 'tokenizer.json'} is not the one that the data were made with. "
+                         f"{DATA_AGAIN}")  # fmt: skip
     size = tokenizer.get_vocab_size()
-    parts = (np.load(out / f"{name}.npy") for name in ("training", "held_out"))
-    return Data(tokenizer, *(Tokens(ids, size, text_sha256) for ids in parts))
+    parts = (_ids(out / f"{n}.npy", known[n], size, known["text_sha256"]) for n in PARTS)
+    return Data(tokenizer, *parts)
+
+
+def _ids(path: Path, sha256: str, vocab_size: int, text_sha256: str) -> Tokens:
+    """Read ids and compare their hash."""
+    try:
+        tokens = Tokens(np.load(path), vocab_size, text_sha256)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({first_line(error)}). {DATA_AGAIN}") from error
+    if tokens.sha256 != sha256:
+        raise ValueError(f"{path} is damaged or was replaced: data.json has another sha256. "
+                         f"{DATA_AGAIN}")  # fmt: skip
+    return tokens
 
 
 def batch(settings: Settings, tokens: Tokens, step: int) -> NDArray[np.int32]:
@@ -148,6 +185,7 @@ def train(
     out: str | Path,
     *,
     data: Data | None = None,
+    tokenizer: Tokenizer | None = None,
     weigh: Weigh | None = None,
     progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
@@ -164,9 +202,11 @@ def train(
         The run; see `CONFIGURATIONS`.
     out : path
         Folder: ``step0/``, ``step1/``, ... each with config, weights and tokenizer,
-        ``losses.npy`` (training loss of every step) and ``settings.json``.
+        ``losses.npy`` (training loss of every step), ``settings.json`` and ``inputs.json``.
     data : Data, optional
-        Prepared ids; by default `prepare(settings, out)`.
+        Prepared ids; by default `prepare(settings, out, tokenizer=tokenizer)`.
+    tokenizer : tokenizers.Tokenizer, optional
+        Use this instead of training one, if no `data` are given.
     weigh : callable, optional
         Weights of the rows of a step; 1 by default.
     progress : callable, optional
@@ -182,21 +222,24 @@ def train(
     Raises
     ------
     ValueError
-        If `out` holds a run with other settings.
+        If `out` holds a run with other settings, data or weights of rows, or damaged files.
     FloatingPointError
         If the loss stops being finite.
     """
     out = Path(out)
-    _claim(settings, out)
-    data = data or prepare(settings, out)
-    state = _State(settings, out, device)
+    usable_device(device)
+    check_settings(settings, out)
+    data = _data(settings, out, tokenizer) if data is None else data
+    state = State(settings, out, device)
+    _check_weights(state, data.training, weigh)
+    # a folder belongs to the run only now that nothing is left to fail before its first step
+    claim(settings, out, data.training, data.tokenizer)
     targets = settings.checkpoint_steps()
     if state.step == 0:
         state.save(data.tokenizer)
     for step in range(state.step, settings.n_steps):
         rows = batch(settings, data.training, step)
-        weights = np.ones(len(rows), np.float32) if weigh is None else weigh(step, rows)
-        loss = state.advance(rows, weights)
+        loss = state.advance(rows, _weights(weigh, step, rows), learning_rate(settings, step))
         if progress is not None:
             progress(step, loss)
         if step + 1 in targets:
@@ -204,88 +247,30 @@ def train(
     return Checkpoints.from_directory(out)
 
 
-def _claim(settings: Settings, out: Path) -> None:
-    """Write the settings into `out`, or check that they are the ones there."""
-    path, mine = out / "settings.json", dataclasses.asdict(settings)
-    if not path.exists():
-        return write_json(path, mine)
-    theirs = dataclasses.asdict(Settings(**json.loads(path.read_text())))
-    # a longer run with the same schedule continues a shorter one
-    differing = [k for k in mine if k != "n_steps" and mine[k] != theirs[k]]
-    if differing:
-        shown = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} asked" for k in differing)
-        raise ValueError(f"`out` {out} holds a run with other settings ({shown}). Use another "
-                         "folder, or delete that one.")  # fmt: skip
-    return None
+def _data(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> Data:
+    """Prepare the data; leave none behind that cannot be trained on."""
+    new = not (out / "data.json").exists()
+    data = prepare(settings, out, tokenizer=tokenizer)
+    try:
+        batch(settings, data.training, 0)
+    except ValueError:
+        if new:
+            (out / "data.json").unlink()
+        raise
+    return data
 
 
-class _State:
-    """Model and optimiser at one step, saved and restored together."""
+def _weights(weigh: Weigh | None, step: int, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the weights of the rows of a step."""
+    return np.ones(len(rows), np.float32) if weigh is None else weigh(step, rows)
 
-    def __init__(self, settings: Settings, out: Path, device: str):
-        import torch
 
-        self.settings, self.out, self.device, self.step = settings, out, device, 0
-        self.losses: list[float] = []
-        self.model = build(settings).to(usable_device(device))
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": WEIGHT_DECAY},
-             {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate, betas=BETAS, eps=1e-8, fused=True,
-        )  # fmt: skip
-        if (out / "resume.pt").exists():
-            self._restore(torch.load(out / "resume.pt", map_location=device, weights_only=True))
-
-    def _restore(self, saved: dict) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.losses = saved["step"], saved["losses"]
-
-    def advance(self, rows: NDArray[np.int32], weights: NDArray[np.float32]) -> float:
-        """Take one optimiser step; return the weighted loss before it."""
-        import torch
-
-        s, n = self.settings, len(rows)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(s, self.step)
-        total = torch.zeros((), device=self.device)
-        for start in range(0, n, s.rows):
-            ids = torch.from_numpy(rows[start : start + s.rows]).long().to(self.device)
-            w = torch.from_numpy(weights[start : start + s.rows]).to(self.device)
-            losses = token_losses(self.model, ids, bf16=s.precision == "bf16")
-            loss = (w * losses.mean(1)).sum() / n
-            loss.backward()
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        value = float(total)
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {self.step}; lower `learning_rate` (now "
-                f"{s.learning_rate}) and train into a new folder."
-            )
-        self.losses.append(value)
-        self.step += 1
-        return value
-
-    def save(self, tokenizer: Tokenizer) -> None:
-        """Write step folder and resume state; each appears complete or not at all."""
-        import torch
-        from safetensors.torch import save_file
-
-        folder, partial = self.out / f"step{self.step}", self.out / f".step{self.step}.partial"
-        if not folder.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            self.model.config.save_pretrained(partial)
-            weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
-            save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-            tokenizer.save(str(partial / "tokenizer.json"))
-            partial.rename(folder)
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "step": self.step, "losses": self.losses}  # fmt: skip
-        write_atomic(self.out / "resume.pt", lambda p: torch.save(state, p))
-        with atomic_path(self.out / "losses.npy") as path, open(path, "wb") as file:
-            np.save(file, np.asarray(self.losses))
+def _check_weights(state: State, tokens: Tokens, weigh: Weigh | None) -> None:
+    """Check that the steps taken so far weighed their rows as they would now."""
+    if weigh is None and not any(state.marks):
+        return
+    for step, known in enumerate(state.marks):
+        rows = batch(state.settings, tokens, step)
+        if known is not None and mark(_weights(weigh, step, rows)) != known:
+            raise ValueError(f"`weigh` gives the rows of step {step} other weights than the run in "
+                             f"{state.out} had. Use another folder.")  # fmt: skip
