@@ -15,12 +15,12 @@ from dlnflow.influence._gaussian import fluctuations
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._proximal import proximal_points
 from dlnflow.influence._resolvent import hessian_influence
+from dlnflow.sampling.defaults import N_BETA
 from dlnflow.training import Run
 
-N_BETA = 1e4
-"""Default inverse temperature: fluctuations of the outputs are then about 1 % of a feature."""
 LOCALIZATION_FACTOR = 2.0
-"""Default localization / (n_beta * largest negative curvature met); above 1 saddles are held."""
+"""Default localization / (n_beta * largest negative curvature met); above 1 saddles are held. `bif`
+takes 10, with which sampled influence follows retraining better (docs/sampling.md)."""
 
 
 def laplace_bif(
@@ -59,7 +59,9 @@ def laplace_bif(
         Inverse temperature; a list becomes the leading dim ``beta``. Default: 1e4.
     localization : float or list of float, optional
         A list becomes the leading dim ``localization``. Default: n_beta times twice the largest
-        negative curvature at these checkpoints, so that the posterior stays near saddles.
+        negative curvature at these checkpoints, so that the posterior stays near saddles. `bif`
+        takes ten times that curvature, because its samples then follow retraining better
+        (docs/sampling.md); give both the same to compare them.
     order : {1, 2}
         1 leaves out the trace, in which losses of fitted items still fluctuate.
     normalised : bool

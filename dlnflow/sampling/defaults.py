@@ -33,7 +33,7 @@ MAX_BURN_IN = 5000
 """Given settings that need longer are left to the verdict."""
 LOCALIZATION_FACTOR = 10.0
 """localization / (n_beta * largest negative curvature). Above 1 the saddle is held; far above it
-the BIF follows retraining best (docs/sampling.md)."""
+the BIF follows retraining best (docs/sampling.md). `laplace_bif` takes 2, which only holds it."""
 
 
 def suggest(
@@ -44,6 +44,10 @@ def suggest(
     kernel: str = "underdamped",
 ) -> dict[str, Any]:
     """Return n_beta, localization, step_size and burn_in for a run.
+
+    The localization is five times the default of `dlnflow.influence.laplace_bif`, with which it
+    shares n_beta: 10 and not 2 times what just holds a saddle, because sampled influence then
+    follows retraining much better (docs/sampling.md). Give both the same to compare them.
 
     Parameters
     ----------
