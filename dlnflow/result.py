@@ -39,7 +39,7 @@ def influence(
     ----------
     values : array, shape (..., T, n_query, n_train)
         K = d l_query / d w_train. A finite removal enters as l(full) - l(without), a sampled
-        covariance as -beta Cov.
+        covariance as -(n_beta/N) Cov.
     time : array of int, shape (T,)
         Optimiser steps, strictly increasing.
     query, train : sequences of str

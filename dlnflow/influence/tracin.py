@@ -32,8 +32,11 @@ def tracin(
     with P = 1 for gradient descent and flow (there the sum over k is the integral). What a
     gradient moves is what the optimizer makes of it: for momentum beta P = 1/(1 - beta), the sum
     of all displacements it causes, and for Adam eta P_k is diagonal, the step of each weight per
-    unit of its mean gradient, eta / [(1 - beta1^k) (sqrt(v_k) / sqrt(1 - beta2^k) + epsilon)],
-    with v_k held fixed.
+    unit of its mean gradient,
+
+        eta / [(1 - beta1^(k+1)) (sqrt(v_{k+1}) / sqrt(1 - beta2^(k+1)) + epsilon)],
+
+    with v_{k+1}, which the step from theta_k has updated, held fixed.
 
     Approximation: a displacement stays as it is, however later steps would amplify or undo it
     (Phi = identity in the response kernel); docs/why_peaks_differ.md measures what that costs.
