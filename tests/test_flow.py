@@ -231,11 +231,15 @@ def test_gram_tangent_is_the_derivative_and_takes_many_directions():
             assert error < TANGENT_VS_DIFFERENCE * max(np.abs(slope).max(), 1)
 
 
+# Below 1e-100 the reference solver's error estimate is 0 / 0: squares of it underflow.
+layer_strengths = st.floats(-1.5, 1.5).map(lambda a: a if abs(a) > 1e-100 else 0.0)
+
+
 @settings(deadline=None, max_examples=60, print_blob=True)
 @given(
     s=st.one_of(st.just(0.0), st.floats(1e-3, 4.0)),
-    a1=st.floats(-1.5, 1.5),
-    a2=st.floats(-1.5, 1.5),
+    a1=layer_strengths,
+    a2=layer_strengths,
     t=st.floats(0.0, 6.0),
 )
 def test_unbalanced_mode_equals_its_ode(s, a1, a2, t):
