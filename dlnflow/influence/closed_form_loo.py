@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _estimator_checks
+from dlnflow import _checks, _estimator_checks, defaults
 from dlnflow._typing import FloatArray
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.influence._removal import Removal
@@ -137,8 +137,10 @@ def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
 
 def _check_added(run: Run, smallest: float) -> None:
     """Refuse an item weight at which steps diverge: the flow neither predicts them nor ends."""
-    limit = run.stable_learning_rate / run.learning_rate
-    limit *= STIFF if run.optimizer == "flow" else 1.0
+    flow = run.optimizer == "flow"
+    rule = "gd" if flow else run.optimizer
+    limit = defaults.stable_learning_rate(run.task, run.depth, rule) / run.learning_rate
+    limit *= STIFF if flow else 1.0
     if smallest < 0 and 1 - smallest > limit:
         raise ValueError(
             f"`fraction` {smallest:g} gives an item the weight {1 - smallest:g}, at which the "
