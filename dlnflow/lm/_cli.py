@@ -1,6 +1,8 @@
 """The commands `dlnflow lm ...`; long ones go on where they were stopped."""
 
 import json
+import math
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,11 +81,12 @@ def classes(
     as_json: AsJson = False,
 ) -> None:
     """Print the tokens of a text with their structural classes."""
+    from dlnflow.lm.corpus import read_text
     from dlnflow.lm.token_classes import classify
     from dlnflow.lm.tokenizer import load_tokenizer
 
-    loaded = load_tokenizer(tokenizer)
-    encoding = loaded.encode(text.read_text(encoding="utf-8"))
+    written, loaded = read_text(text), load_tokenizer(tokenizer)
+    encoding = loaded.encode(written)
     found = classify([encoding.ids], loaded)
     names = found.token_class.values
     rows = [
@@ -109,13 +112,18 @@ def induction(
 
     ladder = find(folder, ordered(step))
     counts = count(folder, text, steps=ordered(step))
-    data = measure(ladder, repeated_sequences(counts, disjoint=False, n_sequences=32))
+    probe = repeated_sequences(counts, disjoint=False, n_sequences=32)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = measure(ladder, probe)
+    for one in said:
+        typer.echo(f"warning: {one.message}", err=True)
     rows = [
         {
             "step": int(t),
-            "best_head": float(data.induction.sel(time=t).max()),
-            "best_layer": float(data.layer_induction.sel(time=t).max()),
-            "previous": float(data.previous.sel(time=t).max()),
+            "best_head": float(data.induction.sel(time=t).max(skipna=False)),
+            "best_layer": float(data.layer_induction.sel(time=t).max(skipna=False)),
+            "previous": float(data.previous.sel(time=t).max(skipna=False)),
             "first_half": float(data.loss.sel(time=t, half="first")),
             "second_half": float(data.loss.sel(time=t, half="second")),
         }
@@ -245,7 +253,16 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _print(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer, indent=1))
+        typer.echo(json.dumps(_finite(answer), indent=1, allow_nan=False))
     else:
         for name, value in answer.items():
             typer.echo(f"{name}: {value}")
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null in place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

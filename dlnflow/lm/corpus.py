@@ -43,7 +43,8 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not any(self.documents):
-            raise ValueError(f"`source` {self.name!r} holds no text.")
+            raise ValueError(f"{self.name!r} holds no text: no UTF-8 file, of a folder ending in "
+                             f"{', '.join(sorted(TEXT_SUFFIXES))}.")  # fmt: skip
 
     @cached_property
     def sha256(self) -> str:
@@ -86,6 +87,32 @@ def load(source: str | Path, *, max_characters: int | None = None) -> Corpus:
     return Corpus(str(source), tuple(documents))
 
 
+def read_text(path: str | Path) -> str:
+    """Read one text file.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    ValueError
+        If it is a folder, not UTF-8, or empty.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a text file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is "
+                         f"{error.object[error.start]:#04x}.") from error  # fmt: skip
+    if not text:
+        raise ValueError(f"{path} holds no text.")
+    return text
+
+
 def stream(dataset: str, *, n_documents: int, split: str = "train", field: str = "text") -> Corpus:
     """Read the first documents of a data set on the Hugging Face hub, without downloading it all.
 
@@ -117,7 +144,7 @@ def stream(dataset: str, *, n_documents: int, split: str = "train", field: str =
     except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"`dataset` {dataset!r} could not be streamed: {error}. Without network use "
-            "corpus.load('stdlib'), corpus.load('dependencies') or corpus.load(path_to_text)."
+            "'stdlib', 'dependencies' or the path of a text (in Python corpus.load('stdlib'))."
         ) from error
     return Corpus(dataset, documents)
 
@@ -132,16 +159,18 @@ def load_or_stream(source: str | Path, n_documents: int) -> Corpus:
 
 def _documents(source: str | Path) -> Iterator[str]:
     """Iterate over the documents of a built-in or path."""
+    if not str(source).strip():
+        raise ValueError("the text must have a name, got an empty one.")
     if str(source) in BUILT_IN:
         return iter(BUILT_IN[str(source)]())
     path = Path(source)
     if path.is_file():
-        return _read([path])
+        return iter([read_text(path)])
     if path.is_dir():
         return _read(p for p in sorted(path.rglob("*")) if p.suffix in TEXT_SUFFIXES)
     raise ValueError(
-        f"`source` must be one of {', '.join(BUILT_IN)}, or an existing file or folder; "
-        f"got {str(source)!r}." + did_you_mean(str(source), list(BUILT_IN))
+        f"the text (`--text`, or `corpus` of a run) must be one of {', '.join(BUILT_IN)}, or an "
+        f"existing file or folder; got {str(source)!r}." + did_you_mean(str(source), list(BUILT_IN))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -69,8 +70,9 @@ def repeated_sequences(
     available = int(np.count_nonzero(counts))
     if needed > available:
         raise ValueError(
-            f"`n_sequences` x `period` needs {needed} different ids that occur in the text, there "
-            f"are {available}. Use fewer or shorter sequences, more `deals`, or disjoint=False."
+            f"{n_sequences} sequences (`n_sequences`, `rows` when sampling) of `period` {period} "
+            f"need {needed} different ids that occur in the text; there are {available}. Use fewer or "
+            "shorter sequences, or more text (in Python also more `deals`, or disjoint=False)."
         )
     rng = np.random.default_rng(seed)
     if disjoint:
@@ -101,7 +103,8 @@ def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:
     Returns
     -------
     Dataset
-        With dims layer, head and half.
+        With dims layer, head and half. All NaN but for the losses if a loss is not finite: what
+        attention such weights give means nothing.
     """
     import torch
 
@@ -114,10 +117,13 @@ def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:
     queries = torch.arange(period, 2 * period - 1, device=ids.device)
     at = torch.stack([a[:, :, queries].float() for a in attention])  # (layer, n, head, query, key)
 
+    usable = bool(losses.isfinite().all())
+
     def looked_back(distance: int) -> NDArray[np.float64]:
         keys = (queries - distance).view(1, 1, 1, -1, 1)
         keys = keys.expand(*at.shape[:4], 1)
-        return at.gather(-1, keys).mean((1, 3, 4)).double().cpu().numpy()
+        found = at.gather(-1, keys).mean((1, 3, 4)).double().cpu().numpy()
+        return found if usable else np.full_like(found, np.nan)
 
     halves = [losses[:, : period - 1].mean(), losses[:, period:].mean()]
     return xr.Dataset(
@@ -139,11 +145,19 @@ def measure(
     -------
     Dataset
         As `scores`, with leading dim time, and ``layer_induction`` (time, layer): the score summed
-        over the heads of a layer, since several heads may share the work.
+        over the heads of a layer, since several heads may share the work. Warns of checkpoints
+        with losses that are not finite.
     """
     parts = [scores(checkpoints.load(int(s), device=device), sequences) for s in checkpoints.steps]
     data = xr.concat(parts, dim=xr.Variable("time", checkpoints.steps))
-    data["layer_induction"] = data.induction.sum("head")
+    data["layer_induction"] = data.induction.sum("head", skipna=False)
+    broken = checkpoints.steps[~np.isfinite(data.loss.values).all(1)].tolist()
+    if broken:
+        warnings.warn(
+            f"losses at steps {broken} are not finite: their weights are damaged or training "
+            "diverged, so there is no score of them",
+            RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
     data.attrs["sequences"] = f"{sequences.shape[0]} of period {sequences.shape[1] // 2}"
     return data
 

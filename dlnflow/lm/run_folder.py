@@ -62,10 +62,15 @@ def read_settings(folder: Path) -> Settings:
 
     Raises
     ------
+    FileNotFoundError
+        If the folder holds no run.
     ValueError
         If they are damaged.
     """
     path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run (settings.json); `dlnflow lm train` makes "
+                                "one.")  # fmt: skip
     names = {f.name for f in dataclasses.fields(Settings)}
     found = read_record(path)
     try:

@@ -187,6 +187,7 @@ def _checked(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
     except ValueError as error:
         raise ValueError("`ids` must be sequences of equal length; crop or classify them one "
                          "by one.") from error  # fmt: skip
+    rows = rows if rows.size else rows.astype(np.int64)  # an empty list has no type
     if rows.ndim != 2 or rows.dtype.kind not in "iu":
         raise ValueError(f"`ids` must be (n, T) integers, got {rows.dtype} {rows.shape}.")
     if rows.size and (rows.min() < 0 or rows.max() >= vocab_size):

@@ -37,7 +37,7 @@ def test_draws_by_frequency_do_not_repeat_an_id():
 
 
 def test_too_small_a_vocabulary():
-    with pytest.raises(ValueError, match="needs 100 different ids"):
+    with pytest.raises(ValueError, match="need 100 different ids"):
         repeated_sequences(COUNTS, n_sequences=10, period=10)
 
 
