@@ -71,8 +71,8 @@ def repeated_sequences(
     if needed > available:
         raise ValueError(
             f"{n_sequences} sequences (`n_sequences`, `rows` when sampling) of `period` {period} "
-            f"need {needed} different ids that occur in the text; there are {available}. Use fewer or "
-            "shorter sequences, or more text (in Python also more `deals`, or disjoint=False)."
+            f"need {needed} different ids that occur in the text; there are {available}. Use fewer "
+            "or shorter sequences, or more text (in Python also more `deals`, or disjoint=False)."
         )
     rng = np.random.default_rng(seed)
     if disjoint:
