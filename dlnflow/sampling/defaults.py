@@ -126,7 +126,8 @@ def complete(
     ValueError
         If a given number is out of range, or nothing sets a scale.
     """
-    given = {k: v for k, v in given.items() if v is not None}
+    left_out = ("n_beta", "localization", "step_size", "burn_in")
+    given = {k: v for k, v in given.items() if v is not None or k not in left_out}
     for name in ("n_beta", "localization", "step_size"):
         if name in given:
             _checks.positive(name, given[name])

@@ -32,7 +32,7 @@ class Parameters:
     def of(
         cls, model: nn.Module, state: Mapping[str, Tensor], patterns: Sequence[str] | None
     ) -> "Parameters":
-        """Choose parameters by name; `*` matches anything, None means all.
+        """Choose among the parameters that require a gradient; None means all.
 
         Returns
         -------
@@ -42,22 +42,29 @@ class Parameters:
         Raises
         ------
         ValueError
-            If a pattern matches no parameter, or the state lacks one.
+            If a pattern matches no parameter, or the state lacks one or has another shape.
         """
         known = dict(model.named_parameters())
+        free = [name for name, value in known.items() if value.requires_grad]
         patterns = ("*",) if patterns is None else patterns
         patterns = (patterns,) if isinstance(patterns, str) else patterns
         for pattern in patterns:
-            if not fnmatch.filter(known, pattern):
+            if not fnmatch.filter(free, pattern):
                 raise ValueError(
-                    f"`parameters` pattern {pattern!r} matches none of "
-                    f"{', '.join(list(known)[:8])}."
+                    f"`parameters` pattern {pattern!r} matches none of {', '.join(free[:8])} (those "
+                    "that require a gradient)."
                 )
         others = {**known, **dict(model.named_buffers())}
         absent = [name for name in known if name not in state]
         if absent:
             raise ValueError(f"a checkpoint lacks the parameter {absent[0]!r} of the model.")
-        names = tuple(n for n in known if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+        for name, value in known.items():
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"the parameter {name!r} of a checkpoint has shape {tuple(state[name].shape)}, "
+                    f"in the model {tuple(value.shape)}."
+                )
+        names = tuple(n for n in free if any(fnmatch.fnmatchcase(n, p) for p in patterns))
         fixed = {n: state.get(n, v).detach() for n, v in others.items() if n not in names}
         return cls(names, tuple(known[n].shape for n in names), fixed)
 
@@ -106,6 +113,39 @@ class ChainLosses:
         """Return the losses (C, n) of a batch that all chains share."""
         with torch.no_grad():
             return self._map(lambda one: self._one(one, batch).flatten(), theta)
+
+    def check(self, name: str, theta: Tensor, batch: Batch, differentiable: bool = False) -> None:
+        """Refuse a loss function that gives no posterior.
+
+        Raises
+        ------
+        ValueError
+            If it does not return one floating-point loss (or row of losses) per item, with a
+            gradient where it must be `differentiable`, and the same ones at a second call.
+        """
+        with torch.enable_grad():
+            theta = theta.detach().clone().requires_grad_(differentiable)
+            losses, again = self._one(theta, batch), self._one(theta, batch)
+        count = len(batch[0])
+        if not torch.is_tensor(losses) or not losses.is_floating_point():
+            told = losses.dtype if torch.is_tensor(losses) else type(losses).__name__
+            raise ValueError(f"`{name}` must return a floating-point tensor of losses, got {told}.")
+        if losses.ndim not in (1, 2) or len(losses) != count:
+            raise ValueError(
+                f"`{name}` must return one loss per item, shape ({count},) or ({count}, k); got "
+                f"{tuple(losses.shape)}. Do not average over items (reduction='none')."
+            )
+        if differentiable and not losses.requires_grad:
+            raise ValueError(
+                f"the losses of `{name}` do not depend on the sampled parameters: call the model "
+                "it is given, without detach or torch.no_grad."
+            )
+        if not torch.allclose(losses, again, rtol=1e-4, atol=0, equal_nan=True):
+            raise ValueError(
+                f"`{name}` gives other losses when it is called again at the same weights, so "
+                "that its noise would enter the covariances. Is there dropout (e.g. "
+                "functional.dropout without training=False) or another random operation?"
+            )
 
     def gradient(self, theta: Tensor, batch: Batch, indices: Tensor | None) -> Evaluation:
         """Return mean loss, its gradient, and item losses; indices (C, b) choose minibatches."""

@@ -20,46 +20,23 @@ from dlnflow.sampling import chains
 from dlnflow.sampling.functional import Batch, ChainLosses, ItemLosses, Parameters
 from dlnflow.sampling.model_input import (
     check_data,
-    check_evaluation_mode,
+    check_model,
+    check_settings,
+    first_items,
     in_precision,
     item_names,
     observed_items,
+    observed_positions,
+    ordered,
 )
 from dlnflow.sampling.noise import Streams, generator
+from dlnflow.sampling.plan import Plan
 from dlnflow.sampling.posterior import Evaluation, Posterior
+from dlnflow.sampling.precision import check_precision
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.traces import check_start, labelled
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a model is evaluated.
-
-    Parameters
-    ----------
-    batch_size : int, optional
-        Items per gradient, drawn without replacement anew for each step and chain; default all.
-    parameters : sequence of str, optional
-        Sample only parameters whose names match (`*` matches anything); the others stay.
-    items : sequence of str, optional
-        Names of the observed losses; default their positions.
-    observed_loss : callable, optional
-        (model, batch) -> (n,) or (n, k): what is recorded, e.g. one loss per token; default the
-        training loss.
-    observe_at_once : int
-        Items per forward pass when observing.
-    vectorise : bool, optional
-        All chains in one vmap. Default: try, and go one by one where the model refuses.
-    """
-
-    batch_size: int | None = None
-    parameters: Sequence[str] | None = None
-    items: Sequence[str] | None = None
-    observed_loss: ItemLosses | None = None
-    observe_at_once: int = 512
-    vectorise: bool | None = None
 
 
 def sample(
@@ -80,20 +57,21 @@ def sample(
     model : torch.nn.Module
         In evaluation mode; left as it is.
     batch_loss : callable
-        (model, batch) -> losses (n,), one per item; `model` is called like the module, `batch`
-        holds n items of each tensor of `data`.
+        (model, batch) -> losses (n,) or (n, k), differentiable and the same at every call;
+        `model` is called like the module, `batch` holds n items of each tensor of `data`.
     data : tuple of Tensor, first axis N
         Training items; L is their mean loss.
     observed : tuple of Tensor or sequence of int, optional
-        Items whose losses are recorded: tensors like `data`, or positions in `data`. Default: all.
+        Items whose losses are recorded: tensors like `data`, or different positions in `data`.
+        Default: all.
     settings : Settings
         Posterior, lengths, seed, precision.
     kernel : str
         Name in `KERNELS`; "mala" needs the full batch.
     checkpoints : mapping of step to state dict, optional
-        Default: the model's present weights, as step 0.
+        In any order. Default: the model's present weights, as step 0.
     **plan
-        Fields of `Plan`.
+        Fields of `dlnflow.sampling.plan.Plan`.
 
     Returns
     -------
@@ -106,23 +84,28 @@ def sample(
     Raises
     ------
     ValueError
-        If data, items or settings do not fit together, the model is in training mode, or the
-        losses of a checkpoint are not finite.
+        If data, items, checkpoints or settings do not fit together, the model is in training
+        mode, a loss function does not give one differentiable loss per item, gives another one
+        the second time (dropout), or the losses of a checkpoint are not finite.
+    TypeError
+        If the model is no module or the settings are no `Settings`.
     """
-    how = Plan(**plan)
+    how = Plan.of(plan)
+    check_model(model)
+    check_settings(settings)
     settings.warn_if_target_changed()
-    check_evaluation_mode(model)
     size = check_data("data", data)
-    if how.batch_size is not None and not 1 <= how.batch_size <= size:
+    if how.batch_size is not None and how.batch_size > size:
         raise ValueError(f"`batch_size` must lie in [1, {size}], got {how.batch_size}.")
     dtype = DTYPES[settings.dtype]
     data = in_precision(data, dtype)
     watched = data if observed is None else in_precision(observed_items(data, observed), dtype)
-    states = {0: dict(model.state_dict())} if checkpoints is None else dict(checkpoints)
+    states = {0: dict(model.state_dict())} if checkpoints is None else ordered(checkpoints)
+    positions = observed_positions(data, observed)
     found = []
     with Progress(len(states), "sampling") as progress:
         for step, state in states.items():
-            around = _Checkpoint(model, batch_loss, data, watched, int(step), state, how)
+            around = _Checkpoint(model, batch_loss, data, watched, positions, step, state, how)
             found.append(around.sample(kernel, settings))
             progress.advance()
     losses = np.stack([f[0] for f in found])
@@ -133,7 +116,7 @@ def sample(
     traces = labelled(
         losses,
         time=list(states),
-        items=item_names(how.items, losses.shape[-1]),
+        items=item_names(how.items, positions, losses.shape[-1]),
         checkpoint_loss=np.stack([f[1] for f in found]),
         attrs=attrs,
     )
@@ -148,6 +131,7 @@ class _Checkpoint:
     batch_loss: ItemLosses
     data: Batch
     watched: Batch
+    positions: Sequence[int]
     step: int
     state: Mapping[str, Tensor]
     how: Plan
@@ -168,8 +152,13 @@ class _Checkpoint:
             parts = [tuple(t[k : k + how.observe_at_once] for t in self.watched) for k in cut]
             return torch.cat([watching.items(theta, part) for part in parts], dim=1)
 
+        training.check("batch_loss", center[0], first_items(self.data, how.batch_size), True)
+        part = first_items(self.watched, how.observe_at_once)
+        watching.check("observed_loss" if how.observed_loss else "batch_loss", center[0], part)
         start = observe(center[:1])[0].double().numpy()
         check_start(start[None], [self.step])
+        item_names(how.items, self.positions, len(start))
+        check_precision(settings, kernel, center, float(start.mean()))
         full = how.batch_size is None or how.batch_size == len(self.data[0])
         evaluate = self._evaluator(training, settings, full)
         posterior = Posterior(evaluate, center, settings.n_beta, settings.localization, full)

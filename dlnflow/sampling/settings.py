@@ -51,8 +51,7 @@ class Settings:
         for name in ("n_beta", "localization", "step_size"):
             object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
         check_lengths(self.chains, self.draws, self.burn_in, self.thin)
-        if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
-            raise ValueError(f"`seed` must be a whole number >= 0, got {self.seed!r}.")
+        object.__setattr__(self, "seed", _checks.whole_number("seed", self.seed))
         object.__setattr__(self, "options", checked(self.options, self.burn_in))
         _checks.one_of("dtype", self.dtype, ["float32", "float64"])
 

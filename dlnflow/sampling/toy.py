@@ -24,6 +24,7 @@ from dlnflow.sampling import chains
 from dlnflow.sampling.chains import Report, judged
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluation, Posterior
+from dlnflow.sampling.precision import check_precision
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.traces import check_start, labelled
 from dlnflow.task import Task
@@ -166,6 +167,7 @@ def sample(
     theta = pack(w1, w2)  # (T, P)
     start = evaluator(x, y, w1.shape[1], w)(theta).items.double().numpy()
     check_start(start, time)
+    check_precision(settings, kernel, theta, float(start.mean(1).max()))
     centers = theta.repeat_interleave(settings.chains, 0)  # (T chains, P)
     keys = [(settings.seed, int(t), c) for t in time for c in range(settings.chains)]
     slab = max(1, SLAB_BYTES // (theta.shape[1] * theta.element_size()))

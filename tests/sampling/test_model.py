@@ -170,6 +170,21 @@ def test_dropout_in_training_mode_is_refused(setup):
         ({"observed": []}, "`observed`"),
         ({"observed": (torch.ones(2, 2),)}, "`observed` must have 2"),
         ({"items": ["a"]}, "1 names for 4"),
+        ({"items": ["a", "b", "a", "c"]}, "different names"),
+        ({"observed": [0, 0, 1]}, "different items"),
+        ({"observed": [True, False]}, "`observed` must be a tuple"),
+        ({"observed": ["a"]}, "`observed` must be a tuple"),
+        ({"batch_size": 2.5}, "`batch_size`"),
+        ({"observe_at_once": 0}, "`observe_at_once`"),
+        ({"parameters": []}, "`parameters` is empty"),
+        ({"device": "cuda"}, "`device` is not an option"),
+        ({"vectorize": True}, "Did you mean 'vectorise'"),
+        ({"checkpoints": {}}, "`checkpoints` must map"),
+        ({"checkpoints": [{}]}, "`checkpoints` must map"),
+        ({"checkpoints": {-1: {}}}, "`checkpoints` must be a whole number"),
+        ({"checkpoints": {"a": {}}}, "`checkpoints` must be a whole number"),
+        ({"checkpoints": {1.2: {}, 1.7: {}}}, "`checkpoints` must be a whole number"),
+        ({"checkpoints": {1: {"a": torch.ones(2), "b": torch.ones(2)}}}, "'a' .* has shape"),
         ({"data": torch.ones(3)}, "`data` must be a tuple"),
         ({"data": (torch.ones(3, 2), torch.ones(2, 3))}, "one length"),
     ],
@@ -179,6 +194,64 @@ def test_bad_input(setup, change, message):
     arguments = {"data": data, "settings": SETTINGS} | change
     with pytest.raises(ValueError, match=message):
         model.sample(net, squared, **arguments)
+
+
+@pytest.mark.parametrize("change", [{"model": squared}, {"settings": {"n_beta": 1.0}}])
+def test_bad_types(setup, change):
+    _, net, data = setup
+    arguments = {"model": net, "settings": SETTINGS} | change
+    with pytest.raises(TypeError, match=next(iter(change))):
+        model.sample(arguments.pop("model"), squared, data, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda call, batch: squared(call, batch).mean(), "one loss per item"),
+        (lambda call, batch: squared(call, batch)[:3], "one loss per item"),
+        (lambda call, batch: squared(call, batch).detach(), "do not depend on"),
+        (lambda call, batch: (squared(call, batch) > 0).long(), "floating-point"),
+        (lambda call, batch: 1.0, "floating-point tensor of losses, got float"),
+        (lambda call, batch: squared(lambda x: nn.functional.dropout(call(x)), batch), "dropout"),
+    ],
+)
+def test_losses_that_give_no_posterior_are_refused(setup, loss, message):
+    """A mean looks like one item, a detached loss samples the prior; both chains mix."""
+    _, net, data = setup
+    with pytest.raises(ValueError, match=f"`batch_loss`.*{message}|losses of `batch_loss`"):
+        model.sample(net, loss, data, settings=SETTINGS)
+    if message not in ("do not depend on",):  # what is only observed needs no gradient
+        with pytest.raises(ValueError, match=f"`observed_loss`.*{message}"):
+            model.sample(net, squared, data, settings=SETTINGS, observed_loss=loss)
+
+
+def test_frozen_parameters_stay(setup):
+    _, net, data = setup
+    net.a.requires_grad_(False)
+    found = model.sample(net, squared, data, settings=SETTINGS)
+    assert found.attrs["n_parameters"] == 15
+    with pytest.raises(ValueError, match="pattern 'a' matches none of b"):
+        model.sample(net, squared, data, settings=SETTINGS, parameters=["a"])
+
+
+def test_default_names_are_positions_in_the_data(setup):
+    _, net, data = setup
+    found = model.sample(net, squared, data, [3, 1], settings=SETTINGS)
+    assert found["item"].values.tolist() == ["3", "1"]
+    fine = model.sample(
+        net, squared, data, [3, 1], settings=SETTINGS,
+        observed_loss=lambda call, batch: (call(batch[0]) - batch[1]).square(),
+    )  # fmt: skip
+    assert fine["item"].values.tolist() == ["3.0", "3.1", "3.2", "1.0", "1.1", "1.2"]
+
+
+def test_checkpoints_may_come_in_any_order(setup):
+    _, net, data = setup
+    states = {20: net.state_dict(), 10: {k: 0.5 * v for k, v in net.state_dict().items()}}
+    found = model.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
+    assert found.time.values.tolist() == [10, 20]
+    alone = model.sample(net, squared, data, settings=SETTINGS, checkpoints={10: states[10]})
+    np.testing.assert_array_equal(found.sel(time=[10]), alone)
 
 
 def test_checkpoints_that_are_not_finite_are_refused(setup):

@@ -121,6 +121,15 @@ def test_a_kick_is_refused_in_the_toy(run):
         )  # fmt: skip
 
 
+def test_float32_that_resolves_no_move_is_warned_about(run):
+    """At 1e14 covariances are twice too large with the verdict "mixed"."""
+    with pytest.warns(UserWarning, match="`dtype` 'float32' is too coarse"):
+        sampling.trace_run(run, [300], n_beta=1e14, **SHORT)
+    sampling.trace_run(run, [300], n_beta=1e14, dtype="float64", **SHORT)
+    with pytest.raises(ValueError, match="too coarse for 'mala'"):
+        sampling.trace_run(run, [300], n_beta=1e10, kernel="mala", **SHORT)
+
+
 @pytest.mark.parametrize("options", [{"noise_scale": 3.0}, {"box": 0.01}])
 def test_options_that_change_the_target_are_named(run, options):
     """Covariances come out nine times too large, and the chains mix all the same."""
@@ -178,6 +187,8 @@ def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start
     ("options", "message"),
     [
         ({"n_beta": 0}, "`n_beta`"),
+        ({"seed": "a"}, "`seed`"),
+        ({"seed": None}, "`seed`"),
         ({"kernel_options": 3}, "`kernel_options` must be a mapping"),
         ({"kernel_options": {"step_size": 1e-9}}, "`step_size` is a setting of its own"),
         ({"kernel_options": {"noise_scale": 0}}, "`noise_scale`"),
