@@ -51,8 +51,8 @@ class Parameters:
         for pattern in patterns:
             if not fnmatch.filter(free, pattern):
                 raise ValueError(
-                    f"`parameters` pattern {pattern!r} matches none of {', '.join(free[:8])} (those "
-                    "that require a gradient)."
+                    f"`parameters` pattern {pattern!r} matches none of {', '.join(free[:8])} "
+                    "(those that require a gradient)."
                 )
         others = {**known, **dict(model.named_buffers())}
         absent = [name for name in known if name not in state]

@@ -1,12 +1,10 @@
-"""Does float32 resolve what the kernel does?
-
-With its relative precision u = 1.2e-7,
+"""Does float32 resolve what the kernel does? The conditions, with u = 1.2e-7 its precision.
 
     every kernel with a fixed step:  sqrt(step_size) >= 2 u max |theta|, or moves are rounded away
     mala:                            n_beta u L < 0.1, or U(theta) - U(y) is rounding noise
 
 Where these fail, chains mix and covariances are wrong: twofold where sqrt(step_size) is
-0.4 u max|theta|.
+0.4 u max |theta|.
 """
 
 import warnings
