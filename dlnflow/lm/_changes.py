@@ -19,6 +19,7 @@ class Sampling:
     thin: int | None = None
     seed: int | None = None
     device: str | None = None
+    threads: int | None = None
     repair: bool = False
 
     def given(self, *names: str) -> dict[str, Any]:

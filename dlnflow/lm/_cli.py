@@ -149,8 +149,8 @@ def sample(
             "--set",
             metavar="NAME=VALUE",
             help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, n_beta, "
-            "localization, step_size, burn_in, thin, seed, device; with --text also length and "
-            "tokenizer; repair=true computes damaged chains again.",
+            "localization, step_size, burn_in, thin, seed, device, threads; with --text also "
+            "length and tokenizer; repair=true computes damaged chains again.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -168,7 +168,7 @@ def sample(
             text_plan.plan_from_text(folder, text, **options, **shape))  # fmt: skip
     sampler = experiment.sampler(
         draws=draws, **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
-        **chosen.given("thin", "seed", "device"),
+        **chosen.given("thin", "seed", "device", "threads"),
     )  # fmt: skip
     total = sampler.settings.chains * len(plan.checkpoints)
     with Progress(total, "sampling") as bar:

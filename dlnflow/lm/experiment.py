@@ -133,7 +133,8 @@ def watch(
 
 
 def sampler(
-    *, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu", **changes: Any
+    *, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu",
+    threads: int = 1, **changes: Any,
 ) -> Sampler:  # fmt: skip
     """Return RMSProp-SGLD, its preconditioner frozen after the burn-in.
 
@@ -141,8 +142,8 @@ def sampler(
     ----------
     chains, draws, seed : int
         Chains at each checkpoint, recorded draws of each, and seed.
-    device : str
-        Torch device.
+    device, threads : str, int
+        Torch device, and CPU threads of a chain.
     **changes
         n_beta, localization, step_size, burn_in, thin; by default the settings above.
 
@@ -157,7 +158,7 @@ def sampler(
     } | changes  # fmt: skip
     options = {"freeze_after": chosen["burn_in"]} if chosen["burn_in"] else {}
     settings = SamplerSettings(chains=chains, draws=draws, seed=seed, options=options, **chosen)
-    return Sampler(settings, precision="bf16-gradient", device=device)
+    return Sampler(settings, precision="bf16-gradient", device=device, threads=threads)
 
 
 def sample(

@@ -196,6 +196,7 @@ def _assemble(
     attrs = s.attrs(sampler.kernel, len(gradient.ids), n_parameters) | {
         "gradient_sha256": gradient.sha256, "observed_sha256": observed.sha256,
         "repeat_share": gradient.repeat_share, "precision": sampler.precision, "units": "nats",
+        "threads": sampler.threads,
     }  # fmt: skip
     array = loss_traces.labelled(
         losses, time=steps, items=coords.pop("item").tolist(),

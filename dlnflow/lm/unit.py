@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlnflow import _checks
+from dlnflow.lm._device import threads
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.losses import token_losses
 from dlnflow.lm.mixture import GradientData, Observed
@@ -49,6 +50,8 @@ class Sampler:
         nats in each that lowers correlations.
     device : str
         Torch device.
+    threads : int
+        CPU threads of a chain, wherever it runs: the rounding of its draws depends on them.
     """
 
     settings: Settings
@@ -56,10 +59,12 @@ class Sampler:
     parameters: tuple[str, ...] = ()
     precision: str = "fp32"
     device: str = "cpu"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         _checks.one_of("precision", self.precision, PRECISIONS)
         _checks.one_of("kernel", self.kernel, list(chains.KERNELS))
+        _checks.positive_integer("threads", self.threads)
         try:
             torch.device(self.device)  # whether this machine has it, only a chain needs to know
         except RuntimeError as error:
@@ -74,7 +79,7 @@ class Sampler:
             "dtype": s.dtype, "options": dict(s.options), "parameters": list(self.parameters),
             "precision": self.precision, "device": torch.device(self.device).type,
             "revision": REVISION,
-        }  # fmt: skip
+        } | ({} if self.threads == 1 else {"threads": self.threads})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,9 @@ class FlatModel:
 def run(unit: Unit) -> Result:
     """Run one chain from its checkpoint, or on from its stored state.
 
-    Random numbers and minibatches are named by (seed, checkpoint, chain, step), so the draws do
-    not depend on where, beside what, or in how many pieces the chain is run.
+    Random numbers and minibatches are named by (seed, checkpoint, chain, step), and the number of
+    threads is that of the sampler, so the draws do not depend on where, beside what, or in how
+    many pieces the chain is run.
 
     Parameters
     ----------
@@ -197,6 +203,11 @@ def run(unit: Unit) -> Result:
     Result
         Draws number `done` to `draws` - 1. Losses are not finite where the chain diverged.
     """
+    with threads(unit.sampler.threads):
+        return _run(unit)
+
+
+def _run(unit: Unit) -> Result:
     settings = unit.sampler.settings
     flat = FlatModel(unit)
     at_checkpoint = flat.observe(flat.center)

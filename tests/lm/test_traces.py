@@ -167,6 +167,53 @@ def test_killed_at_random_moments(parts, whole, tmp_path):
     same(sample_traces(*parts, store=store), whole)
 
 
+def test_the_number_of_threads_here_does_not_matter(parts, whole, tmp_path, monkeypatch):
+    """Rounding depends on it, so chains bring their own, and give back what was there."""
+    from dlnflow.lm.unit import FlatModel
+
+    observe, counts = FlatModel.observe, []
+
+    def counted(self, theta):
+        counts.append(torch.get_num_threads())
+        return observe(self, theta)
+
+    monkeypatch.setattr(FlatModel, "observe", counted)
+    torch.set_num_threads(2)
+    try:
+        sample_traces(*changed(parts, draws=4), store=tmp_path)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        same(sample_traces(*parts, store=tmp_path), whole)
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(2) as pool:
+            same(sample_traces(*parts, executor=pool), whole)
+        assert torch.get_num_threads() == 2 and set(counts) == {1}
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_another_number_of_threads_is_another_store(parts, tmp_path):
+    *rest, sampler = changed(parts, draws=4, chains=1)
+    sample_traces(*rest, sampler, store=tmp_path)
+    with pytest.raises(ValueError, match="threads: none there, 2 now"):
+        sample_traces(*rest, dataclasses.replace(sampler, threads=2), store=tmp_path)
+    with pytest.raises(ValueError, match="`threads` must be a whole number >= 1"):
+        Sampler(SETTINGS, threads=0)
+
+
+def test_units_with_other_numbers_of_threads_wait_for_each_other():
+    from dlnflow.lm._device import threads
+
+    def count(n):
+        with threads(n):
+            time.sleep(0.02)
+            return torch.get_num_threads()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(count, [1, 2, 1, 2, 1, 1])) == [1, 2, 1, 2, 1, 1]
+    assert torch.get_num_threads() == 1
+
+
 def test_threads_give_the_same(parts, whole):
     with ThreadPoolExecutor(2) as pool:
         same(sample_traces(*parts, executor=pool), whole)
@@ -175,7 +222,7 @@ def test_threads_give_the_same(parts, whole):
 @pytest.mark.slow
 def test_other_processes_give_the_same(parts, whole):
     with ProcessPoolExecutor(
-        2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(2,)
     ) as pool:
         same(sample_traces(*parts, executor=pool), whole)
 
