@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._checks import one_of
+from dlnflow._checks import one_of, positive_integer
 from dlnflow.lm import _results
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.induction import repeated_sequences
@@ -64,7 +64,8 @@ def plan(
     folder : path
         Of the run.
     observe : {"text", "repeats"}
-        Held-out rows with structural classes; or sequences u u of disjoint frequent ids, with
+        Held-out rows, without those that occur in the training text as well, with structural
+        classes; or sequences u u of disjoint frequent ids, with
         the classes repeated (second half) and other (first half without position 0).
     steps : sequence of int, optional
         Checkpoints; default all.
@@ -89,14 +90,21 @@ def plan(
     length = settings.context
     gradient = GradientData(
         data.training.ids, max(1, GRADIENT_TOKENS // length), length, settings.repeat_share,
-        (settings.segment_min, settings.segment_max),
+        (settings.segment_min, settings.segment_max), data.training.text_sha256,
     )  # fmt: skip
-    observed, classes = watch(data, observe, rows or ROWS[observe], length=length, context=length)
+    rows = positive_integer("rows", ROWS[observe] if rows is None else rows)
+    observed, classes = watch(data, observe, rows, length=length, gradient=gradient)
     return Plan(Checkpoints.from_directory(folder, steps), gradient, observed, classes)
 
 
 def watch(
-    data: Data, observe: str, rows: int, *, length: int, context: int
+    data: Data,
+    observe: str,
+    rows: int,
+    *,
+    length: int,
+    gradient: GradientData,
+    context: int | None = None,
 ) -> tuple[Observed, xr.DataArray]:
     """Return what is observed, and the classes of its tokens.
 
@@ -106,8 +114,12 @@ def watch(
         Rows are held-out ones; ids are counted in the training part.
     observe, rows : str, int
         As in `plan`.
-    length, context : int
-        Ids in a row of text; inputs that the model takes, which bounds the sequences u u.
+    length : int
+        Ids in a row of text.
+    gradient : GradientData
+        Rows that occur in its text as well are left out.
+    context : int, optional
+        Inputs that the model takes, which bounds the sequences u u; by default `length`.
 
     Returns
     -------
@@ -117,16 +129,17 @@ def watch(
     Raises
     ------
     ValueError
-        If the text is too short, or repeated rows cannot be dealt out evenly.
+        If the text is too short or has no token of any class, or repeated rows cannot be dealt
+        out evenly.
     """
     if observe == "text":
-        observed = Observed(data.held_out.rows(rows, length))
+        observed = Observed.held_out(data.held_out, rows, length, gradient=gradient)
         return observed, _present(classify(observed.ids, Vocabulary(data.tokenizer)))
     deals = -(-rows // DEAL)
     if rows % deals:
         raise ValueError(f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
                          f"{rows - rows % deals} or {rows - rows % deals + deals}.")  # fmt: skip
-    period = min(PERIOD, (context + 1) // 2)
+    period = min(PERIOD, ((length if context is None else context) + 1) // 2)
     ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals)
     observed = Observed(ids)
     return observed, halves(observed)
@@ -248,8 +261,11 @@ def halves(observed: Observed) -> xr.DataArray:
 
 
 def _present(classes: xr.DataArray) -> xr.DataArray:
-    """Leave out classes without a single target."""
+    """Leave out classes without a single target; there must be one."""
     some = classes.isel(position=slice(1, None)).any(("sequence", "position"))
+    if not some.any():
+        raise ValueError("no token of the observed rows is in a class (word parts, formatting and "
+                         "so on); take more `rows`, or other text.")  # fmt: skip
     return classes.sel(token_class=classes.token_class[some.values])
 
 

@@ -1,12 +1,20 @@
 """Rows of a text, some of them a segment that repeats itself: what a run trains on."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from dlnflow import _checks
 from dlnflow.lm._files import sha256_array
+from dlnflow.lm._overlap import LEAST, occurring
+
+if TYPE_CHECKING:
+    from dlnflow.lm.tokenizer import Tokens
 
 SEGMENT = (16, 64)
 """Shortest and longest segment that a repeated row repeats, unless told."""
@@ -70,6 +78,8 @@ class GradientData:
     repeat_share, segment : float, (int, int)
         As the model was trained: sampling a model on data without the repeats that it was
         trained on measures how its circuit decays.
+    text_sha256 : str
+        Hash of the text that the ids are of, recorded with the traces.
     """
 
     ids: NDArray[np.int32] = field(repr=False)
@@ -77,6 +87,28 @@ class GradientData:
     length: int = 128
     repeat_share: float = 0.0
     segment: tuple[int, int] = SEGMENT
+    text_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        ids = _token_ids(self.ids, "`ids` of gradient data must be (n,) integers")
+        if ids.ndim != 1:
+            raise ValueError(
+                f"`ids` of gradient data must be one text, shape (n,), got {ids.shape}."
+            )
+        object.__setattr__(self, "ids", ids.astype(np.int32, copy=False))
+        for name in ("rows", "length"):
+            object.__setattr__(self, name, _checks.positive_integer(name, getattr(self, name)))
+        share = _checks.real_number("repeat_share", self.repeat_share)
+        if not 0 <= share <= 1:
+            raise ValueError(f"`repeat_share` must lie in [0, 1], got {share:g}.")
+        try:
+            low, high = (_checks.positive_integer("segment", bound) for bound in self.segment)
+        except (TypeError, ValueError):
+            low, high = 1, 0
+        if low > high:
+            raise ValueError("`segment` must be the shortest and the longest segment, two whole "
+                             f"numbers, got {self.segment!r}.")  # fmt: skip
+        object.__setattr__(self, "segment", (low, high))
 
     @cached_property
     def sha256(self) -> str:
@@ -112,21 +144,55 @@ class Observed:
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            ids = np.ascontiguousarray(self.ids)
-        except ValueError as error:
-            raise ValueError("`ids` of observed sequences must have equal lengths; crop them, "
-                             "or sample each length separately.") from error  # fmt: skip
-        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.shape[1] < 2 or len(ids) == 0:
-            raise ValueError(
-                f"`ids` of observed sequences must be (n, T >= 2) integers, got {ids.dtype} "
-                f"{ids.shape}."
-            )
+        wanted = "`ids` of observed sequences must be (n, T >= 2) integers"
+        ids = np.ascontiguousarray(_token_ids(self.ids, wanted))
+        if ids.ndim != 2 or ids.shape[1] < 2:
+            raise ValueError(f"{wanted}, got shape {ids.shape}.")
         rows = np.arange(len(ids)) if self.rows is None else np.asarray(self.rows, np.int64)
         if rows.shape != (len(ids),) or len(np.unique(rows)) < len(rows):
             raise ValueError("`rows` must give every observed sequence a different number.")
         object.__setattr__(self, "ids", ids.astype(np.int64))
         object.__setattr__(self, "rows", rows)
+
+    @classmethod
+    def held_out(
+        cls, tokens: Tokens, n_rows: int, length: int, *, seed: int = 0,
+        gradient: GradientData | None = None,
+    ) -> Observed:  # fmt: skip
+        """Draw crops of a text that do not overlap, and keep their numbers.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            Row k is its ids k length to (k + 1) length - 1.
+        n_rows, length, seed : int
+            As in `Tokens.rows`.
+        gradient : GradientData, optional
+            Rows of 32 ids or more that occur in its text are not drawn.
+
+        Returns
+        -------
+        Observed
+            With the numbers k as `rows`.
+
+        Raises
+        ------
+        ValueError
+            If there are not enough rows.
+        """
+        allowed = None
+        n = len(tokens.ids) // _checks.positive_integer("length", length)
+        if gradient is not None and length >= LEAST and n >= n_rows:
+            every = tokens.ids[: n * length].reshape(n, length)
+            allowed = np.flatnonzero(~occurring(every, gradient.ids))
+            if len(allowed) < n_rows:
+                raise ValueError(
+                    f"`rows` {n_rows}: of {n} held-out rows of {length} ids only {len(allowed)} do "
+                    "not occur in the gradient data as well. Use fewer or longer rows, or more "
+                    "text."
+                )
+        numbers = tokens.row_numbers(n_rows, length, seed=seed, among=allowed)
+        return cls(tokens.ids[numbers[:, None] * length + np.arange(length)], numbers)
 
     @cached_property
     def sha256(self) -> str:
@@ -150,3 +216,17 @@ class Observed:
         item = np.char.add(np.char.add(row.astype(str), ":"), position.astype(str))
         token = self.ids[:, 1:].ravel()
         return {"item": item, "row": row, "position": position, "token": token}
+
+
+def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
+    """Return ids as an array if they are token ids."""
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise ValueError(f"{wanted}; sequences must have equal lengths: crop them, or sample each "
+                         "length separately.") from error  # fmt: skip
+    if array.dtype.kind not in "iu" or array.size == 0:
+        raise ValueError(f"{wanted}, got {array.dtype} {array.shape}.")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{wanted} from 0 to 2^31 - 1, got {array.min()} to {array.max()}.")
+    return array

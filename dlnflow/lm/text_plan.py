@@ -64,8 +64,10 @@ def plan_from_text(
         raise ValueError(f"`length` {length} is more than the model's context, {longest}.")
     loaded = ladder.tokenizer(tokenizer)
     parts = split(corpus.load(text), loaded, rows=rows, length=length)
-    gradient = GradientData(parts[0].ids, max(1, GRADIENT_TOKENS // length), length)
-    observed, classes = watch(Data(loaded, *parts), observe, rows, length=length, context=longest)
+    gradient = GradientData(parts[0].ids, max(1, GRADIENT_TOKENS // length), length,
+                            text_sha256=parts[0].text_sha256)  # fmt: skip
+    observed, classes = watch(Data(loaded, *parts), observe, rows, length=length,
+                              gradient=gradient, context=longest)  # fmt: skip
     return Plan(ladder, gradient, observed, classes)
 
 

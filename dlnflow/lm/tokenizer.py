@@ -193,14 +193,39 @@ class Tokens:
         ValueError
             If the corpus is too short.
         """
+        chosen = self.row_numbers(n_rows, length, seed=seed)
+        return self.ids[chosen[:, None] * length + np.arange(length)]
+
+    def row_numbers(
+        self, n_rows: int, length: int, *, seed: int = 0, among: NDArray[np.integer] | None = None
+    ) -> NDArray[np.int64]:
+        """Return the numbers k of the rows that `rows` draws, ids k length to (k + 1) length - 1.
+
+        Parameters
+        ----------
+        n_rows, length, seed : int
+            As in `rows`.
+        among : (m,) int array, optional
+            Draw from these numbers only.
+
+        Returns
+        -------
+        (n_rows,) int array
+            Different numbers, in random order.
+
+        Raises
+        ------
+        ValueError
+            If the corpus is too short.
+        """
         available = len(self.ids) // length
         if n_rows > available:
             raise ValueError(
                 f"`n_rows` x `length` = {n_rows} x {length} ids are more than the corpus holds "
                 f"({len(self.ids)}, or {available} rows). Use fewer, shorter, or more text."
             )
-        chosen = np.random.default_rng(seed).choice(available, n_rows, replace=False)
-        return self.ids[chosen[:, None] * length + np.arange(length)]
+        numbers = np.arange(available) if among is None else np.asarray(among)
+        return np.random.default_rng(seed).choice(numbers, n_rows, replace=False)
 
 
 def encode(

@@ -12,6 +12,7 @@ import xarray as xr
 
 from dlnflow import __version__
 from dlnflow.lm._files import sha256_json
+from dlnflow.lm._overlap import LEAST, occurring
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.store import CorruptedError, Store
@@ -48,7 +49,8 @@ def sample_traces(
     gradient_data : GradientData
         Text of the sampled loss; should be what the model was trained on.
     observed : Observed
-        Sequences of equal length, independent of the gradient data.
+        Sequences of equal length, independent of the gradient data: those of 32 ids or more must
+        not occur in its text.
     sampler : Sampler
         Kernel, its settings, chains and draws.
     store : path, optional
@@ -114,8 +116,15 @@ def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed)
                              "tokenizer and model vocabulary disagree.")  # fmt: skip
         if longest is not None and length > longest:
             raise ValueError(f"`{name}` has rows of {length} inputs, the model takes {longest}.")
-    if np.shares_memory(gradient.ids, observed.ids):
-        raise ValueError("`observed` must not be part of `gradient_data`: take held-out rows.")
+    if observed.ids.shape[1] < LEAST:
+        return
+    shared = observed.rows[occurring(observed.ids, gradient.ids)].tolist()
+    if shared:
+        raise ValueError(
+            f"`observed` must not be part of `gradient_data`: {len(shared)} of {len(observed.ids)} "
+            f"rows occur in its text, row {shared[0]} first. Take rows that were held out; "
+            "`Observed.held_out(tokens, ..., gradient=gradient_data)` leaves out rows that occur."
+        )
 
 
 def _contents(checkpoints: Checkpoints) -> dict[int, dict[str, str]]:
@@ -195,6 +204,7 @@ def _assemble(
     n_parameters = sum(p.numel() for p in checkpoints.load(steps[0]).parameters())
     attrs = s.attrs(sampler.kernel, len(gradient.ids), n_parameters) | {
         "gradient_sha256": gradient.sha256, "observed_sha256": observed.sha256,
+        "text_sha256": gradient.text_sha256,
         "repeat_share": gradient.repeat_share, "precision": sampler.precision, "units": "nats",
         "threads": sampler.threads,
     }  # fmt: skip

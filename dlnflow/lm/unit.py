@@ -42,7 +42,7 @@ class Sampler:
         n_beta, localization, step_size, chains, draws, burn_in, thin, seed, options.
     kernel : str
         Name in `dlnflow.sampling.KERNELS`.
-    parameters : tuple of str
+    parameters : tuple of str, or str
         Only parameters whose names contain one of these move; empty: all.
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
@@ -64,6 +64,10 @@ class Sampler:
     def __post_init__(self) -> None:
         _checks.one_of("precision", self.precision, PRECISIONS)
         _checks.one_of("kernel", self.kernel, list(chains.KERNELS))
+        one = isinstance(self.parameters, str)
+        object.__setattr__(
+            self, "parameters", (self.parameters,) if one else tuple(self.parameters)
+        )
         _checks.positive_integer("threads", self.threads)
         try:
             torch.device(self.device)  # whether this machine has it, only a chain needs to know

@@ -46,10 +46,15 @@ def neox():
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
-    """Two hundred different documents of the standard library's kind."""
+    """Forty documents: a common text, and its words between numbers in an order of their own."""
     folder = tmp_path_factory.mktemp("text")
+    words = TEXT.split()
     for k in range(40):
-        (folder / f"{k:03d}.txt").write_text(TEXT * 2 + f"document {k} of {k * k} words\n" * 5)
+        own = "".join(
+            f"{words[(k * j + j) % len(words)]} ({(7919 * k + 104_729 * j) % 99_991})\n"
+            for j in range(80)
+        )
+        (folder / f"{k:03d}.txt").write_text(f"{TEXT}document {k} of {k * k} words\n{own}\n" + TEXT)
     return folder
 
 
