@@ -19,6 +19,11 @@ def _is_number(value: object) -> bool:
     )
 
 
+def _shown(value: object) -> str:
+    """The value as Python writes it, without the names of numpy types."""
+    return repr(value.tolist() if isinstance(value, np.generic | np.ndarray) else value)
+
+
 def positive(name: str, value: float, *, hint: str = "") -> float:
     """Return `value` as a float if it is finite and > 0.
 
@@ -28,7 +33,9 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
         If it is not.
     """
     if not _is_number(value) or value <= 0:
-        raise ValueError(f"`{name}` must be a finite number > 0, got {value!r}. {hint}".rstrip())
+        raise ValueError(
+            f"`{name}` must be a finite number > 0, got {_shown(value)}. {hint}".rstrip()
+        )
     return float(value)
 
 
@@ -41,7 +48,7 @@ def real_number(name: str, value: float) -> float:
         If it is not.
     """
     if not _is_number(value):
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+        raise ValueError(f"`{name}` must be a finite number, got {_shown(value)}.")
     return float(value)
 
 
@@ -69,7 +76,7 @@ def whole_number(name: str, value: int) -> int:
 
 def _whole(name: str, value: int, *, smallest: int) -> int:
     if not _is_number(value) or value < smallest or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number >= {smallest}, got {value!r}.")
+        raise ValueError(f"`{name}` must be a whole number >= {smallest}, got {_shown(value)}.")
     return int(value)
 
 
@@ -83,7 +90,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(allowed)}; got {value!r}."
+            f"`{name}` must be one of {', '.join(allowed)}; got {_shown(value)}."
             + did_you_mean(str(value), allowed)
         )
     return value
@@ -251,7 +258,8 @@ def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
     ValueError
         If a number is not finite and > 0, if one is repeated, or the list is empty or nested.
     """
-    return number_list(name, positive_array(name, value))
+    array, single = number_list(name, value)
+    return positive_array(name, array), single
 
 
 def number_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
@@ -260,8 +268,12 @@ def number_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
     Raises
     ------
     ValueError
-        If a number is not finite, if one is repeated, or the list is empty or nested.
+        If one is no finite number, if one is repeated, or the list is empty or nested.
     """
+    if not all(map(_is_number, np.asarray(value, dtype=object).ravel())):
+        raise ValueError(
+            f"`{name}` must be a finite number or a list of such, got {_shown(value)}."
+        )
     array = finite(name, value)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"`{name}` must be a number or a list, got shape {array.shape}.")

@@ -29,7 +29,11 @@ CLOSE = 1e-7
 """Residual of G = S_yx - W S, relative to S_yx, from which Newton in the weights takes over."""
 POLISH = 3
 STATIONARY_RTOL = 1e-10
-"""Required gradient, relative to |S_yx| |theta|."""
+"""Required gradient, relative to |S_yx| |theta|,"""
+ROUNDING = 1e-14
+"""and what a point that moved hardly adds to it by rounding, relative to lambda |theta|."""
+DAMPINGS = (1e-13, 1e100)
+"""Range of lambda relative to |S_yx|: below it rounding decides, beyond it squares overflow."""
 START = 0.9
 """The first G has at most this norm, in units of lambda: inside the domain."""
 OVERSHOOT = 0.5
@@ -53,8 +57,10 @@ def proximal_points(points: Checkpoints, lam: FloatArray) -> Checkpoints:
     ------
     ValueError
         If a checkpoint has no isolated proximal point: its weights have no (or hardly any)
-        component along a direction that is unstable at this lambda, as at the saddle theta_0 = 0.
+        component along a direction that is unstable at this lambda, as at the saddle theta_0 = 0;
+        or if lambda is beyond `DAMPINGS`.
     """
+    _check_range(points, lam)
     w1, w2 = np.empty_like(points.w1), np.empty_like(points.w2)
     for part in _resolvent.chunks(points):
         here, some = points.at(part), lam[part]
@@ -69,6 +75,21 @@ def proximal_points(points: Checkpoints, lam: FloatArray) -> Checkpoints:
     centres = replace(points, w1=w1, w2=w2)
     _verify(centres, points, lam)
     return centres
+
+
+def _check_range(points: Checkpoints, lam: FloatArray) -> None:
+    smallest, largest = (
+        np.linalg.norm(points.y @ points.x.T, 2) / points.n_items * np.array(DAMPINGS)
+    )
+    for bad, bound, way in (
+        (lam < smallest, f"below {smallest:.2g}", "larger"),
+        (lam > largest, f"above {largest:.2g}", "smaller"),
+    ):
+        if np.any(bad):
+            raise ValueError(
+                f"damping (localization / n_beta) {lam[bad][0]:.4g} is {bound}, where the proximal "
+                f"point is lost in rounding. Use a {way} one."
+            )
 
 
 def _solve(points: Checkpoints, lam: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -200,7 +221,7 @@ def _verify(centres: Checkpoints, origin: Checkpoints, lam: FloatArray) -> None:
     target = np.linalg.norm(origin.y @ origin.x.T) / origin.n_items
     slope = np.sqrt(sum(np.sum(g**2, axis=(1, 2)) for g in _gradient(centres, origin, lam)))
     size = np.sqrt(sum(np.sum(w**2, axis=(1, 2)) for w in (centres.w1, centres.w2)))
-    good = slope <= STATIONARY_RTOL * target * size
+    good = slope <= (STATIONARY_RTOL * target + ROUNDING * lam) * size
     inside = np.linalg.norm(centres.correlation, 2, axis=(1, 2)) < lam
     for time in np.flatnonzero(good & ~inside):
         # With spare hidden directions |G| < lambda is also necessary.

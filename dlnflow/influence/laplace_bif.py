@@ -145,7 +145,8 @@ class _Sweep(NamedTuple):
     @property
     def strength(self) -> FloatArray:
         """Lambda = localization / n_beta, shape (B, L)."""
-        return self.localization / self.n_beta[:, None]
+        with np.errstate(over="ignore"):  # refused as too large where it is used
+            return self.localization / self.n_beta[:, None]
 
 
 def _sweep(points: Checkpoints, n_beta: ArrayLike | None, localization: ArrayLike | None) -> _Sweep:

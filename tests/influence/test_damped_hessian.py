@@ -270,3 +270,27 @@ def test_deeper_networks_are_refused(estimator):
     run = dln.Run(dln.semantic_hierarchy(2), hidden=4, depth=3, init_std=0.3, n_steps=10)
     with pytest.raises(ValueError, match=rf"`{estimator}`.*two layers.*depth 3"):
         dln.ESTIMATORS[estimator](run, [0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_dampings_beyond_rounding_are_refused_with_the_way_out(paper_run):
+    for damping, way in ((1e-300, "larger"), (1e-15, "larger"), (1e300, "smaller")):
+        with pytest.raises(ValueError, match=f"lost in rounding. Use a {way} one"):
+            damped_hessian(paper_run, [0, 400], damping=damping, at="proximal")
+    with pytest.raises(ValueError, match=r"Use a larger one"):
+        dln.influence.laplace_bif(paper_run, [400], localization=1e-300)
+    with pytest.raises(ValueError, match=r"inf is above .* Use a smaller one"):
+        dln.influence.laplace_bif(paper_run, [400], localization=1e300, n_beta=1e-300)
+
+
+def test_a_large_damping_stays_at_the_checkpoint(paper_run):
+    for damping in (1e8, 1e20, 1e90):
+        both = [damped_hessian(paper_run, [0, 400], damping=damping, at=at)
+                for at in ("proximal", "checkpoint")]  # fmt: skip
+        np.testing.assert_allclose(*both, rtol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [None, "0.1", True, [0.1, None], ["a"], [True], np.nan])
+def test_a_damping_is_a_number(paper_run, damping):
+    with pytest.raises(ValueError, match="`damping` must be a finite number or a list of such"):
+        damped_hessian(paper_run, [400], damping=damping)
