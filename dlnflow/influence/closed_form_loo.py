@@ -47,8 +47,8 @@ def closed_form_loo(
         Strictly increasing within the run.
     fraction : float or list of float
         How much of the item's weight is removed, nonzero and at most 1 (negative: added, while
-        descent by this run's steps stays stable: a weight of at most the stable learning rate over
-        the run's, 30 times that for flow). A list adds the leading dim ``fraction``.
+        gradient descent by this run's steps stays stable: a weight of at most the stable learning
+        rate over the run's, 30 times that for flow). A list adds the leading dim ``fraction``.
     solution : {"riccati", "gram"}, optional
         "riccati": closed form; exists for full removal when X^T X = c I (one-hot items among
         them), and takes the start as balanced. "gram": the Gram flow, integrated numerically,
@@ -143,9 +143,9 @@ def _check_added(run: Run, smallest: float) -> None:
     limit *= STIFF if flow else 1.0
     if smallest < 0 and 1 - smallest > limit:
         raise ValueError(
-            f"`fraction` {smallest:g} gives an item the weight {1 - smallest:g}, at which the "
-            f"`learning_rate` of this run is not stable; it is up to a weight of {limit:.4g}. Use "
-            "a `fraction` closer to 0, or a run with a smaller `learning_rate`."
+            f"`fraction` {smallest:g} gives an item the weight {1 - smallest:g}, for which the "
+            f"`learning_rate` of this run is too large: it takes weights up to {limit:.4g}. Use a "
+            "`fraction` closer to 0, or a run with a smaller `learning_rate`."
         )
 
 

@@ -271,5 +271,5 @@ def test_weight_is_added_while_training_stays_stable(optimizer, limit):
         )
         assert np.abs(found - truth).max() < 0.01 * np.abs(truth).max()
     for fraction in (-limit, -1e6, [0.5, -1e6]):
-        with pytest.raises(ValueError, match=f"not stable; it is up to a weight of {limit}"):
+        with pytest.raises(ValueError, match=f"too large: it takes weights up to {limit}"):
             closed_form_loo(run, [100], fraction=fraction, train="dog")

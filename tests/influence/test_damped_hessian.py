@@ -252,8 +252,8 @@ def test_lanczos_that_gives_up_is_replaced(monkeypatch):
         ({"damping": [1.0, -2.0]}, "`damping` must be > 0, got -2"),
         ({"damping": []}, "`damping` must be a number or a list"),
         ({"damping": [1.0, 1.0]}, "`damping` must list different numbers"),
-        ({"damping": np.nan}, "`damping` must be finite"),
-        ({"damping": "much"}, "`damping` must be numeric"),
+        ({"damping": np.nan}, "`damping` must be a finite number"),
+        ({"damping": "much"}, "`damping` must be a finite number"),
         ({"damping_is": "relativ"}, "Did you mean 'relative'"),
         ({"at": "proximl"}, "Did you mean 'proximal'"),
         ({"query": "nobody"}, "unknown item 'nobody'"),
@@ -272,7 +272,7 @@ def test_deeper_networks_are_refused(estimator):
         dln.ESTIMATORS[estimator](run, [0])
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore:laplace_bif")  # it has left the saddle
 def test_dampings_beyond_rounding_are_refused_with_the_way_out(paper_run):
     for damping, way in ((1e-300, "larger"), (1e-15, "larger"), (1e300, "smaller")):
         with pytest.raises(ValueError, match=f"lost in rounding. Use a {way} one"):
