@@ -19,7 +19,7 @@ def _is_number(value: object) -> bool:
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value as Python writes it, without the names of numpy types."""
     return repr(value.tolist() if isinstance(value, np.generic | np.ndarray) else value)
 
@@ -34,7 +34,7 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
     """
     if not _is_number(value) or value <= 0:
         raise ValueError(
-            f"`{name}` must be a finite number > 0, got {_shown(value)}. {hint}".rstrip()
+            f"`{name}` must be a finite number > 0, got {shown(value)}. {hint}".rstrip()
         )
     return float(value)
 
@@ -48,7 +48,7 @@ def real_number(name: str, value: float) -> float:
         If it is not.
     """
     if not _is_number(value):
-        raise ValueError(f"`{name}` must be a finite number, got {_shown(value)}.")
+        raise ValueError(f"`{name}` must be a finite number, got {shown(value)}.")
     return float(value)
 
 
@@ -76,7 +76,7 @@ def whole_number(name: str, value: int) -> int:
 
 def _whole(name: str, value: int, *, smallest: int) -> int:
     if not _is_number(value) or value < smallest or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number >= {smallest}, got {_shown(value)}.")
+        raise ValueError(f"`{name}` must be a whole number >= {smallest}, got {shown(value)}.")
     return int(value)
 
 
@@ -90,7 +90,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(allowed)}; got {_shown(value)}."
+            f"`{name}` must be one of {', '.join(allowed)}; got {shown(value)}."
             + did_you_mean(str(value), allowed)
         )
     return value
@@ -135,8 +135,9 @@ def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> Flo
         raise ValueError(f"`{name}` has masked entries; remove or fill them.")
     try:
         array = np.asarray(value)
-        if array.dtype.kind in "cmM":
-            raise ValueError(f"real numbers are needed, got {array.dtype}")
+        if array.dtype.kind in "cmMSU":
+            kind = "text" if array.dtype.kind in "SU" else array.dtype
+            raise ValueError(f"real numbers are needed, got {kind}")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be {expected}: {error}.") from error
@@ -172,8 +173,8 @@ def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
     if array[0] < 0 or array[-1] > n_steps:
         beyond = array[0] if array[0] < 0 else array[-1]
         raise ValueError(
-            f"`steps` must lie in [0, {n_steps}], the length of this run; got {beyond}. "
-            "Give Run a larger `n_steps`."
+            f"`steps` must lie in [0, {n_steps}], the length of this run; got {beyond}."
+            + (" Give Run a larger `n_steps`." if beyond > 0 else "")
         )
     return array
 
@@ -271,9 +272,7 @@ def number_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
         If one is no finite number, if one is repeated, or the list is empty or nested.
     """
     if not all(map(_is_number, np.asarray(value, dtype=object).ravel())):
-        raise ValueError(
-            f"`{name}` must be a finite number or a list of such, got {_shown(value)}."
-        )
+        raise ValueError(f"`{name}` must be a finite number or a list of such, got {shown(value)}.")
     array = finite(name, value)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"`{name}` must be a number or a list, got shape {array.shape}.")

@@ -1,6 +1,8 @@
 """Named checks of what several estimators ask of an option or of the run."""
 
-from dlnflow._checks import real_number
+import numpy as np
+
+from dlnflow._checks import real_number, shown
 from dlnflow._typing import IntArray
 
 SMALLEST_FRACTION = 1e-8
@@ -25,6 +27,19 @@ def removed_fraction(value: float) -> float:
     return value
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return `value` if it is True or False.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {shown(value)}.")
+    return bool(value)
+
+
 def two_layers(
     name: str, depth: int, *, instead: str = "`tangent` and `leave_one_out` take any depth."
 ) -> None:
@@ -42,7 +57,7 @@ def two_layers(
 
 
 def window_weight(value: float) -> float:
-    """Return the weight of an item inside a window: finite, >= 0 and not 1.
+    """Return the weight of an item inside a window: finite, >= 0 and not lost in rounding near 1.
 
     Raises
     ------
@@ -50,10 +65,11 @@ def window_weight(value: float) -> float:
         If it is not.
     """
     value = real_number("weight", value)
-    if value < 0 or value == 1:
+    if value < 0 or abs(1 - value) < SMALLEST_FRACTION:
         raise ValueError(
-            f"`weight` must be >= 0 and not 1 (0 = absent, above 1 = up-weighted), got {value!r}. "
-            "For the limit 1 use `first_order=True`."
+            "`weight` must be >= 0 (0 = absent, above 1 = up-weighted) and differ from 1 by at "
+            f"least {SMALLEST_FRACTION:g}, or rounding decides; got {value!r}. For the limit 1 use "
+            "`first_order=True`."
         )
     return value
 

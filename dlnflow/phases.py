@@ -103,14 +103,17 @@ def weights(phases: Sequence[Phase], n: ArrayLike) -> FloatArray:
     ------
     ValueError
         If there is no phase, and as `Phase.free_energy`.
+    TypeError
+        If one is no Phase.
 
     Examples
     --------
     >>> weights([Phase(0.1, 1.0), Phase(0.0, 2.0)], [1.0, 35.8, 100.0]).round(2).tolist()
     [[0.48, 0.5, 0.0], [0.52, 0.5, 1.0]]
     """
-    if not phases:
-        raise ValueError("`phases` is empty; give at least one Phase.")
+    if not np.iterable(phases) or not len(phases):
+        raise ValueError("`phases` must be a list of at least one Phase.")
+    _require_phases(phases)
     return special.softmax(-np.stack([phase.free_energy(n) for phase in phases]), axis=0)
 
 
@@ -247,6 +250,8 @@ def transition(first: Phase, second: Phase) -> Transition:
     ------
     ValueError
         If one phase is preferred at every n, or the phases differ at most in the constant.
+    TypeError
+        If one is no Phase.
 
     References
     ----------
@@ -258,6 +263,7 @@ def transition(first: Phase, second: Phase) -> Transition:
     >>> change.kind, round(change.n, 2)
     ('A', 35.77)
     """
+    _require_phases([first, second])
     after, before = sorted([first, second], key=_rank_at_infinity)
     if _rank_at_infinity(after) == _rank_at_infinity(before):
         raise ValueError(
@@ -271,6 +277,12 @@ def transition(first: Phase, second: Phase) -> Transition:
             "in the end needs a lower `learning_coefficient` or `constant` to win earlier."
         )
     return found
+
+
+def _require_phases(phases: Sequence[Phase]) -> None:
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            raise TypeError(f"a dlnflow.phases.Phase is needed, got {phase!r}.")
 
 
 def _rank_at_infinity(phase: Phase) -> tuple[float, float, int]:

@@ -382,5 +382,21 @@ def test_malformed_mixtures_are_refused(weights, means, covariances, message):
 
 
 def test_no_phase_has_no_weights():
-    with pytest.raises(ValueError, match="`phases` is empty"):
+    with pytest.raises(ValueError, match="at least one Phase"):
         phases.weights([], 10.0)
+
+
+def test_only_phases_compete():
+    phase = Phase(0.1, 1.0)
+    for call in (
+        lambda: transition(None, phase),
+        lambda: transition(phase, 5.0),
+        lambda: phases.weights([phase, None], 5.0),
+    ):
+        with pytest.raises(TypeError, match=r"a dlnflow.phases.Phase is needed"):
+            call()
+    for several in (phase, 5):
+        with pytest.raises(ValueError, match="`phases` must be a list"):
+            phases.weights(several, 5.0)
+    with pytest.raises(ValueError, match="real numbers are needed, got text"):
+        phases.weights([phase], "a")

@@ -216,7 +216,8 @@ def test_a_task_is_required():
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([], "non-empty"), ([0, 5, 5], "5 follows 5"), ([3, 2], "2 follows 3"), ([-1, 2], "got -1"),
+        ([], "non-empty"), ([0, 5, 5], "5 follows 5"), ([3, 2], "2 follows 3"),
+        ([-1, 2], r"got -1\.$"),
         ([0, 10**9], "larger `n_steps`"), ([0.5], "whole numbers"), (["a"], "whole numbers"),
         ([[1, 2]], "shape"), ([np.nan], "whole numbers"), ([0, np.inf], "whole numbers"),
         ([1, [2]], "`steps`"),

@@ -27,10 +27,17 @@ def measured(at: str | int, run: Run, *, within: bool) -> int | None:
     ValueError
         If `at` is another word, or no step of the run.
     """
-    if isinstance(at, str):
-        _checks.one_of("at", at, ("window", "end") if within else ("end",))
+    words = ("window", "end") if within else ("end",)
+    if isinstance(at, str) and at in words:
         return None if at == "window" else run.n_steps
-    at = _checks.positive_integer("at", at)
+    try:
+        at = _checks.positive_integer("at", at)
+    except ValueError as error:
+        allowed = " or ".join(map(repr, words))
+        near = _checks.did_you_mean(at, words) if isinstance(at, str) else ""
+        raise ValueError(
+            f"`at` must be {allowed} or a step >= 1 of the run; got {_checks.shown(at)}.{near}"
+        ) from error
     if at > run.n_steps:
         raise ValueError(f"`at` must be at most {run.n_steps}, the length of the run; got {at}.")
     return at

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, result
+from dlnflow import _checks, _estimator_checks, result
 from dlnflow._typing import FloatArray
 from dlnflow.influence._curvature import Checkpoints
 from dlnflow.influence._extremes import extreme_eigenvalues
@@ -106,6 +106,7 @@ def laplace_bif(
     grid = Grid.of(run, steps, query, train)
     if order not in (1, 2) or isinstance(order, bool):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
+    _estimator_checks.flag("normalised", normalised)
     points = Checkpoints.of(run, grid.steps, "laplace_bif")
     start, _ = extreme_eigenvalues(points, largest=False)
     sweep = _sweep(points, n_beta, localization)

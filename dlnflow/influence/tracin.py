@@ -5,7 +5,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.integrate import cumulative_simpson, cumulative_trapezoid
 
-from dlnflow import _checks, _replay, _simulation
+from dlnflow import _checks, _estimator_checks, _replay, _simulation
 from dlnflow._item_gradients import dot, gram, item_pass, of_items, weighted_gram
 from dlnflow._replay import Moment
 from dlnflow._typing import FloatArray
@@ -84,6 +84,7 @@ def tracin(
     """
     grid = Grid.of(run, steps, query, train)
     _checks.one_of("query_at", query_at, ("each", "final"))
+    _estimator_checks.flag("cumulative", cumulative)
     attrs = {"cumulative": int(cumulative), "query_at": query_at}
     if query_at == "final" and (not cumulative or run.optimizer == "flow"):
         raise ValueError(

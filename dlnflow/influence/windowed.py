@@ -44,9 +44,11 @@ def windowed(
         Steps t at which windows open: the ``time`` of the result.
     window : int or list of int, optional
         Width in steps; a list of different widths becomes the leading dim ``window``. Every window
-        must lie within the run. Default: a twentieth of the run, where windows are cut at its end.
+        must lie within the run. Default: a twentieth of the run, where windows are cut at its end
+        or at ``at``; where nothing is left of one, its influence is 0.
     weight : float
-        Weight of the item in the window: 0 = absent, above 1 = up-weighted; not 1.
+        Weight of the item in the window: 0 = absent, above 1 = up-weighted; not 1, nor nearer to
+        1 than 1e-8, where rounding decides. It does not belong to ``first_order=True``.
     at : {"window", "end"} or int
         Measured inside the window, at the last step of the run, or at a given step, which no
         window may exceed. After the window the item has weight 1 again.
@@ -86,6 +88,11 @@ def windowed(
     grid = Grid.of(run, steps, query, train)
     _steps.refuse_flow("windowed", run)
     weight = _estimator_checks.window_weight(weight)
+    if _estimator_checks.flag("first_order", first_order) and weight != 0:
+        raise ValueError(
+            f"`weight` {weight:g} does not belong to `first_order=True`, the derivative at weight "
+            "1; leave one of them out."
+        )
     measured = _steps.measured(at, run, within=True)
     attrs = {"at": str(at), "first_order": int(first_order)}
     attrs |= {"retrainings": 0} if first_order else {"weight": weight}

@@ -52,3 +52,8 @@ def test_bad_input_is_refused():
         per_step(small_run("flow"), [0])
     with pytest.raises(dln.DivergenceError):
         per_step(dln.Run(run.task, hidden=5, init_std=0.3, learning_rate=9.0, n_steps=50), [0])
+
+
+def test_the_allowed_places_of_measurement_are_listed(paper_run):
+    with pytest.raises(ValueError, match="`at` must be 'end' or a step >= 1 of the run; got 'x'"):
+        per_step(paper_run, [10], at="x")

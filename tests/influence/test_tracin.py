@@ -104,3 +104,10 @@ def test_bad_input_is_refused():
         tracin(run, [1], query_at="final", cumulative=False)
     with pytest.raises(ValueError, match="`query_at='final'` needs a sum"):
         tracin(small_run("flow"), [1], query_at="final")
+
+
+def test_a_flag_is_true_or_false(paper_run):
+    with pytest.raises(ValueError, match="`cumulative` must be True or False, got 'no'"):
+        tracin(paper_run, [10], cumulative="no")
+    with pytest.raises(ValueError, match="`normalised` must be True or False, got 'x'"):
+        dln.influence.laplace_bif(paper_run, [10], normalised="x")

@@ -127,7 +127,7 @@ def test_bad_input_is_refused():
         windowed(run, [0, 51, 60], window=10)
     with pytest.raises(ValueError, match=r"measurement, at step 20.* latest possible start is 10"):
         windowed(run, [0, 15], window=10, at=20)
-    for weight in (1, -0.1, np.nan, np.inf, "a"):
+    for weight in (1, 1 - 1e-13, 1 + 1e-15, -0.1, np.nan, np.inf, "a"):
         with pytest.raises(ValueError, match="`weight`"):
             windowed(run, [0], window=10, weight=weight)
     for window in (0, -3, 2.5, [5, 0], [5, 2.5], [], [5, 5], [[5]]):
@@ -143,3 +143,23 @@ def test_bad_input_is_refused():
 def test_up_weighting_beyond_stability_says_so():
     with pytest.raises(dln.DivergenceError, match="diverged at step"):
         windowed(small_run(), [10], window=30, weight=500.0)
+
+
+def test_at_the_smallest_change_of_weight_the_derivative_is_resolved(paper_run):
+    first = windowed(paper_run, [400], window=10, first_order=True)
+    near = windowed(paper_run, [400], window=10, weight=1 - 1e-8)
+    assert np.abs(near - first).max() < 1e-4 * np.abs(first).max()
+
+
+def test_options_that_do_not_fit_are_named_as_python_writes_them(paper_run):
+    for options, reason in (
+        ({"first_order": "no"}, "`first_order` must be True or False, got 'no'"),
+        ({"first_order": True, "weight": 0.5}, "`weight` 0.5 does not belong to `first_order"),
+        ({"at": None}, "`at` must be 'window' or 'end' or a step >= 1 of the run; got None"),
+        ({"at": "windw"}, "Did you mean 'window'"),
+        ({"window": np.float64(1.5)}, "got 1.5"),
+        ({"window": "10"}, "got '10'"),
+        ({"window": np.array([True])}, r"got \[True\]"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            windowed(paper_run, [400], **options)
