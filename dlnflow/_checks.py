@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ def _is_number(value: object) -> bool:
     return (
         isinstance(value, Real | np.integer | np.floating)
         and not isinstance(value, bool)
-        and bool(np.isfinite(value))
+        and (isinstance(value, Integral) or bool(np.isfinite(value)))
     )
 
 

@@ -45,7 +45,7 @@ def matrix(
     ValueError
         If draws are too few or an item was not observed.
     """
-    rows = positions(traces, None if query is None else list(query), "query")
+    rows = positions(traces, query, "query")
     kept = usable(traces, differences)
     names = traces["item"].values.astype(str)
     values = np.full((len(kept), len(rows), len(names)), np.nan)

@@ -19,8 +19,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import result
-from dlnflow.influence import ESTIMATORS, bif
+from dlnflow import _checks, result
+from dlnflow.influence import bif
+from dlnflow.sampling._references import Reference, aligned
 from dlnflow.training import Run
 
 PAPER_GRID: dict[str, tuple[float, ...]] = {
@@ -43,7 +44,11 @@ def sweep(
     grid: Mapping[str, Sequence[Any]],
     folder: str | PathLike[str],
     *,
-    references: Sequence[str | xr.DataArray] = ("leave_one_out", "tangent"),
+    references: Sequence[Reference] | Mapping[str, Reference] = (
+        "leave_one_out",
+        "windowed",
+        "tangent",
+    ),
     executor: Executor | None = None,
     **fixed: Any,
 ) -> pd.DataFrame:
@@ -58,9 +63,11 @@ def sweep(
     grid : mapping of option name to values
         Options of `dlnflow.influence.bif` or of the kernel; all combinations are run.
     folder : path-like
-        One JSON file per setting; existing ones are not run again.
-    references : sequence of estimator name or influence array
-        What to correlate with; an array (e.g. a windowed ablation) is named by its estimator.
+        One JSON file per setting; existing ones are not run again unless they are damaged.
+    references : sequence or mapping of estimator name or influence array
+        What to correlate with. Arrays must hold all steps and items of the sweep, in any order.
+        In a sequence each is named by its estimator; two windowed ablations need a mapping, e.g.
+        {"short": windowed(run, steps, window=50), "long": windowed(run, steps, window=400)}.
     executor : concurrent.futures.Executor, optional
         Runs the settings; default one after another in this process.
     **fixed
@@ -75,18 +82,18 @@ def sweep(
     Raises
     ------
     ValueError
-        If the grid is empty or an option is both swept and fixed.
+        If the grid is empty or no lists, an option is both swept and fixed, `folder` is a file,
+        or a reference is unknown, named twice or lacks steps or items.
     """
-    if not grid or any(len(values) == 0 for values in grid.values()):
-        raise ValueError("`grid` must name at least one option with at least one value.")
+    _check_grid(grid)
     twice = sorted(set(grid) & set(fixed))
     if twice:
         raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
-    truth = {}
-    for reference in references:
-        array = ESTIMATORS[reference](run, steps) if isinstance(reference, str) else reference
-        truth[str(array.attrs["estimator"])] = result.check(array)
+    steps = _checks.recorded_steps(steps, run.n_steps)
+    truth = aligned(run, steps, references)
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`folder` {str(folder)!r} is a file; name a folder.")
     settings = [
         dict(zip(grid, values, strict=True)) | fixed for values in itertools.product(*grid.values())
     ]
@@ -94,7 +101,7 @@ def sweep(
     jobs = [
         (run, np.asarray(steps), setting, truth, path)
         for setting, path in zip(settings, paths, strict=True)
-        if not path.exists()
+        if _read(path, setting) is None
     ]
     if executor is None:
         for job in jobs:
@@ -102,7 +109,33 @@ def sweep(
     else:
         for done in [executor.submit(_score, *job) for job in jobs]:
             done.result()
-    return pd.DataFrame([json.loads(path.read_text(encoding="utf-8")) for path in paths])
+    return pd.DataFrame([_read(*pair) for pair in zip(paths, settings, strict=True)])
+
+
+def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse a grid without values.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    if not grid:
+        raise ValueError("`grid` must name at least one option with at least one value.")
+    for name, values in grid.items():
+        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) == 0:
+            raise ValueError(
+                f"`grid` must give a list of values for {name!r}, at least one; got {values!r}."
+            )
+
+
+def _read(path: Path, setting: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row of a file; None if it is absent, damaged or not of this setting."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return row if isinstance(row, dict) and set(setting) < set(row) else None
 
 
 def _key(
@@ -111,6 +144,7 @@ def _key(
     """Return a name that changes with the setting, the run, its data, steps and references."""
     text = json.dumps([repr(run), np.asarray(steps).tolist(), _plain(setting)], sort_keys=True)
     digest = hashlib.sha256(text.encode())
+    digest.update(json.dumps(sorted(truth)).encode())
     arrays = [run.task.x, run.task.y, *[truth[name].values for name in sorted(truth)]]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -132,7 +166,8 @@ def _score(
         row["error"] = str(error)
     else:
         for name, reference in truth.items():
-            row |= _agreement(found.values, reference.values, name)
+            same = reference.sel(query=found["query"], train=found["train"])
+            row |= _agreement(found.values, same.values, name)
         names, counts = np.unique(found.verdict.values, return_counts=True)
         row |= {str(name): int(count) for name, count in zip(names, counts, strict=True)}
     with result.atomic_path(path) as temporary:

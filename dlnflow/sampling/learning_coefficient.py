@@ -35,13 +35,19 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If the traces lack training items: the mean over a part is another quantity.
+        If the traces lack training items (the mean over a part is another quantity), or were
+        sampled with item weights other than 1.
     """
     traces = check_traces(traces)
     if traces.sizes["item"] != traces.attrs["n_train"]:
         raise ValueError(
             f"`traces` hold {traces.sizes['item']} of {traces.attrs['n_train']} training items; "
             "the learning coefficient needs the mean over all of them. Observe every item."
+        )
+    if "weight" in traces.coords and not (traces.weight == 1).all():
+        raise ValueError(
+            "`traces` were sampled with item weights other than 1; the learning coefficient is "
+            "that of the plain mean loss. Sample without `weights`."
         )
     centred = traces - traces.checkpoint_loss
     mean = centred.mean("item", skipna=False).expand_dims(item=["mean loss"], axis=-1)

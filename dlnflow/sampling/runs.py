@@ -38,7 +38,7 @@ def trace_run(
     kernel_options : mapping, optional
         Options of that kernel, e.g. {"freeze_after": 500, "stability": 0.1}.
     weights : array, shape (N,), optional
-        Item weights w_i; default 1.
+        Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
     **settings
         Fields of `dlnflow.sampling.Settings`; n_beta, localization, step_size and burn_in are
         filled in where they are left out, as by `suggest(run)`: from the whole run, whatever

@@ -19,7 +19,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dlnflow import _checks
 from dlnflow._progress import Progress
+from dlnflow._typing import FloatArray
 from dlnflow.sampling import chains
 from dlnflow.sampling.chains import Report, judged
 from dlnflow.sampling.noise import Streams
@@ -145,7 +147,7 @@ def sample(
     settings : Settings
         Posterior, lengths, seed, precision.
     weights : array, shape (N,), optional
-        Item weights w_i; default 1.
+        Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
 
     Returns
     -------
@@ -162,7 +164,8 @@ def sample(
     dtype = DTYPES[settings.dtype]
     w1, w2, y = (torch.as_tensor(np.array(a), dtype=dtype) for a in (w1, w2, task.y))
     x = None if task.one_hot else torch.as_tensor(np.array(task.x), dtype=dtype)
-    w = None if weights is None else torch.as_tensor(np.array(weights), dtype=dtype)
+    weights = None if weights is None else _item_weights(weights, task.n_items)
+    w = None if weights is None else torch.as_tensor(weights, dtype=dtype)
     time = np.atleast_1d(np.asarray(time))
     theta = pack(w1, w2)  # (T, P)
     start = evaluator(x, y, w1.shape[1], w)(theta).items.double().numpy()
@@ -187,7 +190,29 @@ def sample(
         checkpoint_loss=start,
         attrs=settings.attrs(kernel, task.n_items, theta.shape[1]),
     )
+    if weights is not None:
+        traces = traces.assign_coords(weight=("item", weights))
     return judged(traces, reports)
+
+
+def _item_weights(weights: ArrayLike, n_items: int) -> FloatArray:
+    """Return item weights >= 0, one per item.
+
+    Returns
+    -------
+    array, shape (N,)
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    array = _checks.nonnegative("weights", weights)
+    if array.shape != (n_items,):
+        raise ValueError(
+            f"`weights` must be one number per item, shape ({n_items},), got {array.shape}."
+        )
+    return array
 
 
 def _advance(

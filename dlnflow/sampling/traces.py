@@ -144,7 +144,7 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
     return traces.transpose(*DIMS)
 
 
-def positions(traces: xr.DataArray, names: list[str] | None, side: str) -> NDArray[np.intp]:
+def positions(traces: xr.DataArray, names: Sequence[str] | None, side: str) -> NDArray[np.intp]:
     """Return the positions of observed items.
 
     Returns
@@ -154,12 +154,14 @@ def positions(traces: xr.DataArray, names: list[str] | None, side: str) -> NDArr
     Raises
     ------
     ValueError
-        If a name was not observed.
+        If a name was not observed, or no names are given.
     """
     known = [str(name) for name in traces["item"].values]
     if names is None:
         return np.arange(len(known))
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
+    if not np.iterable(names) or len(names) == 0 or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"`{side}` must be names of observed items, at least one, got {names!r}.")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(

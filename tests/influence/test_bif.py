@@ -166,6 +166,15 @@ def test_the_order_of_dims_does_not_matter(function):
     assert found.identical(expected)
 
 
+@pytest.mark.parametrize("names", [[], [0], 0, ["i0", 1], "i9"])
+def test_bad_names(names):
+    z = traces(_correlated(2, 10, 0.0)[0][None])
+    for function in (bif.from_traces, bif.matrix):
+        with pytest.raises(ValueError, match="`query`"):
+            function(z, query=names)
+    assert bif.matrix(z, query="i1").sizes["query"] == 1
+
+
 @pytest.mark.parametrize(
     ("observable", "message"),
     [

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import dlnflow as dln
@@ -27,7 +28,8 @@ def test_scores_and_refused_settings(run, tmp_path):
     assert len(table) == 4 and len(list(tmp_path.glob("*.json"))) == 4
     refused = table.step_size == 1e3
     assert table[refused]["error"].str.contains("beyond stability").all()
-    assert table[~refused]["leave_one_out"].between(-1, 1).all()
+    for name in ("leave_one_out", "windowed", "tangent"):
+        assert table[~refused][name].between(-1, 1).all()
     first = table[~refused].iloc[0]
     found = dln.influence.bif(
         run, STEPS, n_beta=first.n_beta, step_size=first.step_size, kernel="sgld", **SHORT
@@ -78,7 +80,54 @@ def test_kernel_axes_and_array_references(run, tmp_path):
     assert {row["stability"] for row in rows} == {0.1, 1.0}
 
 
-@pytest.mark.parametrize("grid", [{}, {"n_beta": []}])
+@pytest.mark.parametrize("text", ["", '{"localiz', "[1, 2]", "{}", "null"])
+def test_a_damaged_file_is_computed_again(run, tmp_path, text):
+    grid = {"localization": [1e3, 1e5]}
+    truth = dln.influence.tangent(run, STEPS)
+    first = sweep(run, STEPS, grid, tmp_path, references=[truth], **SHORT)
+    next(iter(tmp_path.glob("*.json"))).write_text(text)
+    assert sweep(run, STEPS, grid, tmp_path, references=[truth], **SHORT).equals(first)
+
+
+def test_references_are_matched_by_their_labels(run, tmp_path):
+    grid, truth = {"localization": [1e5]}, dln.influence.tangent(run, [*STEPS, 600])
+    plain = sweep(run, STEPS, grid, tmp_path / "a", references=["tangent"], **SHORT)
+    turned = sweep(
+        run, STEPS, grid, tmp_path / "b", references=[truth[:, ::-1, ::-1]], **SHORT
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(plain, turned)
+    with pytest.raises(ValueError, match=r"lacks 3 of 4 labels .* `time`, the first is 50"):
+        sweep(run, STEPS, grid, tmp_path, references=[truth.sel(time=[150])], **SHORT)
+    with pytest.raises(ValueError, match="on `train`"):
+        sweep(run, STEPS, grid, tmp_path, references=[truth[:, :, :2]], **SHORT)
+    one = run.task.items[1]
+    part = sweep(run, STEPS, grid, tmp_path, references=[truth], query=[one], **SHORT)
+    assert np.isfinite(part.tangent).all()
+
+
+def test_references_have_different_names(run, tmp_path):
+    grid = {"localization": [1e5]}
+    short, long = (dln.influence.windowed(run, STEPS, window=w) for w in (10, 100))
+    with pytest.raises(ValueError, match="two `references` are named 'windowed'"):
+        sweep(run, STEPS, grid, tmp_path, references=[short, long], **SHORT)
+    table = sweep(
+        run, STEPS, grid, tmp_path, references={"short": short, "long": long}, **SHORT
+    )  # fmt: skip
+    assert {"short", "long", "short_pooled", "long_pooled"} <= set(table)
+    with pytest.raises(ValueError, match="Did you mean 'tangent'"):
+        sweep(run, STEPS, grid, tmp_path, references=["tangnet"], **SHORT)
+    both = dln.influence.windowed(run, STEPS, window=[10, 100])
+    with pytest.raises(ValueError, match="has the dims window"):
+        sweep(run, STEPS, grid, tmp_path, references=[both], **SHORT)
+
+
+def test_a_file_is_no_folder(run, tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(ValueError, match=r"`folder` .* is a file"):
+        sweep(run, STEPS, {"localization": [1e5]}, tmp_path / "a", references=["tangent"])
+
+
+@pytest.mark.parametrize("grid", [{}, {"n_beta": []}, {"n_beta": 3.0}, {"kernel": "sgld"}])
 def test_empty_grids(run, tmp_path, grid):
     with pytest.raises(ValueError, match="`grid`"):
         sweep(run, STEPS, grid, tmp_path)

@@ -39,6 +39,12 @@ def test_unknown_kernel():
         selftest.selftest(kernels=["malla"])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**23, "a", None])
+def test_seeds_out_of_range(seed):
+    with pytest.raises(ValueError, match="`seed`"):
+        selftest.selftest(seed=seed)
+
+
 def test_small_selftest_has_every_column_and_prints(capsys, monkeypatch):
     table = selftest.selftest(kernels=["mala", "rmsprop_sgld"], chains=512)
     assert selftest.verdicts(table) == {"mala": "correct", "rmsprop_sgld": "biased"}

@@ -312,6 +312,17 @@ def test_llc_at_a_singular_minimum_is_what_the_localisation_leaves(gamma):
     assert abs(found.llc - expected) < 3 * found.standard_error
 
 
+def test_weights_are_checked_recorded_and_refused_by_llc(run):
+    found = sampling.trace_run(run, [300], weights=[2, 1, 1, 1], **SHORT)
+    assert found.weight.values.tolist() == [2, 1, 1, 1]
+    with pytest.raises(ValueError, match="item weights other than 1"):
+        llc(found)
+    assert np.isfinite(llc(sampling.trace_run(run, [300], weights=np.ones(4), **SHORT)).llc)
+    for weights in ([1, 1], [-1, 1, 1, 1], [np.nan, 1, 1, 1], "abcd"):
+        with pytest.raises(ValueError, match="`weights`"):
+            sampling.trace_run(run, [300], weights=weights, **SHORT)
+
+
 def test_llc_needs_every_training_item():
     z = traces(5 + autoregressive(4, 100, 3, 0.0)[None], n_train=4)
     with pytest.raises(ValueError, match="3 of 4 training items"):
