@@ -94,7 +94,7 @@ def top_k(
         If `k` is not below the number of items.
     """
     k = checked_k(k, traces)
-    rows = positions(traces, None if query is None else list(query), "query")
+    rows = positions(traces, query, "query")
     kept = usable(traces, differences)
     names = traces["item"].values.astype(str)
     values = np.full((len(kept), len(rows), k), np.nan)

@@ -37,9 +37,10 @@ def build(kernel: str, posterior: Posterior, options: dict[str, Any]) -> Kernel:
     known = [name for name in inspect.signature(make).parameters if name != "posterior"]
     unknown = [name for name in options if name not in known]
     if unknown:
+        told = ", ".join(name for name in known if name != "step_size") or "none"
         raise ValueError(
-            f"kernel {kernel!r} does not take the option {unknown[0]!r}; it takes "
-            f"{', '.join(known)}." + _checks.did_you_mean(str(unknown[0]), known)
+            f"kernel {kernel!r} does not take the option {unknown[0]!r}; its options: {told}."
+            + _checks.did_you_mean(str(unknown[0]), known)
         )
     return make(posterior, **options)
 

@@ -122,7 +122,11 @@ class ChainLosses:
         ValueError
             If it does not return one floating-point loss (or row of losses) per item, with a
             gradient where it must be `differentiable`, and the same ones at a second call.
+        TypeError
+            If it is no function.
         """
+        if not callable(self._losses):
+            raise TypeError(f"`{name}` must be a function (model, batch) -> losses.")
         with torch.enable_grad():
             theta = theta.detach().clone().requires_grad_(differentiable)
             losses, again = self._one(theta, batch), self._one(theta, batch)

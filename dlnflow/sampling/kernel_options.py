@@ -24,13 +24,16 @@ def checked(options: Mapping[str, Any], burn_in: int) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is no mapping, holds the step size, changes the target to one without volume, or
-        freezes the preconditioner only after the burn-in.
+        If it is no mapping, holds the step size or what is no number, changes the target to one
+        without volume, or freezes the preconditioner only after the burn-in.
     """
     if not isinstance(options, Mapping):
         raise ValueError(f"`kernel_options` must be a mapping of option to value, got {options!r}.")
     if "step_size" in options:
         raise ValueError("`step_size` is a setting of its own; take it out of `kernel_options`.")
+    for name in ("decay", "stability", "persistence"):
+        if options.get(name) is not None:
+            _checks.real_number(name, options[name])
     if "noise_scale" in options:
         _checks.positive("noise_scale", options["noise_scale"])
     if options.get("box") is not None:

@@ -30,7 +30,7 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     Dataset
         Per time: `llc`, `standard_error` (from the effective sample size of the mean loss), and
         `verdict`, `r_hat`, `ess`, `n_diverged`, `diverged_chains` of the mean loss. NaN where the
-        verdict is "diverged".
+        verdict is "diverged"; the standard error is NaN too where a chain never moved.
 
     Raises
     ------
@@ -58,6 +58,7 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     excess = [b - s for b, s in zip(blocks, start.values, strict=True)]
     rows = np.array([diagnostics.mean_and_error(b) for b in excess])[..., 0]  # (T, 2)
     found = diagnostics.summary(mean).drop_vars("noise_floor")
+    error = np.where(np.isinf(found.r_hat), np.nan, n_beta * rows[:, 1])  # a chain never moved
     return found.assign(
-        llc=("time", n_beta * rows[:, 0]), standard_error=("time", n_beta * rows[:, 1])
+        llc=("time", n_beta * rows[:, 0]), standard_error=("time", error)
     ).assign_attrs(traces.attrs)

@@ -51,6 +51,8 @@ class Settings:
         for name in ("n_beta", "localization", "step_size"):
             object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
         check_lengths(self.chains, self.draws, self.burn_in, self.thin)
+        for name in ("chains", "draws", "burn_in", "thin"):
+            object.__setattr__(self, name, int(getattr(self, name)))  # 100.0 counts as 100
         object.__setattr__(self, "seed", _checks.whole_number("seed", self.seed))
         object.__setattr__(self, "options", checked(self.options, self.burn_in))
         _checks.one_of("dtype", self.dtype, ["float32", "float64"])

@@ -6,7 +6,7 @@ import xarray as xr
 from arviz_stats.base import array_stats
 
 from dlnflow.influence.bif import bif
-from dlnflow.sampling import diagnostics
+from dlnflow.sampling import diagnostics, llc
 from dlnflow.sampling.traces import labelled
 
 
@@ -56,6 +56,8 @@ def test_a_chain_that_never_moves_is_no_sample(chains):
     found = bif.from_traces(traces(5 + losses[None]))
     assert found.verdict.item() == "not mixed" and found.ess.item() == 1
     assert np.isnan(found.standard_error).all()
+    coefficient = llc(traces(5 + losses[None]))
+    assert coefficient.verdict.item() == "not mixed" and np.isnan(coefficient.standard_error)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, -0.4])

@@ -196,7 +196,9 @@ def test_bad_input(setup, change, message):
         model.sample(net, squared, **arguments)
 
 
-@pytest.mark.parametrize("change", [{"model": squared}, {"settings": {"n_beta": 1.0}}])
+@pytest.mark.parametrize(
+    "change", [{"model": squared}, {"settings": {"n_beta": 1.0}}, {"observed_loss": 3}]
+)
 def test_bad_types(setup, change):
     _, net, data = setup
     arguments = {"model": net, "settings": SETTINGS} | change

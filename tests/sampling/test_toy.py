@@ -188,6 +188,8 @@ def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start
     [
         ({"n_beta": 0}, "`n_beta`"),
         ({"seed": "a"}, "`seed`"),
+        ({"kernel_options": {"persistence": "a"}}, "`persistence`"),
+        ({"kernel": "mala", "kernel_options": {"foo": 1}}, "its options: none"),
         ({"seed": None}, "`seed`"),
         ({"kernel_options": 3}, "`kernel_options` must be a mapping"),
         ({"kernel_options": {"step_size": 1e-9}}, "`step_size` is a setting of its own"),
@@ -214,6 +216,13 @@ def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start
 def test_bad_settings(run, options, message):
     with pytest.raises(ValueError, match=message):
         sampling.trace_run(run, [0], **SHORT | options)
+
+
+def test_whole_floats_count_as_integers(run):
+    options = {"chains": 2.0, "draws": 6.0, "burn_in": 2.0, "thin": 1.0}
+    found = sampling.trace_run(run, [0], **options)
+    plain = sampling.trace_run(run, [0], **{k: int(v) for k, v in options.items()})
+    assert found.identical(plain)
 
 
 def test_three_layers_are_refused():
