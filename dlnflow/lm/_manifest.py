@@ -16,7 +16,8 @@ from dlnflow.lm._files import sha256_json, write_json
 
 FORMAT = 2
 """Changes when draws of the same settings would change, or what identifies them."""
-REPAIR = "repair=True (`--set repair=true`) computes it again; the rest is kept."
+ON = "`--set repair=true` (in Python repair=True)"
+REPAIR = f"{ON} computes it again; the rest is kept."
 WAY_OUT = "Give another folder, or delete this one."
 ENTRY = {"index": int, "weights": str, "config": str}
 RECORD = ENTRY | {"key": str, "draws": int, "sha256": str, "start_sha256": str,
@@ -25,7 +26,6 @@ WORDS = {
     "gradient.sha256": "gradient data", "observed.sha256": "observed sequences",
     "gradient.rows": "rows of gradient data", "observed.rows": "observed rows",
     "gradient.length": "length of gradient data", "observed.length": "length of observed rows",
-    "format": "format of stores",
 }  # fmt: skip
 """Names of entries of a key in messages, where the last part alone does not tell."""
 
@@ -127,6 +127,11 @@ class Manifest:
             return None
         known = _json(self.path)
         there = known.get("key") if isinstance(known, dict) else None
+        if isinstance(there, dict) and there.get("format") not in (None, FORMAT):
+            raise ValueError(
+                f"`store` {self.folder} has format {there['format']} of another version of this "
+                f"package, not {FORMAT}; format 1 did not record config.json. {WAY_OUT}"
+            )
         if isinstance(there, dict) and there != self.key:
             raise ValueError(
                 f"`store` {self.folder} holds traces of something else "
@@ -140,7 +145,7 @@ class Manifest:
         if not repair:
             raise ValueError(
                 f"`store` {self.folder}: manifest.json {state}. {WAY_OUT} If these are the "
-                "settings it was sampled with, repair=True (`--set repair=true`) writes it anew."
+                f"settings it was sampled with, {ON} writes it anew."
             )
         return self._from_records(state)
 

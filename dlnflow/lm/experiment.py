@@ -196,9 +196,12 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
     Raises
     ------
     ValueError
-        If the store holds no finished sample, or its files are damaged.
+        If the store is no folder or holds no finished sample, or its files are damaged.
     """
     store = Path(store)
+    if not store.is_dir():
+        raise ValueError(f"`store` {store} is no folder; `dlnflow lm sample {folder} --store "
+                         f"{store}` makes one.")  # fmt: skip
     if not (store / "traces.nc").exists():
         raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
                          f"{folder} --store {store}` again to finish it.")  # fmt: skip

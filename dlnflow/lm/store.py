@@ -50,8 +50,8 @@ class Store:
     Raises
     ------
     ValueError
-        If the folder holds traces of other weights, data, settings or version, or its manifest is
-        damaged.
+        If the folder holds traces of other weights, data, settings or version, its manifest is
+        damaged, or it cannot be written.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Store:
         shape: tuple[int, int], *, repair: bool = False,
     ):  # fmt: skip
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._usable()
         with self.locked():
             self.manifest = Manifest(self.folder, key, contents, repair=repair)
             known = self.manifest.records()
@@ -67,6 +67,17 @@ class Store:
             draws = max([1, *(record["draws"] for record in known.values())])
             self._open(chains, draws, shape[1])
             self._grow(self.manifest.n_steps, shape[0], 1)
+
+    def _usable(self) -> None:
+        """Make the folder and check that it can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "lock", "a"):
+                pass
+        except OSError as error:
+            why = "is a file" if self.folder.is_file() else f"cannot be written ({error.strerror})"
+            raise ValueError(f"`store` {self.folder} {why}. Give a folder that can be written, or "
+                             "copy the store to one.") from error  # fmt: skip
 
     def _open(self, chains: int, draws: int, items: int) -> None:
         """Open the arrays; make them, or what describes them, where that is missing or damaged."""

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from dlnflow.lm import experiment
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.store import CorruptedError
@@ -131,7 +132,7 @@ def test_records_that_contradict_each_other_give_no_manifest(parts, store):
 
 def test_a_store_of_an_earlier_format_is_refused(parts, store):
     edit(store / "manifest.json", lambda m: m["key"].update(format=1))
-    with pytest.raises(ValueError, match="format of stores: 1 there, 2 now"):
+    with pytest.raises(ValueError, match="has format 1 of another version"):
         sample_traces(*parts, store=store)
 
 
@@ -167,3 +168,35 @@ def test_repair_with_fewer_draws_keeps_the_length(parts, store, sampled, name):
     calls = []
     found = sample_traces(*parts, store=store, progress=lambda *a: calls.append(a))
     assert found.identical(sampled[1]) and calls == []
+
+
+def test_a_place_that_cannot_be_a_store(parts, tmp_path):
+    """Said before anything is computed, with the name that the option has."""
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "busy" / "lock").mkdir(parents=True)
+    for store, why in ((file, "is a file"), (file / "in", r"cannot be written \(Not a directory\)"),
+                       (tmp_path / "busy", r"cannot be written \(Is a directory\)")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"`store` {store} {why}. Give a folder that can be"):
+            sample_traces(*parts, store=store)
+    with pytest.raises(ValueError, match="file is no folder; `dlnflow lm sample run --store"):
+        experiment.read("run", file)
+
+
+def test_what_differs_is_told_in_words_with_short_hashes(parts, store):
+    ladder, gradient, observed, sampler = parts
+    wider = Observed(np.vstack([observed.ids, observed.ids]))
+    with pytest.raises(ValueError) as caught:
+        sample_traces(ladder, dataclasses.replace(gradient, rows=8), wider, sampler, store=store)
+    told = str(caught.value)
+    assert "rows of gradient data: 2 there, 8 now" in told
+    assert "observed rows: 2 there, 4 now" in told
+    assert f"observed sequences: {observed.sha256[:8]} there, {wider.sha256[:8]} now" in told
+    assert observed.sha256[:9] not in told
+
+
+def test_a_store_is_not_written_when_it_is_only_read(parts, store):
+    files = [p for p in store.rglob("*") if p.is_file() and p.name != "lock"]
+    before = {p: p.stat().st_mtime_ns for p in files}
+    sample_traces(*parts, store=store)
+    assert before == {p: p.stat().st_mtime_ns for p in files}
