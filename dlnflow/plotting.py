@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import _checks, _overview, _overview_few, panels, result
+from dlnflow._files import atomic_path
 from dlnflow.analysis import events as find_events
 from dlnflow.panels import OKABE_ITO, STYLES, title
 
@@ -171,7 +172,7 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
         figure.set_layout_engine("none")  # the layout is solved once, not once per file
         for kind, about in metadata.items():
             target = stem.with_name(f"{stem.name}.{kind}")
-            with result.atomic_path(target) as temporary:
+            with atomic_path(target) as temporary:
                 figure.savefig(temporary, format=kind, metadata=about)
             written.append(target)
     figure.set_layout_engine(layout)

@@ -1,7 +1,5 @@
 """The labelled result that every estimator returns, and the only place where its sign is set."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
+
+from dlnflow._files import atomic_path
 
 SIGN = "d loss(query) / d weight(train): negative = the train item helps the query"
 UNITS = "loss per unit of item weight"
@@ -273,30 +273,3 @@ def load(path: str | PathLike[str]) -> xr.DataArray:
         elif array[name].dtype.kind in "SOT":
             array = array.assign_coords({name: array[name].astype(str)})
     return check(array)
-
-
-class atomic_path:
-    """Context manager: a temporary path beside `path` that replaces it when all went well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays last: writers choose their format by it.
-        handle, name = tempfile.mkstemp(
-            prefix=f".{self.path.stem}.", suffix=self.path.suffix, dir=self.path.parent
-        )
-        os.close(handle)
-        self._temporary = Path(name)
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                umask = os.umask(0)
-                os.umask(umask)
-                self._temporary.chmod(0o666 & ~umask)
-                self._temporary.replace(self.path)
-        finally:  # nothing is left behind, also where the replacement itself fails
-            self._temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dlnflow import result
+from dlnflow._files import write_json
 
 EXPECTED = Path(__file__).parent / "expected"
 """One file per figure: {claim: {"value": v, "within": tolerance} or {"at_least": v}}."""
@@ -39,8 +39,7 @@ def of_curve(rows: pd.DataFrame, estimator: str) -> dict[str, float]:
 def write(path: Path, claims: Mapping[str, float], scale: str) -> Path:
     """Write claims as JSON, rounded to six digits, atomically."""
     rounded = {key: float(f"{value:.6g}") for key, value in claims.items()}
-    with result.atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"scale": scale, "claims": rounded}, indent=1) + "\n")
+    write_json(path, {"scale": scale, "claims": rounded})
     return path
 
 

@@ -11,7 +11,7 @@ import dlnflow
 
 PACKAGE = Path(__file__).parents[1] / "dlnflow"
 LAYERS = [
-    {"_typing", "_checks", "_lazy", "_progress", "_command"},
+    {"_typing", "_checks", "_files", "_lazy", "_progress", "_command"},
     {
         "modes", "task", "_table", "datasets", "saxe", "flow", "perturbation", "rlct", "phases",
         "symbolic",

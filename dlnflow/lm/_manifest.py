@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dlnflow.lm._files import sha256_json, write_json
+from dlnflow._files import write_json
+from dlnflow.lm._hashes import sha256_json
 
 FORMAT = 2
 """Changes when draws of the same settings would change, or what identifies them."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from dlnflow.lm._files import atomic_path, write_atomic
+from dlnflow._files import atomic_path, write_atomic
 
 DIMS = ("time", "chain", "draw", "item")
 

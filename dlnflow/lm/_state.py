@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dlnflow._files import atomic_path, write_atomic
 from dlnflow.lm._device import usable_device
-from dlnflow.lm._files import atomic_path, write_atomic
 from dlnflow.lm._pretrained import first_line
 from dlnflow.lm.losses import token_losses
 from dlnflow.lm.model import Settings, build

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from dlnflow._checks import did_you_mean, positive_integer
-from dlnflow.lm._files import sha256_text
+from dlnflow.lm._hashes import sha256_text
 
 STDLIB_EXCLUDED = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "distutils", "encodings",

@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import _checks
+from dlnflow._files import write_json
 from dlnflow.lm import induction
-from dlnflow.lm._files import write_json
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.model import Settings
 from dlnflow.lm.run_folder import check_inputs, read_record

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import _checks
-from dlnflow.lm._files import sha256_array
+from dlnflow.lm._hashes import sha256_array
 from dlnflow.lm._overlap import LEAST, occurring
 
 if TYPE_CHECKING:

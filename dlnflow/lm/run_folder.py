@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlnflow.lm._files import write_json
+from dlnflow._files import write_json
 from dlnflow.lm.model import Settings
 
 if TYPE_CHECKING:

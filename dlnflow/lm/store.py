@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlnflow.lm._files import sha256_array, write_atomic
+from dlnflow._files import write_atomic
+from dlnflow.lm._hashes import sha256_array
 from dlnflow.lm._manifest import REPAIR, CorruptedError, Manifest
 
 BLOCK = 64

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dlnflow._checks import positive_integer
 from dlnflow.lm import _hub
-from dlnflow.lm._files import sha256_array
+from dlnflow.lm._hashes import sha256_array
 from dlnflow.lm._pretrained import first_line
 from dlnflow.lm.corpus import Corpus
 

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from dlnflow import __version__
-from dlnflow.lm._files import sha256_json
+from dlnflow.lm._hashes import sha256_json
 from dlnflow.lm._overlap import LEAST, occurring
 from dlnflow.lm.checkpoints import Checkpoints
 from dlnflow.lm.mixture import GradientData, Observed

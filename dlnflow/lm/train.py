@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dlnflow._files import atomic_path, write_atomic, write_json
 from dlnflow.lm import corpus as corpora
 from dlnflow.lm._device import usable_device
-from dlnflow.lm._files import atomic_path, write_atomic, write_json
 from dlnflow.lm._pretrained import first_line
 from dlnflow.lm._state import State, mark
 from dlnflow.lm.checkpoints import Checkpoints

@@ -19,7 +19,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, result
+from dlnflow import _checks
+from dlnflow._files import write_json
 from dlnflow.influence import bif
 from dlnflow.sampling._references import Reference, aligned
 from dlnflow.training import Run
@@ -170,8 +171,7 @@ def _score(
             row |= _agreement(found.values, same.values, name)
         names, counts = np.unique(found.verdict.values, return_counts=True)
         row |= {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-    with result.atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(row), encoding="utf-8")
+    write_json(path, row)
 
 
 def _sampled(run: Run, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:

@@ -1,0 +1,41 @@
+"""Files that are either absent or complete."""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, moved over it if the block succeeds.
+
+    A reader sees the old file, or the new one complete, also after a power cut; a full disk
+    leaves the old one. Permissions are those of any new file (the umask's).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers choose their format by it.
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
+    temporary.touch(exist_ok=False)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:  # nothing is left behind, also where the replacement itself fails
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` on a temporary name and move the result to `path`."""
+    with atomic_path(path) as temporary:
+        write(temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))
