@@ -127,6 +127,52 @@ def test_underdamped_is_baoab(persistence):
     np.testing.assert_allclose(state.velocity, v, rtol=ALGEBRA, atol=ALGEBRA)
 
 
+STIFF = 100.0
+
+
+def _farthest(name, *, step_size, steps=3000, **options):
+    """The largest coordinate that 8 chains reach on N(0, diag(1/100, 1)), and their last state."""
+    kernel = KERNELS[name](
+        quadratic(np.diag([STIFF, 1.0]) / 50, 8, n_beta=50.0), step_size=step_size, **options
+    )
+    state, farthest = kernel.init(torch.zeros(8, 2, dtype=torch.float64)), 0.0
+    noise = Shared((8, 2))
+    for _ in range(steps):
+        state = kernel.step(state, noise)
+        farthest = max(farthest, float(state.theta.abs().max()))
+    return farthest, state
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "scale"),
+    [
+        ("sgld", {}, 1.0),
+        ("underdamped", {}, 1.0),
+        ("underdamped", {"persistence": 0.0}, 1.0),
+        ("underdamped", {"persistence": 0.9}, 1.0),
+        ("rmsprop_sgld", {"freeze_after": 1, "decay": 0.0, "stability": 0.1}, 0.1),
+    ],
+)  # fmt: skip
+def test_stable_below_four_and_not_beyond(name, options, scale):
+    """Frozen at the checkpoint, where g = 0, eps_hat is eps / a: `scale` is a."""
+    below, _ = _farthest(name, step_size=scale * 3.98 / STIFF, **options)
+    beyond, _ = _farthest(name, step_size=scale * 4.02 / STIFF, **options)
+    assert below < 10 and beyond > 1e5
+
+
+def test_algorithm_1_swings_but_does_not_blow_up():
+    eps, decay = 0.4, 0.99  # eps / a is 100 times the stable one
+    farthest, state = _farthest("rmsprop_sgld", step_size=eps, decay=decay)
+    longest = eps * 50.0 / (2 * np.sqrt(1 - decay))
+    assert longest / 2 < farthest < 1.1 * longest
+    assert 3 < float(state.step_hat[:, 0].mean()) * STIFF < 5
+
+
+def test_mala_beyond_stability_rejects():
+    farthest, state = _farthest("mala", step_size=400 / STIFF)
+    assert farthest < 10 and 0 < float(state.acceptance.mean()) < 0.01
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_column_of_step_sizes_is_a_batch_of_settings(name):
     """Each chain with its own eps, n_beta and localization moves as it would alone."""
