@@ -107,7 +107,15 @@ def test_runs_without_flow_time_show_steps():
 def test_constant_curves_can_be_drawn(tmp_path):
     zero = made_up(3, 3) * 0
     zero.attrs = made_up(3, 3).attrs
-    plotting.save_figure(plotting.plot_influence(zero), tmp_path / "zero.png")
+    figure = plotting.plot_influence(zero, events=False)
+    for axis in visible(figure):
+        low, high = axis.get_ylim()
+        assert low < 0 < high
+        curves = [line for line in axis.lines if line.get_label().startswith("item")]
+        drawn = np.array([line.get_ydata() for line in curves])
+        assert drawn.shape == (3, 20) and np.nanmax(np.abs(drawn)) == 0  # NaN: the item itself
+    written = plotting.save_figure(figure, tmp_path / "zero.png")
+    assert all(path.stat().st_size > 1000 for path in written)
 
 
 def test_saved_files_are_complete_and_reproducible(tmp_path):

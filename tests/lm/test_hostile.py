@@ -1,5 +1,6 @@
 """Damaged stores, full disks, missing devices: what is said, and that nothing is lost."""
 
+import errno
 import resource
 import subprocess
 import sys
@@ -52,12 +53,15 @@ def full_disk(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("room", [100, 4_000])  # too little for losses, or for how chains go on
-def test_a_disk_that_fills_up(parts, whole, tmp_path, room):
+@pytest.mark.parametrize(("room", "unit"), [(100, False), (4_000, True)])
+def test_a_disk_that_fills_up(parts, whole, tmp_path, room, unit):
+    """Too little for the manifest, so that no unit is begun, or for how a chain goes on."""
     sample_traces(parts[0].select([4]), *parts[1:], store=tmp_path)
     with full_disk(room), pytest.raises(OSError) as caught:
         sample_traces(*parts, store=tmp_path)
-    assert caught.value.errno == 27 or "make room" in "".join(caught.value.__notes__)
+    assert caught.value.errno == errno.EFBIG
+    notes = "".join(getattr(caught.value, "__notes__", ()))
+    assert ("chain 0 at step 12" in notes and "make room and call again" in notes) == unit
     assert not list(tmp_path.glob("**/.*.*")), "half-written files are left behind"
     found = sample_traces(*parts, store=tmp_path)
     assert found.identical(whole)
