@@ -37,7 +37,8 @@ TITLES = {
 }
 """What estimators are called in figures."""
 TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
-INFLUENCE_LABEL = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
+SIGNED = "$\\leftarrow$ helps    harms $\\rightarrow$"
+INFLUENCE_LABEL = f"influence on loss\n{SIGNED}"
 """Sign of d loss(query) / d weight(train) in words: down is help."""
 INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow$"
 """The same in one line, for colour bars."""
@@ -49,6 +50,8 @@ LEGEND = {
     "borderpad": 0.2,
 }  # fmt: skip
 """Small legend on a light ground."""
+PAGE_WIDTH = 7.2
+"""Of a journal page, in inches."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
 

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from dlnflow import panels, plotting
 
-PAGE_WIDTH = 7.2
-"""Inches."""
 KINSHIP_COLORS = {"sibling": "#0072B2", "cousin": "#D55E00", "far": "#009E73"}
 ESTIMATOR_COLORS = {
     "analytic": "#0072B2",
@@ -26,9 +24,8 @@ ESTIMATOR_STYLES = {
 }
 LEVEL_COLORS = ("0.35", "#009E73", "#D55E00", "#0072B2")
 """Shared by all, animal | plant, mammal | bird and tree | flower, siblings."""
-TIME = "training time (flow time)"
-LEGEND, letters = panels.LEGEND, panels.letters
-INFLUENCE = "influence on loss\n$\\leftarrow$ helps    harms $\\rightarrow$"
+TIME, INFLUENCE = panels.TIME_LABELS["flow_time"], panels.INFLUENCE_LABEL
+LEGEND, PAGE_WIDTH, letters = panels.LEGEND, panels.PAGE_WIDTH, panels.letters
 
 
 def figure(width: float, height: float) -> Figure:

@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dlnflow.panels import LEGEND, letters
+from dlnflow.panels import LEGEND, PAGE_WIDTH, SIGNED, letters
 from dlnflow.plotting import STYLE
 
-PAGE_WIDTH = 7.2
-"""Inches."""
 CLASS_COLORS = {
     "word_part": "#0072B2", "word_end": "#56B4E9", "formatting": "#999999",
     "induction": "#D55E00", "left_delimiter": "#009E73", "right_delimiter": "#CC79A7",
@@ -27,7 +25,6 @@ GROUP_COLORS = {
 """(query, train)"""
 COLUMNS = 4
 """Panels beside each other."""
-SIGNED = "$\\leftarrow$ helps    harms $\\rightarrow$"
 
 
 def class_influence(
