@@ -34,8 +34,6 @@ ESS_LIMIT = 200.0
 """Below this, error bars are themselves uncertain by more than 5 %."""
 LOSS_BOUND = 100.0
 """Multiple of the expected scale of the loss beyond which a chain counts as diverged."""
-VERDICTS = ("mixed", "short", "not mixed", "diverged")
-"""From best to worst."""
 
 
 def loss_bound(traces: xr.DataArray) -> float:

@@ -101,8 +101,7 @@ def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:
     _checks.positive_integer("thin", thin)
     if _checks.positive_integer("draws", draws) < 4:
         raise ValueError(f"`draws` must be at least 4 to estimate a covariance, got {draws}.")
-    if burn_in != int(burn_in) or burn_in < 0:
-        raise ValueError(f"`burn_in` must be a whole number >= 0, got {burn_in!r}.")
+    _checks.whole_number("burn_in", burn_in)
 
 
 def check_traces(traces: xr.DataArray) -> xr.DataArray:
