@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow._checks import one_of, positive_integer
 from dlnflow.lm import _results
 from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.induction import repeated_sequences
+from dlnflow.lm.induction import PERIOD, repeated_sequences
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.run_folder import read_settings
 from dlnflow.lm.token_classes import Vocabulary, classify
@@ -37,8 +37,6 @@ ROWS = {"text": 32, "repeats": 64}
 """Observed sequences: the errors of repeats are mostly those of the choice of sequences."""
 REPEATS = ("repeated", "other")
 """Classes of the tokens of a sequence u u: second and first half."""
-PERIOD = 24
-"""Ids of u in repeated sequences u u, unless the model's context is shorter than 2 u."""
 DEAL = 16
 """Repeated sequences without a common id; more of them use the same ids again."""
 
@@ -139,6 +137,7 @@ def watch(
     if rows % deals:
         raise ValueError(f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
                          f"{rows - rows % deals} or {rows - rows % deals + deals}.")  # fmt: skip
+    # the last id is a target only
     period = min(PERIOD, ((length if context is None else context) + 1) // 2)
     ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals)
     observed = Observed(ids)
@@ -170,7 +169,9 @@ def sampler(
         "burn_in": BURN_IN, "thin": THIN,
     } | changes  # fmt: skip
     options = {"freeze_after": chosen["burn_in"]} if chosen["burn_in"] else {}
-    settings = SamplerSettings(chains=chains, draws=draws, seed=seed, options=options, **chosen)
+    settings = SamplerSettings(
+        chains=chains, draws=draws, seed=seed, kernel_options=options, **chosen
+    )
     return Sampler(settings, precision="bf16-gradient", device=device, threads=threads)
 
 

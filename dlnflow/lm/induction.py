@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PERIOD = 24
+"""Ids of u in repeated sequences u u, unless the model's context is shorter than 2 u."""
+
+
 def repeated_sequences(
     counts: ArrayLike,
     *,
     n_sequences: int = 16,
-    period: int = 24,
+    period: int = PERIOD,
     seed: int = 0,
     special: tuple[int, ...] = (0, 1),
     disjoint: bool = True,

@@ -163,7 +163,7 @@ def intervene(
     out = Path(out)
     data = data or prepare(settings, out / "data")
     check_inputs(out, data.training, data.tokenizer)
-    period = min(24, settings.context // 2)
+    period = min(induction.PERIOD, settings.context // 2)  # the model takes all of u u
     probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False)
     plans: dict[str, Window | None] = {"never": None, **choices}
     runs = {}

@@ -19,11 +19,11 @@ from dlnflow.lm.losses import token_losses
 from dlnflow.lm.mixture import GradientData, Observed
 from dlnflow.lm.model import SHORT
 from dlnflow.sampling import chains
+from dlnflow.sampling.functional import matching
+from dlnflow.sampling.noise import GAUSSIAN, MINIBATCH, UNIFORM, chain_seed
 from dlnflow.sampling.posterior import Evaluation, Kernel, Posterior
 from dlnflow.sampling.settings import Settings
 
-GAUSSIAN, UNIFORM, MINIBATCH = 0, 1, 2
-"""Streams of a chain."""
 PRECISIONS = ("fp32", "bf16-gradient", "bf16")
 """Where bfloat16 autocast is used."""
 TARGETS = 4096
@@ -39,11 +39,11 @@ class Sampler:
     Attributes
     ----------
     settings : dlnflow.sampling.Settings
-        n_beta, localization, step_size, chains, draws, burn_in, thin, seed, options.
+        n_beta, localization, step_size, chains, draws, burn_in, thin, seed, kernel_options.
     kernel : str
         Name in `dlnflow.sampling.KERNELS`.
     parameters : tuple of str, or str
-        Only parameters whose names contain one of these move; empty: all.
+        Only parameters whose names match one of these move, e.g. ``"*attention*"``; empty: all.
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
         hides the rounding; ``"bf16"``: observed losses too, with rounding noise of about 1e-3
@@ -80,9 +80,9 @@ class Sampler:
         return {
             "kernel": self.kernel, "n_beta": s.n_beta, "localization": s.localization,
             "step_size": s.step_size, "burn_in": s.burn_in, "thin": s.thin, "seed": s.seed,
-            "dtype": s.dtype, "options": dict(s.options), "parameters": list(self.parameters),
-            "precision": self.precision, "device": torch.device(self.device).type,
-            "revision": REVISION,
+            "dtype": s.dtype, "options": dict(s.kernel_options),
+            "parameters": list(self.parameters), "precision": self.precision,
+            "device": torch.device(self.device).type, "revision": REVISION,
         } | ({} if self.threads == 1 else {"threads": self.threads})  # fmt: skip
 
 
@@ -134,8 +134,7 @@ class StepNoise:
                           device=self.like.device)  # fmt: skip
 
     def _seed(self, stream: int) -> None:
-        sequence = np.random.SeedSequence([*self.words, stream, self.step])
-        self.generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        self.generator.manual_seed(chain_seed(*self.words, stream, self.step))
 
 
 class FlatModel:
@@ -148,7 +147,8 @@ class FlatModel:
         self.model.to(getattr(torch, sampler.settings.dtype)).requires_grad_(False)
         if _plain_is_faster(sampler, unit.gradient.length):
             self.model.set_attn_implementation("eager")
-        self.moving = _selected(self.model, sampler.parameters)
+        every = dict(self.model.named_parameters())
+        self.moving = [every[name] for name in matching(every, sampler.parameters)]
         self.center = torch.cat([p.flatten() for p in self.moving])[None].clone()
         self.gradient = torch.zeros_like(self.center)
         for p, piece in zip(self.moving, self._pieces(self.gradient), strict=True):
@@ -217,7 +217,7 @@ def _run(unit: Unit) -> Result:
     at_checkpoint = flat.observe(flat.center)
     posterior = Posterior(flat.evaluate, flat.center, settings.n_beta, settings.localization,
                           exact=False)  # fmt: skip
-    kernel = chains.build(unit.sampler.kernel, posterior, settings.kernel_options())
+    kernel = chains.build(unit.sampler.kernel, posterior, settings.for_kernel())
     state = kernel.init(flat.center)
     first = 0
     if unit.state is not None:
@@ -249,15 +249,6 @@ def _plain_is_faster(sampler: Sampler, length: int) -> bool:
     """Whether attention that keeps its weights beats the fused one, as in training short rows."""
     on_cpu = torch.device(sampler.device).type == "cpu"
     return on_cpu and sampler.precision != "fp32" and length <= SHORT
-
-
-def _selected(model: torch.nn.Module, names: tuple[str, ...]) -> list[torch.nn.Parameter]:
-    """Return the parameters whose name contains one of `names`."""
-    every = dict(model.named_parameters())
-    unused = [n for n in names if not any(n in full for full in every)]
-    if unused:
-        raise ValueError(f"`parameters` {unused} match no parameter; there are {', '.join(every)}.")
-    return [p for full, p in every.items() if not names or any(n in full for n in names)]
 
 
 def _pack(state: Any) -> bytes:

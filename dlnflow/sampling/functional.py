@@ -5,7 +5,7 @@ never changed.
 """
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,40 @@ ItemLosses = Callable[[Callable[..., Any], Batch], Tensor]
 """(model, batch) -> losses (n,) or (n, k); `model` is called like the module."""
 
 
+def matching(known: Iterable[str], patterns: str | Sequence[str] | None) -> list[str]:
+    """Return the names that match a pattern, in their own order.
+
+    Parameters
+    ----------
+    known : iterable of str
+        Names of all parameters that may move.
+    patterns : str or sequence of str, optional
+        Whole names, in which `*` matches anything; None or empty: all.
+
+    Returns
+    -------
+    list of str
+        The chosen names.
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches no name.
+    """
+    known = list(known)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or "*")
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
+            more = ", ..." if len(known) > 8 else ""
+            hint = f" Write '*{pattern}*' for all names that contain it."
+            raise ValueError(
+                f"`parameters` pattern {pattern!r} matches none of {', '.join(known[:8])}{more} "
+                "(those that require a gradient)."
+                + (hint if any(pattern in name for name in known) else "")
+            )
+    return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Which parameters are sampled, how they lie in theta, and the values of all others."""
@@ -32,7 +66,7 @@ class Parameters:
     def of(
         cls, model: nn.Module, state: Mapping[str, Tensor], patterns: Sequence[str] | None
     ) -> "Parameters":
-        """Choose among the parameters that require a gradient; None means all.
+        """Choose among the parameters that require a gradient, as `matching` does.
 
         Returns
         -------
@@ -46,14 +80,7 @@ class Parameters:
         """
         known = dict(model.named_parameters())
         free = [name for name, value in known.items() if value.requires_grad]
-        patterns = ("*",) if patterns is None else patterns
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        for pattern in patterns:
-            if not fnmatch.filter(free, pattern):
-                raise ValueError(
-                    f"`parameters` pattern {pattern!r} matches none of {', '.join(free[:8])} "
-                    "(those that require a gradient)."
-                )
+        names = tuple(matching(free, patterns))
         others = {**known, **dict(model.named_buffers())}
         absent = [name for name in known if name not in state]
         if absent:
@@ -64,7 +91,6 @@ class Parameters:
                     f"the parameter {name!r} of a checkpoint has shape {tuple(state[name].shape)}, "
                     f"in the model {tuple(value.shape)}."
                 )
-        names = tuple(n for n in free if any(fnmatch.fnmatchcase(n, p) for p in patterns))
         fixed = {n: state.get(n, v).detach() for n, v in others.items() if n not in names}
         return cls(names, tuple(known[n].shape for n in names), fixed)
 

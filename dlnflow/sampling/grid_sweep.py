@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from dlnflow import _checks
 from dlnflow._files import write_json
 from dlnflow.influence import bif
 from dlnflow.sampling._references import Reference, aligned
+from dlnflow.sampling.runs import trace_run
+from dlnflow.sampling.settings import Settings
 from dlnflow.training import Run
 
 PAPER_GRID: dict[str, tuple[float, ...]] = {
@@ -35,8 +38,6 @@ PAPER_GRID: dict[str, tuple[float, ...]] = {
     "stability": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
 }
 """Ranges of table 1 of Lee et al. (2025), for kernel "rmsprop_sgld"; logarithmic."""
-KERNEL_OPTIONS = ("decay", "stability", "freeze_after", "persistence", "warm_start")
-"""Axes that belong to the kernel rather than to all samplers."""
 
 
 def sweep(
@@ -175,9 +176,11 @@ def _score(
 
 
 def _sampled(run: Run, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
-    """Return the BIF of one setting."""
-    options = {k: v for k, v in setting.items() if k in KERNEL_OPTIONS}
-    rest = {k: v for k, v in setting.items() if k not in KERNEL_OPTIONS}
+    """Return the BIF of one setting; what neither `bif` nor `Settings` knows is the kernel's."""
+    known = {*signature(bif).parameters, *signature(trace_run).parameters,
+             *Settings.__dataclass_fields__}  # fmt: skip
+    rest = {k: v for k, v in setting.items() if k in known}
+    options = {k: v for k, v in setting.items() if k not in known}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
     return bif(run, steps, **({"errors": False} | rest))  # scores need values and verdicts only
 

@@ -29,14 +29,12 @@ from dlnflow.sampling.model_input import (
     observed_positions,
     ordered,
 )
-from dlnflow.sampling.noise import Streams, generator
+from dlnflow.sampling.noise import MINIBATCH, Streams, generator
 from dlnflow.sampling.plan import Plan
 from dlnflow.sampling.posterior import Evaluation, Posterior
 from dlnflow.sampling.precision import check_precision
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.traces import check_start, labelled
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def sample(
@@ -97,7 +95,7 @@ def sample(
     size = check_data("data", data)
     if how.batch_size is not None and how.batch_size > size:
         raise ValueError(f"`batch_size` must lie in [1, {size}], got {how.batch_size}.")
-    dtype = DTYPES[settings.dtype]
+    dtype = getattr(torch, settings.dtype)
     data = in_precision(data, dtype)
     watched = data if observed is None else in_precision(observed_items(data, observed), dtype)
     states = {0: dict(model.state_dict())} if checkpoints is None else ordered(checkpoints)
@@ -140,7 +138,7 @@ class _Checkpoint:
         """Return losses (chains, draws, K), at the checkpoint (K,), P, vectorised, report."""
         how = self.how
         where = Parameters.of(self.model, self.state, how.parameters)
-        center = where.flat(self.state, DTYPES[settings.dtype])
+        center = where.flat(self.state, getattr(torch, settings.dtype))
         center = center.expand(settings.chains, -1).contiguous()
         training = ChainLosses(self.model, self.batch_loss, where, how.vectorise)
         watching = ChainLosses(
@@ -162,7 +160,7 @@ class _Checkpoint:
         full = how.batch_size is None or how.batch_size == len(self.data[0])
         evaluate = self._evaluator(training, settings, full)
         posterior = Posterior(evaluate, center, settings.n_beta, settings.localization, full)
-        built = chains.build(kernel, posterior, settings.kernel_options())
+        built = chains.build(kernel, posterior, settings.for_kernel())
         keys = [(settings.seed, self.step, c) for c in range(settings.chains)]
         noise = Streams(keys, center.shape[1], center.dtype)
         # The gradient of the full batch already brings the losses of the training items.
@@ -182,10 +180,8 @@ class _Checkpoint:
         """Return theta -> Evaluation, with a fresh minibatch for every chain unless full."""
         if full:
             return lambda theta: training.gradient(theta, self.data, None)
-        size, streams = (
-            len(self.data[0]),
-            [generator(settings.seed, self.step, c, stream=2) for c in range(settings.chains)],
-        )
+        size, chain_numbers = len(self.data[0]), range(settings.chains)
+        streams = [generator(settings.seed, self.step, c, stream=MINIBATCH) for c in chain_numbers]
 
         def evaluate(theta: Tensor) -> Evaluation:
             drawn = [torch.randperm(size, generator=s)[: self.how.batch_size] for s in streams]

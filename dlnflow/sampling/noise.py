@@ -12,27 +12,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GAUSSIAN, UNIFORM, MINIBATCH = 0, 1, 2
+"""Streams of a chain."""
 GROUP = 16
 """Numbers that torch draws together."""
 
 
-def chain_seed(seed: int, checkpoint: int, chain: int, stream: int = 0) -> int:
-    """Return a 63-bit seed for one stream of one chain.
+def chain_seed(seed: int, checkpoint: int, chain: int, stream: int, *step: int) -> int:
+    """Return a 63-bit seed for one stream of one chain, or for one step of that stream.
 
     Parameters
     ----------
     seed, checkpoint, chain : int
         The user's seed, the optimiser step of the checkpoint, the chain number; all >= 0.
     stream : int
-        0 for Gaussians, 1 for uniforms, 2 for minibatches.
+        GAUSSIAN, UNIFORM or MINIBATCH.
+    *step : int
+        Step of the chain, where its numbers are to be had without those of the steps before.
 
     Returns
     -------
     int
         A number in [0, 2^63).
     """
-    words = np.random.SeedSequence([seed, checkpoint, chain, stream]).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
+    sequence = np.random.SeedSequence([seed, checkpoint, chain, stream, *step])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Streams:
@@ -49,7 +53,7 @@ class Streams:
     """
 
     def __init__(self, keys: Sequence[tuple[int, int, int]], size: int, dtype: torch.dtype):
-        self._gaussian = [generator(*key, stream=0) for key in keys]
+        self._gaussian = [generator(*key, stream=GAUSSIAN) for key in keys]
         self._keys, self._uniform = keys, []  # made when first asked for: only MALA does
         # Few steps at a time: the block of all chains should stay in cache until it is used.
         self._block = GROUP // math.gcd(GROUP, size)
@@ -71,7 +75,7 @@ class Streams:
     def uniform(self) -> Tensor:
         """Return the next (C,) uniform numbers in [0, 1)."""
         if not self._uniform:
-            self._uniform = [generator(*key, stream=1) for key in self._keys]
+            self._uniform = [generator(*key, stream=UNIFORM) for key in self._keys]
         if self._next_uniform == GROUP:
             for block, stream in zip(self._uniforms, self._uniform, strict=True):
                 block.uniform_(generator=stream)

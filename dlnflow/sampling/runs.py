@@ -1,6 +1,5 @@
 """From a run to loss traces: settings filled in, checkpoints trained, chains sampled."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
@@ -12,7 +11,7 @@ from dlnflow.sampling.settings import Settings
 from dlnflow.training import Run
 
 STABLE = 4.0
-"""step_size times the largest curvature of U at which the unadjusted kernels blow up."""
+"""step_size times the largest curvature of U at which `sgld` and `underdamped` blow up."""
 
 
 def trace_run(
@@ -20,7 +19,6 @@ def trace_run(
     steps: ArrayLike,
     *,
     kernel: str = "underdamped",
-    kernel_options: Mapping[str, Any] | None = None,
     weights: ArrayLike | None = None,
     **settings: Any,
 ) -> xr.DataArray:
@@ -35,14 +33,13 @@ def trace_run(
     kernel : {"sgld", "rmsprop_sgld", "mala", "underdamped"}
         How the chains move. "underdamped" has no bias on Gaussian targets and, per step, the
         largest effective sample size.
-    kernel_options : mapping, optional
-        Options of that kernel, e.g. {"freeze_after": 500, "stability": 0.1}.
     weights : array, shape (N,), optional
         Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
     **settings
-        Fields of `dlnflow.sampling.Settings`; n_beta, localization, step_size and burn_in are
-        filled in where they are left out, as by `suggest(run)`: from the whole run, whatever
-        `steps` are.
+        Fields of `dlnflow.sampling.Settings`, among them the options of the kernel, e.g.
+        kernel_options={"freeze_after": 500, "stability": 0.1}; n_beta, localization, step_size
+        and burn_in are filled in where they are left out, as by `suggest(run)`: from the whole
+        run, whatever `steps` are.
 
     Returns
     -------
@@ -55,21 +52,17 @@ def trace_run(
         If a setting is out of range or the step is beyond stability at a checkpoint.
     """
     steps = _checks.recorded_steps(steps, run.n_steps)
-    unknown = sorted(
-        set(settings) - set(Settings.__dataclass_fields__) | {"options"} & set(settings)
-    )
+    unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
     if unknown:
         raise ValueError(
             f"unknown sampling option `{unknown[0]}`."
-            + _checks.did_you_mean(unknown[0], [*Settings.__dataclass_fields__, "kernel_options"])
+            + _checks.did_you_mean(unknown[0], list(Settings.__dataclass_fields__))
         )
     defaults.require_two_layers(run)
-    full = Settings(
-        **defaults.complete(run, settings, kernel),
-        options={} if kernel_options is None else kernel_options,
-    )
+    full = Settings(**defaults.complete(run, settings, kernel))
     w1, w2 = defaults.checkpoints(run, steps)
-    if kernel in ("sgld", "underdamped"):  # the others do not blow up, or not at this bound
+    # MALA rejects, and the step of RMSProp-SGLD is not `step_size`.
+    if kernel in ("sgld", "underdamped"):
         stiffness = defaults.stiffest(run, w1, w2, full.n_beta, full.localization)
         _check_stable(stiffness, full.step_size, kernel)
     return toy.sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)

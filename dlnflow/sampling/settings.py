@@ -26,8 +26,8 @@ class Settings:
     seed : int
         With the checkpoint's step and the chain's number it fixes all random numbers.
     dtype : {"float32", "float64"}
-        Precision of weights and noise.
-    options : mapping
+        Precision of weights and noise, by its name in torch.
+    kernel_options : mapping
         Further options of the kernel, e.g. {"freeze_after": 500}.
 
     Raises
@@ -45,7 +45,7 @@ class Settings:
     thin: int = 1
     seed: int = 0
     dtype: str = "float32"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kernel_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("n_beta", "localization", "step_size"):
@@ -54,16 +54,17 @@ class Settings:
         for name in ("chains", "draws", "burn_in", "thin"):
             object.__setattr__(self, name, int(getattr(self, name)))  # 100.0 counts as 100
         object.__setattr__(self, "seed", _checks.whole_number("seed", self.seed))
-        object.__setattr__(self, "options", checked(self.options, self.burn_in))
+        options = checked(self.kernel_options, self.burn_in)
+        object.__setattr__(self, "kernel_options", options)
         _checks.one_of("dtype", self.dtype, ["float32", "float64"])
 
-    def kernel_options(self) -> dict[str, Any]:
+    def for_kernel(self) -> dict[str, Any]:
         """Return what the kernel builder takes besides the posterior."""
-        return {"step_size": self.step_size, **self.options}
+        return {"step_size": self.step_size, **self.kernel_options}
 
     def warn_if_target_changed(self) -> None:
         """Warn that an option changes what is sampled, if one does."""
-        warn_if_target_changed(self.options)
+        warn_if_target_changed(self.kernel_options)
 
     def lengths(self) -> dict[str, int]:
         """Return what the driver takes."""
@@ -72,7 +73,7 @@ class Settings:
     def attrs(self, kernel: str, n_train: int, n_parameters: int) -> dict[str, Any]:
         """Return the attributes of the traces; all numbers and text."""
         record = asdict(self)
-        options = record.pop("options")
+        options = record.pop("kernel_options")
         told = ", ".join(f"{k}={v}" for k, v in options.items())
         if changed := target_changed(options):
             record["target_changed"] = changed

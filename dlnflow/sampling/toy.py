@@ -34,8 +34,6 @@ from dlnflow.task import Task
 SLAB_BYTES = 400_000
 """Positions of the chains that advance together; a handful of such arrays fits in L2."""
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def pack(w1: Tensor, w2: Tensor) -> Tensor:
     """Return theta (..., P) from W1 (..., h, n_in) and W2 (..., d_out, h)."""
@@ -161,7 +159,7 @@ def sample(
         stability.
     """
     settings.warn_if_target_changed()
-    dtype = DTYPES[settings.dtype]
+    dtype = getattr(torch, settings.dtype)
     w1, w2, y = (torch.as_tensor(np.array(a), dtype=dtype) for a in (w1, w2, task.y))
     x = None if task.one_hot else torch.as_tensor(np.array(task.x), dtype=dtype)
     weights = None if weights is None else _item_weights(weights, task.n_items)
@@ -230,6 +228,6 @@ def _advance(
         evaluator(x, y, hidden, weights), center, settings.n_beta, settings.localization
     )
     noise = Streams(keys, center.shape[1], center.dtype)
-    built = chains.build(kernel, posterior, settings.kernel_options())
+    built = chains.build(kernel, posterior, settings.for_kernel())
     losses, state = chains.run(built, center, noise, **settings.lengths())
     return losses, Report.of(built, posterior, state)

@@ -22,7 +22,7 @@ from dlnflow.sampling.settings import Settings
 
 SETTINGS = Settings(
     n_beta=1e3, localization=1e3, step_size=1e-6, chains=2, draws=6, burn_in=3, thin=2, seed=4,
-    options={"freeze_after": 2},
+    kernel_options={"freeze_after": 2},
 )  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def test_store_is_read_not_recomputed(parts, whole, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"freeze_after": 3}, {"warm_start": True}])
 def test_more_draws_equal_one_long_run(parts, tmp_path, options):
-    long = changed(parts, options=options)
-    short = changed(parts, options=options, draws=4)
+    long = changed(parts, kernel_options=options)
+    short = changed(parts, kernel_options=options, draws=4)
     sample_traces(*short, store=tmp_path)
     same(sample_traces(*long, store=tmp_path), sample_traces(*long))
     same(sample_traces(*short, store=tmp_path), sample_traces(*short))
@@ -231,7 +231,7 @@ def test_other_processes_give_the_same(parts, whole):
     ("change", "word"),
     [
         ({"n_beta": 2e3}, "n_beta"), ({"seed": 5}, "seed"), ({"burn_in": 4}, "burn_in"),
-        ({"options": {}}, "options"),
+        ({"kernel_options": {}}, "options"),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused(parts, tmp_path, change, word):
@@ -308,12 +308,15 @@ def test_full_disk_loses_nothing(parts, whole, tmp_path, monkeypatch):
 
 def test_only_named_parameters_move(parts):
     ladder, gradient, observed, _ = parts
-    frozen = Sampler(dataclasses.replace(SETTINGS, draws=4, chains=1), parameters=("lm_head",))
+    frozen = Sampler(dataclasses.replace(SETTINGS, draws=4, chains=1), parameters=("*lm_head*",))
     found = sample_traces(ladder, gradient, observed, frozen)
     assert (found.std("draw") > 0).all()
     wrong = dataclasses.replace(frozen, parameters=("no_such",))
-    with pytest.raises(ValueError, match=r"\['no_such'\] match no parameter"):
+    with pytest.raises(ValueError, match=r"'no_such' matches none of"):
         sample_traces(ladder, gradient, observed, wrong)
+    inside = dataclasses.replace(frozen, parameters=("lm_head",))
+    with pytest.raises(ValueError, match=r"Write '\*lm_head\*' for all names that contain it"):
+        sample_traces(ladder, gradient, observed, inside)
 
 
 def test_bf16_is_another_store(parts, tmp_path):
@@ -328,7 +331,7 @@ def test_bf16_is_another_store(parts, tmp_path):
 def test_a_diverged_chain_is_kept_and_found(parts):
     from dlnflow.sampling import diagnostics
 
-    wild = changed(parts, step_size=1e-2, localization=1e1, n_beta=1e7, draws=4, options={})
+    wild = changed(parts, step_size=1e-2, localization=1e1, n_beta=1e7, draws=4, kernel_options={})
     assert diagnostics.diverged(sample_traces(*wild)).all()
 
 

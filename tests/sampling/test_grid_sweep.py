@@ -127,6 +127,24 @@ def test_a_file_is_no_folder(run, tmp_path):
         sweep(run, STEPS, {"localization": [1e5]}, tmp_path / "a", references=["tangent"])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # some change the target, and say so
+@pytest.mark.parametrize(
+    ("kernel", "axis"),
+    [("sgld", {"noise_scale": [0.5, 1.0]}), ("sgld", {"box": [0.01, None]}),
+     ("underdamped", {"persistence": [0.0, 0.5]})],
+)  # fmt: skip
+def test_every_option_of_a_kernel_is_an_axis(run, tmp_path, kernel, axis):
+    truth = dln.influence.tangent(run, STEPS)
+    table = sweep(run, STEPS, axis, tmp_path, references=[truth], kernel=kernel, **SHORT)
+    assert "error" not in table and table["tangent"].nunique() == 2
+
+
+def test_options_that_nobody_takes_are_an_error_of_the_row(run, tmp_path):
+    truth = dln.influence.tangent(run, STEPS)
+    table = sweep(run, STEPS, {"stabilty": [0.1]}, tmp_path, references=[truth], **SHORT)
+    assert table["error"].str.contains("does not take the option.*stabilty").all()
+
+
 @pytest.mark.parametrize("grid", [{}, {"n_beta": []}, {"n_beta": 3.0}, {"kernel": "sgld"}])
 def test_empty_grids(run, tmp_path, grid):
     with pytest.raises(ValueError, match="`grid`"):

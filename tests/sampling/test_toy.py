@@ -177,7 +177,7 @@ def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start
     task, w1, w2 = global_minimum(6, 3, 6, 3)
     options = {"stability": 1e-6, "freeze_after": 300, "warm_start": warm_start}
     settings = Settings(
-        6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, options=options
+        6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, kernel_options=options
     )  # fmt: skip
     with pytest.warns(UserWarning, match="`step_size` = 1e-08 is too large"):
         toy.sample(w1, w2, task, time=[0], kernel="rmsprop_sgld", settings=settings)
@@ -206,6 +206,9 @@ def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start
         ({"burn_in": -1}, "`burn_in`"),
         ({"thin": 0}, "`thin`"),
         ({"seed": -1}, "`seed`"),
+        ({"seed": 0.5}, "`seed` must be a whole number"),
+        ({"burn_in": 2.5}, "`burn_in` must be a whole number"),
+        ({"options": {}}, "unknown sampling option `options`"),
         ({"dtype": "float16"}, "`dtype`"),
         ({"kernel": "sgdl"}, "Did you mean 'sgld'"),
         ({"kernel": "sgld", "kernel_options": {"decay": 1}}, "does not take"),
@@ -272,8 +275,9 @@ def sampled_llc(
     width = (np.sqrt(h) + np.sqrt(max(m, n))) / np.sqrt(gamma)
     step = relative_step / (2 * kappa * (np.sqrt(2) + width) ** 2)
     settings = Settings(
-        kappa * m, gamma, step, chains=chains, draws=draws, burn_in=600, thin=thin, options=options
-    )
+        kappa * m, gamma, step, chains=chains, draws=draws, burn_in=600, thin=thin,
+        kernel_options=options,
+    )  # fmt: skip
     return llc(toy.sample(w1, w2, task, time=[0], kernel=kernel, settings=settings)).isel(time=0)
 
 
