@@ -79,6 +79,8 @@ class Settings:
             positive_integer(name, getattr(self, name))
         for name in ("warmup", "n_steps", "seed"):
             whole_number(name, getattr(self, name))
+        if self.seed >= 2**63:
+            raise ValueError(f"`seed` must be less than 2**63, got {self.seed}.")
         positive("learning_rate", self.learning_rate)
         if real_number("final_lr", self.final_lr) < 0:
             raise ValueError(f"`final_lr` must be >= 0, got {self.final_lr}.")

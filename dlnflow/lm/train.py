@@ -227,6 +227,8 @@ def train(
         If the loss stops being finite.
     """
     out = Path(out)
+    if data is not None and tokenizer is not None:
+        raise ValueError("`data` have a tokenizer already; give `data` or `tokenizer`.")
     usable_device(device)
     check_settings(settings, out)
     data = _data(settings, out, tokenizer) if data is None else data
@@ -270,7 +272,9 @@ def _check_weights(state: State, tokens: Tokens, weigh: Weigh | None) -> None:
     if weigh is None and not any(state.marks):
         return
     for step, known in enumerate(state.marks):
+        if known is None:  # taken by an earlier version
+            continue
         rows = batch(state.settings, tokens, step)
-        if known is not None and mark(_weights(weigh, step, rows)) != known:
+        if mark(_weights(weigh, step, rows)) != known:
             raise ValueError(f"`weigh` gives the rows of step {step} other weights than the run in "
                              f"{state.out} had. Use another folder.")  # fmt: skip

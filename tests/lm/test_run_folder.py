@@ -126,6 +126,16 @@ def test_damaged_files_of_a_run(tiny, copy, name, content):
         assert shown.count("\n") == 1
 
 
+def test_data_bring_their_tokenizer(tiny, tmp_path, bpe):
+    with pytest.raises(ValueError, match="give `data` or `tokenizer`"):
+        train(tiny[0], tmp_path, data=load_data(tiny[1]), tokenizer=bpe)
+
+
+def test_no_rows_are_not_the_default(tiny, tmp_path):
+    options = ("--store", tmp_path, "--draws", 4, "--set", "rows=0")
+    assert "`rows` must be a whole number >= 1" in call("sample", tiny[1], *options, code=1).stderr
+
+
 def test_a_run_goes_on_without_its_resume_state(tiny, copy):
     (copy / "resume.pt").unlink()
     longer = dataclasses.replace(tiny[0], n_steps=13)
@@ -156,7 +166,7 @@ def test_a_vocabulary_that_the_text_does_not_fill(tiny, tmp_path):
                            "learning_rate")),
         *((n, -1) for n in ("n_steps", "warmup", "seed", "rows", "final_lr")),
         *((n, float("nan")) for n in ("final_lr", "learning_rate", "repeat_share")),
-        ("corpus", ""), ("rows", 1.5), ("width", True),
+        ("corpus", ""), ("rows", 1.5), ("width", True), ("seed", 2**63), ("seed", 10**400),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_named(name, value):
