@@ -125,10 +125,22 @@ def length(task: Task, *, start: float, depth: int, time_per_step: float, stable
     -------
     int
         Between `MIN_STEPS` and `MAX_STEPS`; a warning names how many modes the latter leaves out.
+
+    Raises
+    ------
+    ValueError
+        If it leaves out all of them, whatever the inputs.
     """
     s = task.modes.s
     transition = half_time(s, np.minimum(start, s / 2), depth=depth)
     times = transition - np.log(LEARNED) / (depth * s ** (2 - 2 / depth))
+    first = float(np.min(times)) / time_per_step
+    if first > MAX_STEPS:
+        raise ValueError(
+            f"no mode is learned within {MAX_STEPS} steps, the longest default: the first needs "
+            f"{first:.3g}. Give `n_steps`, a larger `learning_rate`, or an `init_std` that allows "
+            "one."
+        )
     # Without whitening the slowest input direction slows a mode: lambda_mean / lambda_min.
     spread = np.linalg.svd(task.x, compute_uv=False) ** 2
     spread = spread[spread > 1e-12 * spread[0]]

@@ -49,7 +49,8 @@ class Run:
     Raises
     ------
     ValueError
-        If a number is not positive or the optimizer is unknown.
+        If a number is not positive, the optimizer is unknown, or the default length would end
+        before any mode is learned.
     TypeError
         If `task` is not a Task.
 

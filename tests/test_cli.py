@@ -144,6 +144,7 @@ def test_what_is_refused_in_advance_is_what_the_estimator_refuses(setting):
         (["compare", "hierarchy", "--reference", "all"], 2, "--reference: unknown estimator 'all'"),
         (["compare", "hierarchy", "-e", "nothing"], 2, "--estimator: unknown"),
         (["compare", "."], 1, "is a folder"),
+        (["compare", "hierarchy", "--run", "init_std=1e9"], 1, "no mode is learned within 200000"),
         (["compare", "hierarchy", "--train", "dog", "--query", "dog"], 2, "different items"),
         (
             ["compare", "hierarchy", "--train", "dog", "--train", "dog"],

@@ -290,3 +290,11 @@ def test_settings_are_stored_as_plain_numbers():
     for bad in ({"hidden": True}, {"seed": True}, {"init_std": 1j}, {"optimizer": ["gd"]}):
         with pytest.raises(ValueError, match="`" + next(iter(bad))):
             dln.Run(dln.semantic_hierarchy(3), **bad)
+
+
+def test_a_default_length_without_any_learning_is_refused():
+    task = dln.semantic_hierarchy(3)
+    for setting in ({"init_std": 1e9}, {"learning_rate": 1e-9}):
+        with pytest.raises(ValueError, match="no mode is learned within 200000 steps"):
+            dln.Run(task, **setting)
+        assert dln.Run(task, n_steps=5, **setting).n_steps == 5
