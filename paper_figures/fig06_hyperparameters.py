@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -93,7 +94,9 @@ def scored(scale: _data.Scale) -> pd.DataFrame:
     if scale is _data.Scale.quick:
         with tempfile.TemporaryDirectory() as folder:
             fixed = SLICE[scale] | options
-            table = sweep(_data.run(), steps, GRIDS[scale], folder, **fixed)
+            with warnings.catch_warnings():
+                _quiet()
+                table = sweep(_data.run(), steps, GRIDS[scale], folder, **fixed)
     else:
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
         with ProcessPoolExecutor(mp_context=context, initializer=_one_thread) as pool:
@@ -101,10 +104,16 @@ def scored(scale: _data.Scale) -> pd.DataFrame:
     return _judged(table)
 
 
+def _quiet() -> None:
+    """Silence the warning of too large a step: the figure shows what comes of it."""
+    warnings.filterwarnings("ignore", message="`step_size` = .* is too large", category=UserWarning)
+
+
 def _one_thread() -> None:
     """Leave the other cores to the other processes."""
     import torch
 
+    _quiet()
     torch.set_num_threads(1)
 
 

@@ -65,7 +65,7 @@ def bif(
         dims (time, query, train), with coordinates `standard_error` (time, query, train) and,
         per time, `verdict` ("mixed", "short", "not mixed", "diverged"), `r_hat`, `ess`,
         `noise_floor`, `n_diverged`, `diverged_chains`; for MALA, `acceptance` (mean over
-        chains); for SGLD and frozen RMSProp-SGLD, `relative_step`, the step times the largest
+        chains); for SGLD and RMSProp-SGLD, `relative_step`, the step times the largest
         curvature x (median over chains): variances are 1 / (1 - x/4) times too large. NaN where
         the verdict is "diverged"; the standard error is NaN too where a chain never moved. The
         attribute `target_changed` names options that changed the posterior.

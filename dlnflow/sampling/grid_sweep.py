@@ -79,7 +79,8 @@ def sweep(
     -------
     pandas.DataFrame
         One row per setting: the options, `<reference>` and `<reference>_pooled`, the number of
-        checkpoints per verdict, and `error` where a setting was refused.
+        checkpoints per verdict, the largest `relative_step` (see `bif`) of kernels that have one,
+        and `error` where a setting was refused.
 
     Raises
     ------
@@ -170,6 +171,9 @@ def _score(
         for name, reference in truth.items():
             same = reference.sel(query=found["query"], train=found["train"])
             row |= _agreement(found.values, same.values, name)
+        if "relative_step" in found.coords:
+            largest = float(found.relative_step.max())
+            row["relative_step"] = largest if np.isfinite(largest) else None  # all diverged
         names, counts = np.unique(found.verdict.values, return_counts=True)
         row |= {str(name): int(count) for name, count in zip(names, counts, strict=True)}
     write_json(path, row)

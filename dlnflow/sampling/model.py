@@ -76,8 +76,8 @@ def sample(
     xarray.DataArray, dims (time, chain, draw, item)
         Loss traces; the attribute `vectorised` says how the chains ran, the attribute
         `target_changed` which option changed the target, if one did. Coordinates (time, chain):
-        `acceptance` of MALA; `relative_step` of full-batch `sgld` and frozen `rmsprop_sgld`, the
-        step times the largest curvature, with a warning where it biases variances by over 25 %.
+        `acceptance` of MALA; `relative_step` of full-batch `sgld` and `rmsprop_sgld`, the step
+        times the largest curvature, with a warning where it biases variances by over 25 %.
 
     Raises
     ------

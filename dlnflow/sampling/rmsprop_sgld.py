@@ -111,10 +111,8 @@ def build(
         theta.addcmul_(step_hat, drift, value=-0.5).addcmul_(kick, noise.normal())
         return State(theta, posterior.evaluate(theta), v, step_hat, kick, steps + 1)
 
-    told = changes(noise_scale)
-    if freeze_after is None:  # its bias is another one, at every step size
-        return Kernel("rmsprop_sgld", init, step, told)
-    return Kernel("rmsprop_sgld_frozen", init, step, told, lambda state: state.step_hat)
+    name = "rmsprop_sgld" if freeze_after is None else "rmsprop_sgld_frozen"
+    return Kernel(name, init, step, changes(noise_scale), lambda state: state.step_hat)
 
 
 def check_kick(pull: Tensor, stability: float) -> None:

@@ -3,8 +3,9 @@
     x = largest eigenvalue of G^(1/2) (d^2 U / d theta^2) G^(1/2),    G = diag(steps)
 
 On a Gaussian target SGLD inflates the variance of the stiffest direction by 1 / (1 - x/4), and is
-unstable at x = 4. Neither R-hat nor the effective sample size can see this: biased chains agree.
-x is found by power iteration on differences of the exact gradient at the last draw.
+unstable at x = 4; so is RMSProp-SGLD with V held. Algorithm 1 itself, whose steps follow the
+gradient, adds its own bias to this. Neither R-hat nor the effective sample size can see it: biased
+chains agree. x is found by power iteration on differences of the exact gradient at the last draw.
 """
 
 import warnings

@@ -172,10 +172,11 @@ def test_a_step_near_the_stability_limit_is_warned_about(run):
 
 
 @pytest.mark.parametrize("warm_start", [False, True])
-def test_a_frozen_preconditioner_with_too_large_steps_is_warned_about(warm_start):
-    """Learning coefficient 27 in place of 13.5, with the verdict "mixed"."""
+@pytest.mark.parametrize("freeze_after", [None, 300])
+def test_a_preconditioner_with_too_large_steps_is_warned_about(freeze_after, warm_start):
+    """Learning coefficient 27 (frozen) or 30 in place of 13.5, with the verdict "mixed"."""
     task, w1, w2 = global_minimum(6, 3, 6, 3)
-    options = {"stability": 1e-6, "freeze_after": 300, "warm_start": warm_start}
+    options = {"stability": 1e-6, "freeze_after": freeze_after, "warm_start": warm_start}
     settings = Settings(
         6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, kernel_options=options
     )  # fmt: skip
