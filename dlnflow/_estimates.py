@@ -8,6 +8,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from dlnflow import result
+from dlnflow._typing import IntArray
 from dlnflow.influence import ESTIMATORS, _preconditions
 from dlnflow.influence._grid import Grid, Items
 from dlnflow.training import Run
@@ -43,7 +44,7 @@ def run_all(
         If the run diverges.
     """
     names = list(dict.fromkeys(names))
-    steps = run.grid(points)
+    steps = _steps(run, points, options.get("windowed", {}) if "windowed" in names else {})
     Grid.of(run, steps, query, train)
     refused = [message for name in names if (message := _preconditions.refusal(name, run))]
     if refused:
@@ -61,3 +62,16 @@ def run_all(
         seconds[name] = time.perf_counter() - started
     retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
     return Estimates(result.stack(*curves), seconds, retrained)
+
+
+def _steps(run: Run, points: int, windowed: Mapping[str, object]) -> IntArray:
+    """Steps of the run; with windows of a given width, those from which one fits."""
+    steps, width, at = run.grid(points), windowed.get("window"), windowed.get("at")
+    if not isinstance(width, int):
+        return steps
+    kept = steps[steps + width <= (at if isinstance(at, int) else run.n_steps)]
+    if not len(kept):  # windowed refuses the width, and says how much fits
+        return steps
+    note = f"recorded up to step {kept[-1]}: windows of {width} steps must end in time"
+    print(note, file=sys.stderr, flush=True)
+    return kept

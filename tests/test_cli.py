@@ -162,6 +162,7 @@ def test_what_is_refused_in_advance_is_what_the_estimator_refuses(setting):
         (["compare", "hierarchy", "--option", "windowed.windw=1"], 2, "Did you mean 'window'"),
         (["compare", "hierarchy", "--option", "windowed.query=dog"], 2, "has the options"),
         (["compare", "hierarchy", "--option", "windowed.window=[1,2]"], 2, "several curves"),
+        (["compare", "hierarchy", "--option", "windowed.window=99999"], 1, "steps fit"),
         (["compare", "hierarchy", "--option", "windowed.at=never"], 1, "(from windowed, whose"),
         (["compare", "hierarchy", "--run", "hidden=0"], 1, "`hidden`"),
         (["compare", "hierarchy", "--run", "learning_rate=30"], 1, "diverged at step"),
@@ -199,6 +200,23 @@ def test_options_reach_the_estimator(tmp_path):
     chosen = {"windowed": {"window": 7, "first_order": True}, "source": {"filter": "exponential"}}
     assert json.loads(found.stdout)["options"] == chosen
     assert {name: {k: seen[name][k] for k in chosen[name]} for name in chosen} == chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "last"), [({"window": 30}, 370), ({"window": 30, "at": 200}, 170)]
+)
+def test_curves_end_where_the_last_window_opens(options, last, tmp_path):
+    flags = [part for k, v in options.items() for part in ("--option", f"windowed.{k}={v}")]
+    chosen = ["-e", "windowed", "-e", "analytic", "--train", "dog", *flags, *FAST]
+    found = CliRunner().invoke(cli.app, ["influence", "hierarchy", "--out", str(tmp_path), *chosen])
+    assert found.exit_code == 0, found.output
+    run = dln.Run(dln.semantic_hierarchy(), n_steps=400, learning_rate=0.08)
+    steps = run.grid(60)
+    curves = dln.load(tmp_path / "influence.nc")
+    assert curves.time.values.tolist() == steps[steps <= last].tolist()
+    expected = dln.influence.windowed(run, curves.time, train="dog", **options)
+    np.testing.assert_array_equal(curves.sel(estimator="windowed"), expected)
+    assert f"recorded up to step {curves.time.values[-1]}" in found.output
 
 
 def test_options_of_the_sampler_are_those_of_bif():
