@@ -85,8 +85,10 @@ def check_settings(settings: Settings, out: Path) -> None:
     Raises
     ------
     ValueError
-        If it holds another run.
+        If it is a file, or holds another run.
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the run.")
     if not (out / "settings.json").exists():
         return
     mine, theirs = dataclasses.asdict(settings), dataclasses.asdict(read_settings(out))

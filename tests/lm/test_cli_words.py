@@ -87,6 +87,7 @@ def test_words_of_the_command_line(tiny, tmp_path):
         (("sample", run, *store, "--observe", "repeats", "--set", "rows=480"),
          "480 sequences (`n_sequences`, `rows` when sampling)"),
         (("train", gone, "--set", f"corpus={gone}x"), "`corpus` of a run"),
+        (("train", __file__), "is a file; name a folder for the run"),
         (("train", gone, "--tokenizer", f"{gone}.json"), "there is no tokenizer"),
     ):  # fmt: skip
         shown = call(*arguments, code=1).stderr
