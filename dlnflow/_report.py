@@ -66,7 +66,8 @@ def print_events(table: pd.DataFrame) -> None:
     console.print(
         f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
         f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
-        f"A value counts above {table.attrs['floor']}.",
+        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also beyond "
+        f"{STANDARD_ERRORS:g} standard errors.",
         highlight=False,
     )
 
@@ -127,10 +128,7 @@ def print_verdicts(found: dict[str, dict[str, int]]) -> None:
     """Print one line per sampled estimator."""
     for name, count in found.items():
         parts = ", ".join(f"{number} {verdict}" for verdict, number in count.items())
-        _console().print(
-            f"{name}, chains at {sum(count.values())} checkpoints: {parts}. Sign flips count "
-            f"beyond {STANDARD_ERRORS:g} standard errors."
-        )
+        _console().print(f"{name}, chains at {sum(count.values())} checkpoints: {parts}")
 
 
 def print_comparison(table: pd.DataFrame, reference: str) -> None:

@@ -238,6 +238,7 @@ def test_sampled_curves_come_with_the_verdicts_of_their_chains(tmp_path):
     short = ["hierarchy", *bif, "--train", "dog", "--run", "n_steps=50", "--points", "3"]
     found = CliRunner().invoke(cli.app, ["influence", *short, "--out", str(tmp_path)])
     assert found.exit_code == 0 and "bif, chains at 3 checkpoints: " in found.stdout
+    assert "sampled curves also beyond 2 standard errors" in found.stdout
     found = CliRunner().invoke(cli.app, ["compare", *short, "--json"])
     verdicts = json.loads(found.stdout)["verdicts"]
     assert list(verdicts) == ["bif"] and sum(verdicts["bif"].values()) == 3
