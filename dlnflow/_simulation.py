@@ -95,7 +95,8 @@ class Problem:
         )
         return DivergenceError(
             f"training diverged at step {step}: learning_rate={self.learning_rate:g} is too large. "
-            f"{bound if np.isfinite(self.stable_bound) else ''}`learning_rate=None` chooses one."
+            f"{bound if np.isfinite(self.stable_bound) else ''}`learning_rate=None` chooses one. "
+            "An item weight above 1 acts like a larger one."
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow import _checks, result
+from dlnflow import _checks, _estimator_checks, result
 from dlnflow._typing import FloatArray
 from dlnflow.influence._entries import matrix, top_k
 from dlnflow.influence._grid import Grid, Items
@@ -150,6 +150,8 @@ def from_traces(
         than four draws, or `observable` returns another shape or values that are not finite.
     """
     traces = loss_traces.check_traces(traces)
+    for name, value in (("normalised", normalised), ("errors", errors)):
+        _estimator_checks.flag(name, value)
     q, i = (
         loss_traces.positions(traces, names, side)
         for side, names in (("query", query), ("train", train))

@@ -107,12 +107,13 @@ def induction(
 ) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
     from dlnflow.lm.checkpoints import find
-    from dlnflow.lm.induction import measure, repeated_sequences
+    from dlnflow.lm.induction import PERIOD, measure, repeated_sequences
     from dlnflow.lm.text_plan import counts as count
 
     ladder = find(folder, ordered(step))
     counts = count(folder, text, steps=ordered(step))
-    probe = repeated_sequences(counts, disjoint=False, n_sequences=32)
+    period = min(PERIOD, ladder.context() // 2)
+    probe = repeated_sequences(counts, disjoint=False, n_sequences=32, period=period)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data = measure(ladder, probe)

@@ -23,6 +23,4 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = sorted([*_WHERE, *_MODULES])
-
-
 __getattr__ = on_request(__name__, _WHERE, _MODULES)

@@ -267,3 +267,10 @@ def test_sampled_bif_is_the_closed_form_where_the_posterior_is_gaussian(normalis
     z = ((found.values - exact.values) / np.where(known, error, 1.0))[known]
     assert np.mean(np.abs(z) <= 3) >= 0.95
     print(f"\nwithin 3 standard errors: {100 * np.mean(np.abs(z) <= 3):.1f} %")
+
+
+@pytest.mark.parametrize("name", ["normalised", "errors"])
+def test_flags_are_true_or_false(name):
+    losses, _ = _correlated(2, 50, 0.5)
+    with pytest.raises(ValueError, match=f"`{name}` must be True or False"):
+        bif.from_traces(traces(losses[None]), **{name: "no"})

@@ -62,10 +62,19 @@ def test_a_given_tokenizer_is_used(run, text_file, tmp_path):
     assert written == (run / "tokenizer.json").read_text()
 
 
-def test_induction(run, monkeypatch):
+def test_induction(run):
     rows = answer("induction", run, "--step", 2)["rows"]
     assert [r["step"] for r in rows] == [2]
     assert 0 < rows[0]["best_head"] < 1
+
+
+def test_induction_probes_within_the_context(run, monkeypatch):
+    """The tiny model takes 32 inputs; 48 would test positions that it was not trained at."""
+    seen = []
+    monkeypatch.setattr("dlnflow.lm.induction.measure",
+                        lambda _, ids: seen.append(ids.shape))  # fmt: skip
+    CliRunner().invoke(app, ["induction", str(run), "--step", "2"])
+    assert seen == [(32, 32)]
 
 
 def test_errors_are_one_line(run, tmp_path):
