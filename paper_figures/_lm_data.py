@@ -40,7 +40,7 @@ class Size:
 SIZES = {
     Scale.quick: Size(
         "fast", (250, 750, 1_000, 1_250, 1_500, 1_750, 2_250, 3_500), 4,
-        {"repeats": 150, "text": 100}, {"repeats": 64, "text": 32}, "cpu",
+        {"repeats": 150, "text": 250}, {"repeats": 64, "text": 32}, "cpu",
     ),
     Scale.paper: Size(
         "pythia-14m", (0, 128, 512, *range(1_000, 20_001, 1_000)), 4,
