@@ -80,6 +80,9 @@ class Problem:
         DivergenceError
             If it is.
         """
+        flat = residual.ravel()
+        if flat @ flat <= self.error_limit:  # all together are within what one may have
+            return
         errors = np.einsum("...di,...di->...", residual, residual)
         if not np.all(errors <= self.error_limit):
             raise self._diverged(step)
