@@ -1,4 +1,11 @@
-"""Whether the hub can be reached, asked once: its library retries every file for half a minute."""
+"""Names on the hub, and whether it can be reached: its library retries every file for a while."""
+
+import re
+
+
+def is_name(source: object) -> bool:
+    """Whether `source` has the form OWNER/NAME of a model or data set."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) is not None
 
 
 def reach(timeout: float = 5.0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,7 +251,7 @@ def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
     """
     if Path(source).is_dir():
         return Checkpoints.from_directory(source, steps)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+    if not _hub.is_name(source):
         raise ValueError(f"{str(source)!r} is no folder here, and no OWNER/MODEL of the hub. Give "
                          "a run of `dlnflow lm train`, or a folder of step<N>/.")  # fmt: skip
     if steps is None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from dlnflow._checks import did_you_mean, positive_integer
+from dlnflow.lm import _hub
 from dlnflow.lm._hashes import sha256_text
 
 STDLIB_EXCLUDED = {
@@ -152,7 +152,7 @@ def stream(dataset: str, *, n_documents: int, split: str = "train", field: str =
 def load_or_stream(source: str | Path, n_documents: int) -> Corpus:
     """Read what `load` knows, else the first documents of a data set OWNER/NAME on the hub."""
     local = str(source) in BUILT_IN or Path(source).exists()
-    if local or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+    if local or not _hub.is_name(source):
         return load(source)
     return stream(str(source), n_documents=n_documents)
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from typer.testing import CliRunner
 
@@ -129,8 +128,8 @@ def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path
     _lm_data.ladder.cache_clear()
 
 
-def test_paper_scale_needs_its_device(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("has one")
+def test_paper_scale_needs_its_device(monkeypatch, tmp_path):
+    size = replace(_lm_data.SIZES[Scale.paper], device="cuda:77")
+    monkeypatch.setitem(_lm_data.SIZES, Scale.paper, size)
     shown = CliRunner().invoke(app, ["lm", "--scale", "paper", "--out", str(tmp_path)])
     assert shown.exit_code == 2 and "cuda" in shown.stderr
