@@ -3,16 +3,17 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import analysis, flow, influence, lm, phases, rlct, sampling, saxe
-from dlnflow._simulation import DivergenceError
+from dlnflow import analysis, influence, lm, sampling, traces
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.loops import DivergenceError
+from dlnflow.dynamics.schedule import Schedule
+from dlnflow.dynamics.trajectory import Trajectory
 from dlnflow.influence import ESTIMATORS
 from dlnflow.result import check, load, save, stack
-from dlnflow.schedule import Schedule
 from dlnflow.task import Task
-from dlnflow.training import Run
-from dlnflow.trajectory import Trajectory
+from dlnflow.theory import flow, phases, rlct, saxe
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "saxe",
     "semantic_hierarchy",
     "stack",
+    "traces",
 ]

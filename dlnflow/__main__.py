@@ -1,6 +1,6 @@
 """Run the command as ``python -m dlnflow``."""
 
-from dlnflow.cli import main
+from dlnflow.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dlnflow import _checks
-from dlnflow._typing import FloatArray
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
 from dlnflow.task import Task
 
 _PAPER_ITEMS = ("dog", "cat", "sparrow", "penguin", "pine", "oak", "rose", "daisy")
@@ -53,8 +53,8 @@ def semantic_hierarchy(levels: int = 4, branching: int = 2) -> Task:
     >>> task.items[:4], (task.modes.s**2).round(6).tolist()
     (('dog', 'cat', 'sparrow', 'penguin'), [15.0, 7.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0])
     """
-    levels = _checks.positive_integer("levels", levels)
-    branching = _checks.positive_integer("branching", branching)
+    levels = checks.positive_integer("levels", levels)
+    branching = checks.positive_integer("branching", branching)
     if levels < 2 or branching < 2:
         raise ValueError(f"`levels` and `branching` must be >= 2, got {levels} and {branching}.")
     n_items = branching ** (levels - 1)

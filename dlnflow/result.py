@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow._files import atomic_path
+from dlnflow._support.files import atomic_path
 
 SIGN = "d loss(query) / d weight(train): negative = the train item helps the query"
 UNITS = "loss per unit of item weight"

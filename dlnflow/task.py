@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from dlnflow import _checks
-from dlnflow._typing import FloatArray, IntArray
-from dlnflow.modes import Modes, modes_of
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.theory.modes import Modes, modes_of
 
 WHITENING_RTOL = 1e-12
 """Inputs are whitened when X X^T = c I holds to this, relative to c."""
@@ -52,14 +52,14 @@ class Task:
     features: Sequence[str] = field(default=None, kw_only=True)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        y = _checks.finite_matrix("y", self.y)
+        y = checks.finite_matrix("y", self.y)
         n_items = y.shape[1]
         if n_items < 2:
             raise ValueError(
                 "`y` has one item (column); influence of one item on another needs at least two. "
                 "Items are columns of `y`: transpose a table with one item per row."
             )
-        x = np.eye(n_items) if self.x is None else _checks.finite_matrix("x", self.x)
+        x = np.eye(n_items) if self.x is None else checks.finite_matrix("x", self.x)
         if x.shape[1] != n_items:
             raise ValueError(
                 f"`x` must have one column per item: {n_items} in `y`, {x.shape[1]} in `x`."
@@ -141,7 +141,7 @@ class Task:
         position = {name: index for index, name in enumerate(self.items)}
         for name in names:
             if name not in position:
-                near = _checks.did_you_mean(name, self.items) if isinstance(name, str) else ""
+                near = checks.did_you_mean(name, self.items) if isinstance(name, str) else ""
                 listed = f"{', '.join(self.items[:12])}{', ...' if self.n_items > 12 else '.'}"
                 hint = near or f" Items: {listed}"
                 raise ValueError(f"unknown item {name!r}.{hint}")
@@ -206,7 +206,7 @@ class Task:
         FileNotFoundError
             If there is no such file.
         """
-        from dlnflow._table import read_table
+        from dlnflow.tables.numeric import read_table
 
         try:
             return cls.from_frame(read_table(path))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dlnflow._command import writable
+from dlnflow._support.command import writable
 from paper_figures._data import Scale
 from paper_figures._drawing import Drawn, draw_one
 
@@ -80,7 +80,7 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
 
     Runs and traces are kept in the folder lm of --out.
     """
-    from dlnflow.lm._device import usable_device
+    from dlnflow.lm.runs.device import usable_device
     from paper_figures import _lm_data
 
     writable(out)

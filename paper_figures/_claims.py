@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dlnflow._files import write_json
+from dlnflow._support.files import write_json
 
 EXPECTED = Path(__file__).parent / "expected"
 """One file per figure: {claim: {"value": v, "within": tolerance} or {"at_least": v}}."""

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dlnflow import panels, plotting
 from dlnflow.influence import ESTIMATORS, tracin
+from dlnflow.plots import influence_plots, panels
 from paper_figures import _data, _scores, _style
 
 TRAIN = "dog"
@@ -35,7 +35,7 @@ def draw(scale: _data.Scale, estimator: str) -> tuple[Figure, dict[str, float]]:
     """Upper row: dog on three queries. Lower row: where H + damping is positive, and agreement."""
     found = influence(scale, estimator)
     exact = {name: _data.influence(scale, name)[::EVERY] for name in REFERENCES}
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.9)
         upper, lower = figure.subfigures(2, 1, hspace=0.03, height_ratios=(1.15, 1))
         top = upper.subplots(1, len(QUERIES), sharey=True)

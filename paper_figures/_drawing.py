@@ -4,7 +4,7 @@ import importlib
 import time
 from pathlib import Path
 
-from dlnflow import plotting
+from dlnflow.plots import influence_plots
 from paper_figures import _claims
 from paper_figures._data import Scale
 
@@ -17,7 +17,7 @@ def draw_one(name: str, scale: Scale, out: Path) -> Drawn:
     started = time.perf_counter()
     module = importlib.import_module(f"paper_figures.{name}")
     figure, claims = module.draw(scale)
-    files = plotting.save_figure(figure, out / name)
+    files = influence_plots.save_figure(figure, out / name)
     files.append(_claims.write(out / f"{name}.json", claims, scale))
     # Expectations are stored for the quick scale; other scales average over other seeds.
     failed = _claims.failures(name, claims) if scale is Scale.quick else []

@@ -10,11 +10,11 @@ from pathlib import Path
 import xarray as xr
 
 from dlnflow.lm import experiment, induction
-from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.model import CONFIGURATIONS, Settings
-from dlnflow.lm.tokenizer import load_tokenizer
-from dlnflow.lm.traces import sample_traces
-from dlnflow.lm.train import load_data, prepare, train
+from dlnflow.lm.data.tokenizer import load_tokenizer
+from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.runs.model import CONFIGURATIONS, Settings
+from dlnflow.lm.runs.train import load_data, prepare, train
+from dlnflow.lm.sampling.token_traces import sample_traces
 from paper_figures._data import Scale
 
 OUT = Path(__file__).parent / "out" / "lm"

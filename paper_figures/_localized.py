@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from dlnflow._typing import FloatArray
+from dlnflow._support.typing import FloatArray
 from dlnflow.influence import damped_hessian, laplace_bif, tracin
-from dlnflow.sampling import defaults
+from dlnflow.sampling import suggested
 from paper_figures import _data
 
 RATIOS = (0.3, 1.0, 3.0, 10.0, 100.0)
@@ -33,7 +33,7 @@ def steps(scale: _data.Scale) -> np.ndarray:
 def unit(scale: _data.Scale) -> float:
     """Return max_t |D_t|, which bounds the negative curvature of the loss along the run."""
     path = _data.trajectory(scale)
-    return float(defaults.residual_norm(path.run, path.w1, path.w2).max())
+    return float(suggested.residual_norm(path.run, path.w1, path.w2).max())
 
 
 def laplace(

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from dlnflow._typing import FloatArray
+from dlnflow._support.typing import FloatArray
 
 
 def pearson(found: xr.DataArray, reference: xr.DataArray) -> FloatArray:

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import panels, plotting
+from dlnflow.plots import influence_plots, panels
 
 KINSHIP_COLORS = {"sibling": "#0072B2", "cousin": "#D55E00", "far": "#009E73"}
 ESTIMATOR_COLORS = {
@@ -30,7 +30,7 @@ LEGEND, PAGE_WIDTH, letters = panels.LEGEND, panels.PAGE_WIDTH, panels.letters
 
 def figure(width: float, height: float) -> Figure:
     """Return an empty figure in the common style; sizes in inches."""
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         return Figure(figsize=(width, height), layout="constrained")
 
 

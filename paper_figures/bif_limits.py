@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dlnflow import plotting
-from dlnflow._typing import FloatArray
+from dlnflow._support.typing import FloatArray
 from dlnflow.influence import bif
+from dlnflow.plots import influence_plots
 from paper_figures import _data, _localized, _scores, _style
 from paper_figures._localized import HELD, RATIOS
 
@@ -57,7 +57,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """One row per n beta: entries over localization, z-scores, agreement with the limits."""
     references = _references(scale)
     claims: dict[str, float] = {}
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.9)
         upper, lower = figure.subfigures(2, 1, hspace=0.02, height_ratios=(1.16, 1))
         for row, n_beta in zip((upper, lower), BETAS, strict=True):

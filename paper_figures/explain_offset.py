@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
 from dlnflow.analysis import explain_offset
+from dlnflow.plots import influence_plots
 from paper_figures import _data, _style
 
 TRAIN = "dog"
@@ -35,7 +35,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     table = explain_offset(
         _data.run(), fractions=FRACTIONS, points=POINTS[scale], query=QUERIES, train=TRAIN
     ).set_index(["curve", "query"])
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 2.6)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
         for query in QUERIES:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy import integrate, special, stats
 
-from dlnflow import phases, plotting
-from dlnflow._typing import FloatArray
+from dlnflow._support.typing import FloatArray
+from dlnflow.plots import influence_plots
+from dlnflow.theory import phases
 from paper_figures import _style
 from paper_figures._data import Scale
 
@@ -64,7 +65,7 @@ def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
     change = phases.transition(U.phase, V.phase)
     n = np.geomspace(40, 1000, SAMPLE_SIZES[scale])
     within, total = influence(n)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 2.3)
         axes = figure.subplots(1, 3)
         _free_energies(axes[0], n, change)

@@ -5,7 +5,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import plotting, saxe
+from dlnflow.plots import influence_plots
+from dlnflow.theory import saxe
 from paper_figures import _data, _style
 
 GROUPS = ("animal", "plant", "mammal", "bird", "tree", "flower")
@@ -22,7 +23,7 @@ HEADLINES = {
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Tree, feature matrix, correlation of items, and mode strengths: theory on simulation."""
     task = _data.run().task
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 5.2)
         axes = figure.subplot_mosaic("ab;cd", width_ratios=[1, 1.25], height_ratios=[1, 1.15])
         _tree(axes["a"], task.items)

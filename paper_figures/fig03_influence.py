@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import panels, plotting
+from dlnflow.plots import influence_plots, panels
 from paper_figures import _claims, _data, _style
 
 PANELS = ("bif", "analytic", "tangent", "leave_one_out")
@@ -42,7 +42,7 @@ def draw(scale: _data.Scale, estimators: Sequence[str] = PANELS) -> tuple[Figure
     }
     found = _data.found_events(curves)
     half = _data.half_times(scale)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.5)
         upper, lower = figure.subfigures(2, 1, hspace=0.04)
         top = upper.subplots(1, len(estimators), sharey=True, squeeze=False)[0]

@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import panels, plotting
 from dlnflow.analysis import events
 from dlnflow.analysis.embedding import ONSET, branching_times, embedding
+from dlnflow.plots import influence_plots, panels
 from paper_figures import _claims, _data, _style
 
 TRAIN = "dog"
@@ -35,7 +35,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     )
     found = events(curves)
     branching = branching_times(_data.trajectory(scale)).set_index(["item", "other"]).loc[TRAIN]
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.2)
         axes = figure.subplot_mosaic("ac;bc", width_ratios=[1, 1.08])
         axes["b"].sharex(axes["a"])

@@ -3,8 +3,8 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow.analysis.groups import groups
-from dlnflow.lm import plots
+from dlnflow.plots import tokens
+from dlnflow.traces.groups import groups
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 
@@ -28,7 +28,7 @@ def show(
     `apart`: the same without pairs of one vocabulary id; drawn dashed for a class on itself.
     """
     names = [str(n) for n in found["query"].values]
-    figure = plots.class_influence(found, traces, apart)
+    figure = tokens.class_influence(found, traces, apart)
     last = found.isel(time=-1)
     claims = {f"{q}.{i}.last": float(last.sel(query=q, train=i)) for q in names for i in names}
     if apart is not None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from dlnflow import panels, plotting
+from dlnflow.plots import influence_plots, panels
 from dlnflow.sampling import sweep
 from dlnflow.sampling.grid_sweep import PAPER_GRID
 from paper_figures import _data, _localized, _scores, _style
@@ -67,7 +67,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Heat maps over step size and localization, one per n beta; all settings in one panel."""
     table, marks = scored(scale), references(scale)
     betas = sorted(table["n_beta"].unique())
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 5.0)
         upper, lower = figure.subfigures(2, 1, hspace=0.02, height_ratios=(1.1, 1))
         maps = upper.subplots(1, len(betas), sharey=True)

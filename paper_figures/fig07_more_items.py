@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
+from dlnflow.plots import influence_plots
 from paper_figures import _claims, _data, _style
 from paper_figures.fig03_influence import PANELS, by_kinship
 
@@ -26,7 +26,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         name: curve.sel(train=list(TRAINS)) for name, curve in _data.curves(scale, PANELS).items()
     }
     half = _data.half_times(scale)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 6.6)
         axes = figure.subplots(len(TRAINS), len(PANELS), sharex=True, sharey=True)
         for (row, column), axis in np.ndenumerate(axes):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dlnflow import panels, plotting
+from dlnflow.plots import influence_plots, panels
 from paper_figures import _data, _style
 from paper_figures.fig03_influence import PANELS
 
@@ -36,7 +36,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Matrix of small panels; rows are queries, columns train items."""
     curves = _data.curves(scale, PANELS)
     items = list(_data.run().task.items)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 6.9)
         axes = figure.subplots(len(items), len(items))
         for (row, column), axis in np.ndenumerate(axes):

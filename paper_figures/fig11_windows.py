@@ -6,8 +6,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import influence, plotting
-from dlnflow._typing import FloatArray
+from dlnflow import influence
+from dlnflow._support.typing import FloatArray
+from dlnflow.plots import influence_plots
 from paper_figures import _data, _style
 
 TRAIN = "dog"
@@ -38,7 +39,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     )  # fmt: skip
     # from the mean over the window to the integral over it, in flow time
     exact, linear = exact * exact.window, linear * linear.window
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 2.6)
         axes = figure.subplots(1, 2)
         for axis, query in zip(axes, QUERIES, strict=True):

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dlnflow as dln
-from dlnflow import influence, plotting
-from dlnflow._typing import FloatArray
+from dlnflow import influence
+from dlnflow._support.typing import FloatArray
+from dlnflow.plots import influence_plots
 from paper_figures import _data, _style
 
 TRAIN = "dog"
@@ -52,7 +53,7 @@ def predicted(scale: _data.Scale, init_std: float, solution: str) -> xr.DataArra
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """a: curves; b: their difference; c: error of every pair; d: error against initial scale."""
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 3.4)
         grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1), height_ratios=(1.3, 1))
         top = figure.add_subplot(grid[0, 0])

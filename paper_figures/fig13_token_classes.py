@@ -5,10 +5,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
-from dlnflow.lm import plots
-from dlnflow.lm.token_classes import CLASSES, Vocabulary, classify
-from dlnflow.lm.train import load_data
+from dlnflow.lm.data.token_classes import CLASSES, Vocabulary, classify
+from dlnflow.lm.runs.train import load_data
+from dlnflow.plots import influence_plots, tokens
 from paper_figures import _lm_data, _style
 from paper_figures._data import Scale
 
@@ -20,7 +19,7 @@ TEXT = (
 )
 COLUMNS = 60
 """Characters in a line of the figure."""
-SHADES = dict(zip(CLASSES, plots.CLASS_COLORS.values(), strict=True))
+SHADES = dict(zip(CLASSES, tokens.CLASS_COLORS.values(), strict=True))
 HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class"}
 
 
@@ -36,7 +35,7 @@ def show(tokenizer, text: str) -> tuple[Figure, dict[str, float]]:
     vocabulary = Vocabulary(tokenizer)
     ids = tokenizer.encode(text).ids
     found = classify([ids], vocabulary).values[0]
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 3.6)
         axis = figure.subplots()
         x = y = 0

@@ -3,8 +3,8 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow.analysis.neighbours import neighbours
-from dlnflow.lm import plots
+from dlnflow.plots import tokens
+from dlnflow.traces.neighbours import neighbours
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 
@@ -35,4 +35,4 @@ def show(found: xr.Dataset, apart: xr.Dataset | None = None) -> tuple[Figure, di
             claims[f"{name}.other_ids.above_chance"] = float(other.low[-1] - other.chance)
         claims |= {f"{name}.last": float(one.recall[-1]), f"{name}.chance": float(one.chance),
                    f"{name}.above_chance": float(one.low[-1] - one.chance)}  # fmt: skip
-    return plots.recall(found, apart), claims
+    return tokens.recall(found, apart), claims

@@ -4,10 +4,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow.analysis.groups import groups
-from dlnflow.lm import plots
 from dlnflow.lm.experiment import left_out
 from dlnflow.lm.figures import rise
+from dlnflow.plots import tokens
+from dlnflow.traces.groups import groups
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 
@@ -32,7 +32,7 @@ def show(
     out = left_out(classes)
     plain, fast = (groups(traces, classes, exclude=out, differences=d) for d in (False, True))
     span = rise(scores)
-    figure = plots.repeats(plain, fast, scores, span)
+    figure = tokens.repeats(plain, fast, scores, span)
     claims = {
         "induction.last": float(scores.induction[-1].max()),
         "score_from": span[0],

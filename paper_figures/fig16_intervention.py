@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
-from dlnflow.analysis.groups import groups
 from dlnflow.lm.experiment import left_out
 from dlnflow.lm.intervene import Window, intervene, windows
-from dlnflow.lm.train import load_data
+from dlnflow.lm.runs.train import load_data
+from dlnflow.plots import influence_plots
+from dlnflow.traces.groups import groups
 from paper_figures import _lm_data, _style
 from paper_figures._data import Scale
 
@@ -61,7 +61,7 @@ def show(
 ) -> tuple[Figure, dict[str, float]]:
     """Draw one panel per seed; shaded: its windows."""
     seeds = list(choices)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         width = _style.PAGE_WIDTH * (0.62 if len(seeds) == 1 else 1)
         figure = _style.figure(width, 2.6)
         axes = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dlnflow import plotting
-from dlnflow.rlct import learning_coefficient
+from dlnflow.plots import influence_plots
 from dlnflow.sampling import known_targets, selftest
+from dlnflow.theory.rlct import learning_coefficient
 from paper_figures import _data, _style
 
 CHAINS = {_data.Scale.quick: 512, _data.Scale.paper: selftest.CHAINS}
@@ -58,7 +58,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """One panel per kernel, and the learning coefficients of all."""
     table = results(scale)
     verdicts = selftest.verdicts(table)
-    with mpl.rc_context(plotting.STYLE):
+    with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.6)
         axes = figure.subplots(2, 3).ravel()
         for axis, name in zip(axes, KERNELS, strict=False):

@@ -5,9 +5,9 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import rankdata
 
-from dlnflow import _checks, result
-from dlnflow._typing import FloatArray, IntArray
-from dlnflow.analysis import _curves
+from dlnflow import checks, result
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.analysis import extrema
 
 CHUNK = 16_384
 """Curves handled at once; bounds the working memory at a few arrays of this many curves."""
@@ -74,7 +74,7 @@ def compare(stacked: xr.DataArray, reference: str | xr.DataArray = "leave_one_ou
     k = curves.transpose(*order).values
     r = np.broadcast_to(truth.transpose("query", "train", "time").values, k.shape)
     rows, expected = k.reshape(-1, k.shape[-1]), r.reshape(-1, k.shape[-1])
-    floors = _curves.noise_floors(k), _curves.noise_floors(r)
+    floors = extrema.noise_floors(k), extrema.noise_floors(r)
     time = curves.time.values.astype(np.float64)
     parts = [
         _compare_rows(time, curves.flow_time.values, rows[part], expected[part], floors, part)
@@ -146,7 +146,7 @@ def _split(
             "reference as an array."
         )
     names = [str(name) for name in stacked.estimator.values]
-    _checks.one_of("reference", reference, names)
+    checks.one_of("reference", reference, names)
     others = [name for name in names if name != reference]
     truth = stacked.sel(estimator=reference, drop=True).assign_attrs(estimator=reference)
     if truth.dims != result.CORE_DIMS:
@@ -170,14 +170,14 @@ def _compare_rows(
         "relative_l2": _ratio(_norm(k - r), _norm(r)),
     }
     for name, side in (("peak", 1.0), ("trough", -1.0)):
-        steps = [_curves.largest(time, side * curves, floor) for curves, floor in pair]
+        steps = [extrema.largest(time, side * curves, floor) for curves, floor in pair]
         flow = [np.interp(step, time, flow_time) for step in steps]
         columns[f"{name}_offset"] = steps[0] - steps[1]
         columns[f"{name}_offset_flow"] = flow[0] - flow[1]
-    signs = [_curves.signs(curves, floor) for curves, floor in pair]
+    signs = [extrema.signs(curves, floor) for curves, floor in pair]
     both = signs[0] * signs[1]
     columns["sign_agreement"] = _ratio(np.sum(both > 0, axis=1), np.sum(both != 0, axis=1))
-    flips = [np.bincount(_curves.flips(*one).curve, minlength=len(k)) for one in pair]
+    flips = [np.bincount(extrema.flips(*one).curve, minlength=len(k)) for one in pair]
     columns |= {"flips": flips[0], "reference_flips": flips[1]}
     # Signs alternate, so the first sign and the number of flips fix the whole sequence.
     first = [s[np.arange(len(k)), np.argmax(s != 0, axis=1)] for s in signs]

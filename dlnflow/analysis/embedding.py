@@ -6,10 +6,10 @@ import xarray as xr
 from sklearn.decomposition import PCA
 from sklearn.manifold import MDS
 
-from dlnflow import _checks
-from dlnflow._typing import FloatArray
-from dlnflow.analysis import _curves
-from dlnflow.trajectory import Trajectory
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.analysis import extrema
+from dlnflow.dynamics.trajectory import Trajectory
 
 MAX_STRESS_POINTS = 3_000
 """Stress scaling holds matrices of all pairs of points."""
@@ -70,8 +70,8 @@ def embedding(
     Torgerson 1952, "Multidimensional scaling"; Borg & Groenen 2005, "Modern multidimensional
     scaling", chapter 8; Saxe, McClelland, Ganguli 2019, figure 4.
     """
-    n_components = _checks.positive_integer("n_components", n_components)
-    _checks.one_of("scaling", scaling, ["classical", "stress"])
+    n_components = checks.positive_integer("n_components", n_components)
+    checks.one_of("scaling", scaling, ["classical", "stress"])
     points = np.swapaxes(trajectory.hidden, 1, 2)  # (T, N, k)
     n_times, n_items, width = points.shape
     if n_components > min(width, n_times * n_items):
@@ -155,7 +155,7 @@ def branching_times(trajectory: Trajectory) -> pd.DataFrame:
     squared = _squared_distances(trajectory.hidden, first, second)
     middle = (steps[1:] + steps[:-1]) / 2
     speed = np.diff(squared, axis=1) / np.diff(steps)
-    when = _curves.largest(middle, speed, _curves.noise_floor(speed))
+    when = extrema.largest(middle, speed, extrema.noise_floor(speed))
     when[squared.max(axis=1) <= SEPARATED_RTOL**2 * squared.max()] = np.nan
     onset = np.where(np.isfinite(when), _first_passage(steps, squared, ONSET), np.nan)
     flow_time = run.flow_time(steps)

@@ -7,13 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.extensions import ExtensionArray
 
 from dlnflow import result
-from dlnflow._typing import FloatArray, IntArray
-from dlnflow.analysis import _curves
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.analysis import extrema
 
 COLUMNS = ("kind", "step", "flow_time", "value", "sign", "prominence", "floor")
 DEFAULT_RULE = (
-    f"the larger of {_curves.CURVE_FRACTION:.0%} of the curve's own largest |value| and "
-    f"{_curves.OVERALL_FRACTION:.1%} of that of all curves of the estimator"
+    f"the larger of {extrema.CURVE_FRACTION:.0%} of the curve's own largest |value| and "
+    f"{extrema.OVERALL_FRACTION:.1%} of that of all curves of the estimator"
 )
 """The noise floor where none is given."""
 KINDS = ("peak", "trough", "sign_flip")
@@ -111,8 +111,8 @@ def _of_rows(
     largest = np.abs(rows[part]).max(axis=1)
     some = part.start + np.flatnonzero((largest > floors[part]) & np.isfinite(largest))
     rows, floors = rows[some], floors[some]
-    flips = _curves.flips(rows if unsure is None else np.where(unsure[some], 0.0, rows), floors)
-    steps = _curves.crossings(time, rows, flips)
+    flips = extrema.flips(rows if unsure is None else np.where(unsure[some], 0.0, rows), floors)
+    steps = extrema.crossings(time, rows, flips)
     unknown = np.full(len(steps), np.nan)
     parts = [
         _extrema(time, rows, floors, 1),
@@ -129,9 +129,9 @@ def _extrema(
     time: FloatArray, rows: FloatArray, floors: FloatArray, side: int
 ) -> tuple[FloatArray, ...]:
     """Return curve, step, value, sign and prominence of peaks (side 1) or troughs (side -1)."""
-    curve, at, prominence = _curves.maxima(side * rows, floors)
+    curve, at, prominence = extrema.maxima(side * rows, floors)
     around = [at - 1, at, at + 1]
-    step, value = _curves.vertex(
+    step, value = extrema.vertex(
         tuple(time[k] for k in around), tuple(rows[curve, k] for k in around)
     )
     return curve, step, value, np.sign(value), prominence
@@ -145,7 +145,7 @@ def _repeated(labels: ArrayLike, positions: IntArray) -> ExtensionArray:
 def _floors(curves: xr.DataArray, floor: float | xr.DataArray | None) -> FloatArray:
     """One floor per curve, flattened in the order of `curves`."""
     if floor is None:
-        return _curves.noise_floors(curves.values)
+        return extrema.noise_floors(curves.values)
     one_per_curve = xr.zeros_like(curves.isel(time=0, drop=True))
     with xr.set_options(arithmetic_join="exact"):
         given = (one_per_curve + floor).transpose(*one_per_curve.dims)

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dlnflow import _checks, influence, result
-from dlnflow._estimator_checks import SMALLEST_FRACTION
-from dlnflow._typing import FloatArray, IntArray
-from dlnflow.analysis import _curves
+from dlnflow import checks, influence, result
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.analysis import extrema
 from dlnflow.analysis.compare import compare
-from dlnflow.influence._grid import Items, require_run
-from dlnflow.training import Run
+from dlnflow.checks import SMALLEST_FRACTION
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.grid import Items, require_run
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
 """Default shares of an item's weight that are removed."""
@@ -98,7 +98,7 @@ def explain_offset(
     """
     require_run(run)
     shares = _shares(fractions)
-    points = _checks.positive_integer("points", points)
+    points = checks.positive_integer("points", points)
     if points < 3:
         raise ValueError(f"`points` must be at least 3 for a peak to have two sides, got {points}.")
     points = min(points, run.n_steps + 1)
@@ -117,7 +117,7 @@ def explain_offset(
 def _shares(fractions: float | Sequence[float]) -> dict[str, float]:
     """Removed shares by a label that tells them apart."""
     listed = fractions if np.iterable(fractions) else [fractions]
-    shares = [_checks.real_number("fractions", share) for share in listed]
+    shares = [checks.real_number("fractions", share) for share in listed]
     if len(set(shares)) < len(shares) or not shares:
         raise ValueError(f"`fractions` must list different numbers, got {shares}.")
     if any(share > 1 or abs(share) < SMALLEST_FRACTION for share in shares):
@@ -184,9 +184,9 @@ def _rows(curve: xr.DataArray) -> FloatArray:
 
 def _extrema(curve: xr.DataArray) -> dict[str, FloatArray]:
     rows, time = _rows(curve), curve.time.values.astype(np.float64)
-    floor, found = _curves.noise_floor(rows), {}
+    floor, found = extrema.noise_floor(rows), {}
     for name, side in (("peak", 1.0), ("trough", -1.0)):
-        found[f"{name}_step"] = _curves.largest(time, side * rows, floor)
+        found[f"{name}_step"] = extrema.largest(time, side * rows, floor)
         found[f"{name}_flow"] = np.interp(found[f"{name}_step"], time, curve.flow_time.values)
     return found
 

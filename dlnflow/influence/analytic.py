@@ -4,11 +4,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
-from dlnflow.influence import _closed_form
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._pairs import chunks
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence import closed_form
+from dlnflow.influence.grid import Grid, Items
+from dlnflow.theory.low_rank import chunks
 
 MODES_AT_ONCE = 512
 """Modes followed through the initial weights together: few to save memory, many for speed."""
@@ -86,9 +86,9 @@ def analytic(
     """
     grid = Grid.of(run, steps, query, train)
     check_run(run)
-    _checks.one_of("response", response, ("correlation", "exact"))
-    a0 = matched_strength(run) if a0 is None else _checks.positive("a0", a0)
-    values = _closed_form.influence(
+    checks.one_of("response", response, ("correlation", "exact"))
+    a0 = matched_strength(run) if a0 is None else checks.positive("a0", a0)
+    values = closed_form.influence(
         run.task,
         grid.flow_time,
         a0,

@@ -15,16 +15,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow import _checks, _estimator_checks, result
-from dlnflow._typing import FloatArray
-from dlnflow.influence._entries import matrix, top_k
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._groups import groups
-from dlnflow.influence._mixing import ess, ess_products, rhat, rhat_products, verdict
-from dlnflow.influence._standard import about
-from dlnflow.sampling import diagnostics
-from dlnflow.sampling import traces as loss_traces
-from dlnflow.training import Run
+from dlnflow import checks, result
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.grid import Grid, Items
+from dlnflow.traces import diagnostics
+from dlnflow.traces import format as loss_traces
+from dlnflow.traces.columns import about
+from dlnflow.traces.groups import groups
+from dlnflow.traces.mixing import ess, ess_products, rhat, rhat_products, verdict
+from dlnflow.traces.pairs import matrix, top_k
 
 
 def bif(
@@ -151,7 +151,7 @@ def from_traces(
     """
     traces = loss_traces.check_traces(traces)
     for name, value in (("normalised", normalised), ("errors", errors)):
-        _estimator_checks.flag(name, value)
+        checks.flag(name, value)
     q, i = (
         loss_traces.positions(traces, names, side)
         for side, names in (("query", query), ("train", train))
@@ -215,7 +215,7 @@ def _estimate(
 
 def _observed(observable: Callable[[FloatArray], FloatArray], losses: FloatArray) -> FloatArray:
     """Return what the observable makes of losses, checked."""
-    found = _checks.finite("observable", observable(losses))
+    found = checks.finite("observable", observable(losses))
     if found.shape != losses.shape:
         raise ValueError(
             f"`observable` must keep the shape (chain, draw, query) = {losses.shape}, it returned "

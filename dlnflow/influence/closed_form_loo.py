@@ -4,11 +4,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _estimator_checks, defaults
-from dlnflow._typing import FloatArray
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._removal import Removal
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics import defaults
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.grid import Grid, Items
+from dlnflow.influence.removal import Removal
 
 SOLUTIONS = ("riccati", "gram")
 IMBALANCE_LIMIT = 0.003
@@ -85,8 +86,8 @@ def closed_form_loo(
     """
     grid = Grid.of(run, steps, query, train)
     check_run(run)
-    values, single = _checks.number_list("fraction", fraction)
-    fractions = [_estimator_checks.removed_fraction(f) for f in values.tolist()]
+    values, single = checks.number_list("fraction", fraction)
+    fractions = [checks.removed_fraction(f) for f in values.tolist()]
     _check_added(run, min(fractions))
     removal = Removal.of(run, grid.steps, grid.query)
     used = [_choose(removal, f, solution) for f in fractions]
@@ -122,7 +123,7 @@ def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
     exists = fraction == 1 and removal.scale is not None
     if solution is None:
         return "riccati" if exists and removal.imbalance() <= IMBALANCE_LIMIT else "gram"
-    _checks.one_of("solution", solution, SOLUTIONS)
+    checks.one_of("solution", solution, SOLUTIONS)
     if solution == "riccati" and not exists:
         why = (
             f"a removal of {fraction:g} leaves unequal item weights"
@@ -157,7 +158,7 @@ def check_run(run: Run) -> None:
     ValueError
         If the run is another.
     """
-    _estimator_checks.two_layers("closed_form_loo", run.depth)
+    checks.two_layers("closed_form_loo", run.depth)
     if run.optimizer == "adam":
         raise ValueError(
             '`closed_form_loo` predicts gradient flow; it takes `optimizer` "gd", "momentum" or '

@@ -4,11 +4,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow._typing import FloatArray, IntArray
-from dlnflow.influence._curvature import Checkpoints
-from dlnflow.influence._damping import Options, damped
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.training import Run
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.damping import Options, damped
+from dlnflow.influence.grid import Grid, Items
 
 
 def damped_gauss_newton(

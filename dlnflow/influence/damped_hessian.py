@@ -3,10 +3,10 @@
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow.influence._damping import Options, damped
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._resolvent import hessian_influence
-from dlnflow.training import Run
+from dlnflow.dynamics.curvature.resolvent import hessian_influence
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.damping import Options, damped
+from dlnflow.influence.grid import Grid, Items
 
 
 def damped_hessian(

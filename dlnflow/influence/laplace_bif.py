@@ -7,16 +7,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _estimator_checks, result
-from dlnflow._typing import FloatArray
-from dlnflow.influence._curvature import Checkpoints
-from dlnflow.influence._extremes import extreme_eigenvalues
-from dlnflow.influence._gaussian import fluctuations
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._proximal import proximal_points
-from dlnflow.influence._resolvent import hessian_influence
-from dlnflow.sampling.defaults import N_BETA
-from dlnflow.training import Run
+from dlnflow import checks, result
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.gaussian import fluctuations
+from dlnflow.dynamics.curvature.proximal import proximal_points
+from dlnflow.dynamics.curvature.resolvent import hessian_influence
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence.grid import Grid, Items
+from dlnflow.sampling.suggested import N_BETA
 
 LOCALIZATION_FACTOR = 2.0
 """Default localization / (n_beta * largest negative curvature met); above 1 saddles are held. `bif`
@@ -106,7 +106,7 @@ def laplace_bif(
     grid = Grid.of(run, steps, query, train)
     if order not in (1, 2) or isinstance(order, bool):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
-    _estimator_checks.flag("normalised", normalised)
+    checks.flag("normalised", normalised)
     points = Checkpoints.of(run, grid.steps, "laplace_bif")
     start, _ = extreme_eigenvalues(points, largest=False)
     sweep = _sweep(points, n_beta, localization)
@@ -151,9 +151,9 @@ class _Sweep(NamedTuple):
 
 
 def _sweep(points: Checkpoints, n_beta: ArrayLike | None, localization: ArrayLike | None) -> _Sweep:
-    betas, one_beta = _checks.positive_list("n_beta", N_BETA if n_beta is None else n_beta)
+    betas, one_beta = checks.positive_list("n_beta", N_BETA if n_beta is None else n_beta)
     if localization is not None:
-        values, single = _checks.positive_list("localization", localization)
+        values, single = checks.positive_list("localization", localization)
         grid = np.broadcast_to(values, (len(betas), len(values)))
         return _Sweep(betas, grid, not one_beta, not single)
     curvature = float(np.linalg.norm(points.correlation, 2, axis=(1, 2)).max())

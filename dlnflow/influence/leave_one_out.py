@@ -4,12 +4,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _estimator_checks, _simulation, network
-from dlnflow._typing import FloatArray
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.network import Weights
-from dlnflow.schedule import Schedule
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics import loops, network
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.network import Weights
+from dlnflow.dynamics.schedule import Schedule
+from dlnflow.influence.grid import Grid, Items
 
 
 def leave_one_out(
@@ -67,7 +68,7 @@ def leave_one_out(
     [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
-    fraction = _estimator_checks.removed_fraction(fraction)
+    fraction = checks.removed_fraction(fraction)
     problem, n_items = run.problem, run.task.n_items
     y, x = problem.y[:, grid.query], run.task.x[:, grid.query]
 
@@ -76,7 +77,7 @@ def leave_one_out(
 
     removed = 1.0 - fraction * np.eye(n_items)[grid.train]
     schedule = Schedule.constant(np.vstack([np.ones(n_items), removed]))
-    losses = _simulation.run(problem, grid.steps, schedule, record)
+    losses = loops.run(problem, grid.steps, schedule, record)
     difference = (losses[:, :1] - losses[:, 1:]) / fraction  # (T, n_train, n_query)
     attrs = {"fraction": fraction, "retrainings": len(grid.train)}
     return grid.result(np.swapaxes(difference, 1, 2), "leave_one_out", attrs=attrs)

@@ -4,10 +4,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _adjoint
-from dlnflow.influence import _steps
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.training import Run
+from dlnflow.dynamics import adjoint
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence import discrete_steps
+from dlnflow.influence.grid import Grid, Items
 
 
 def per_step(
@@ -65,11 +65,11 @@ def per_step(
     True
     """
     grid = Grid.of(run, steps, query, train)
-    _steps.refuse_flow("per_step", run)
-    measured = _steps.measured(at, run, within=False)
+    discrete_steps.refuse_flow("per_step", run)
+    measured = discrete_steps.measured(at, run, within=False)
     values = np.zeros((len(grid.steps), len(grid.query), len(grid.train)))
     position = {int(step): k for k, step in enumerate(grid.steps)}
-    for step, effect in _adjoint.step_effects(run.problem, measured, grid.query):
+    for step, effect in adjoint.step_effects(run.problem, measured, grid.query):
         if step in position:
             values[position[step]] = effect[:, grid.train]
     return grid.result(values, "per_step", attrs={"at": str(at)})

@@ -6,12 +6,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks, _estimator_checks, _item_gradients, _replay
-from dlnflow._typing import IntArray
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.influence._segment import Segment
-from dlnflow.network import Weights, flatten, unflatten
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow._support.typing import IntArray
+from dlnflow.dynamics import item_gradients, replay
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.network import Weights, flatten, unflatten
+from dlnflow.influence.grid import Grid, Items
+from dlnflow.influence.segment import Segment
 
 DEFAULT_SEGMENTS = 3
 MAX_ENTRIES = 10**8
@@ -90,8 +91,8 @@ def source(
     (True, True)
     """
     grid = Grid.of(run, steps, query, train)
-    _checks.one_of("filter", filter, ("discrete", "exponential"))
-    _checks.one_of("curvature", curvature, ("hessian", "gauss_newton"))
+    checks.one_of("filter", filter, ("discrete", "exponential"))
+    checks.one_of("curvature", curvature, ("hessian", "gauss_newton"))
     check_run(run)
     bounds = _bounds(segments, int(grid.steps[-1]))
     respond = _discrete if filter == "discrete" else _exponential
@@ -103,10 +104,10 @@ def source(
         for step, moved in respond(segment, d, local, run.learning_rate):
             if first + step in kept:
                 row = int(np.searchsorted(grid.steps, first + step))
-                products = _item_gradients.item_pass(
+                products = item_gradients.item_pass(
                     kept[first + step], run.problem.x, run.problem.y
                 )
-                values[row] = _item_gradients.dot(moved, products)[:, grid.query].T
+                values[row] = item_gradients.dot(moved, products)[:, grid.query].T
         d = moved
     attrs = {"segments": len(bounds) - 1, "filter": filter, "curvature": curvature}
     return grid.result(values, "source", attrs=attrs)
@@ -118,7 +119,7 @@ def _segments(
     """Yield (first step, averages, weights at the requested steps up to the end) per segment."""
     problem, wanted = grid.run.problem, set(grid.steps.tolist())
     segment, kept, number = Segment(problem, grid.train, gauss_newton), {}, 0
-    for moment in _replay.forward(problem, int(bounds[-1])):
+    for moment in replay.forward(problem, int(bounds[-1])):
         segment.add(moment)
         if moment.step + 1 in wanted:
             kept[moment.step + 1] = moment.after
@@ -160,7 +161,7 @@ def _bounds(segments: int | None, last: int) -> IntArray:
         if last == 0:
             return np.zeros(1, dtype=np.int64)
         segments = min(DEFAULT_SEGMENTS, last)
-    segments = _checks.positive_integer("segments", segments)
+    segments = checks.positive_integer("segments", segments)
     if segments > last:
         raise ValueError(
             f"`segments` must be at most the last of `steps`, {last}: a segment has at least one "
@@ -177,7 +178,7 @@ def check_run(run: Run) -> None:
     ValueError
         If the run is another.
     """
-    _estimator_checks.two_layers("source", run.depth)
+    checks.two_layers("source", run.depth)
     if run.optimizer != "gd":
         raise ValueError(
             '`source` unrolls gradient descent, `optimizer` "gd"; the run has '

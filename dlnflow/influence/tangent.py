@@ -4,12 +4,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _simulation, network
-from dlnflow._typing import FloatArray
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.network import Weights
-from dlnflow.schedule import Schedule
-from dlnflow.training import Run
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics import loops, network
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.network import Weights
+from dlnflow.dynamics.schedule import Schedule
+from dlnflow.influence.grid import Grid, Items
 
 
 def tangent(
@@ -69,5 +69,5 @@ def tangent(
 
     directions = np.eye(n_items)[grid.train]
     unit = Schedule.constant(np.ones(n_items))
-    values = _simulation.run_tangents(problem, grid.steps, unit, directions, record)
+    values = loops.run_tangents(problem, grid.steps, unit, directions, record)
     return grid.result(values, "tangent")

@@ -5,15 +5,16 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.integrate import cumulative_simpson, cumulative_trapezoid
 
-from dlnflow import _checks, _estimator_checks, _replay, _simulation
-from dlnflow._item_gradients import dot, gram, item_pass, of_items, weighted_gram
-from dlnflow._replay import Moment
-from dlnflow._typing import FloatArray
-from dlnflow.defaults import MOMENTUM
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.network import Weights
-from dlnflow.schedule import Schedule
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics import loops, replay
+from dlnflow.dynamics.defaults import MOMENTUM
+from dlnflow.dynamics.item_gradients import dot, gram, item_pass, of_items, weighted_gram
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.network import Weights
+from dlnflow.dynamics.replay import Moment
+from dlnflow.dynamics.schedule import Schedule
+from dlnflow.influence.grid import Grid, Items
 
 
 def tracin(
@@ -83,8 +84,8 @@ def tracin(
     [[-0.121, -0.002], [-0.248, 0.048]]
     """
     grid = Grid.of(run, steps, query, train)
-    _checks.one_of("query_at", query_at, ("each", "final"))
-    _estimator_checks.flag("cumulative", cumulative)
+    checks.one_of("query_at", query_at, ("each", "final"))
+    checks.flag("cumulative", cumulative)
     attrs = {"cumulative": int(cumulative), "query_at": query_at}
     if query_at == "final" and (not cumulative or run.optimizer == "flow"):
         raise ValueError(
@@ -104,7 +105,7 @@ def _along_steps(grid: Grid, cumulative: bool) -> FloatArray:
     """(eta/N) grad l_q^T P grad l_i, summed or not, shape (T, n_query, n_train)."""
     total, kept = np.zeros((len(grid.query), len(grid.train))), []
     wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in _replay.forward(grid.run.problem, stop):
+    for moment in replay.forward(grid.run.problem, stop):
         if cumulative or moment.step in wanted:
             kernel = _kernel(grid, moment)
         if moment.step in wanted:
@@ -128,7 +129,7 @@ def _with_final_query(grid: Grid) -> FloatArray:
     problem, kept = grid.run.problem, []
     moved = [np.zeros((len(grid.train), *w.shape)) for w in problem.weights]
     wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in _replay.forward(problem, stop):
+    for moment in replay.forward(problem, stop):
         if moment.step in wanted:
             # dot with the pass of the objective includes 1/N.
             kept.append(problem.n_items * dot(moved, moment.products)[:, grid.query].T)
@@ -159,7 +160,7 @@ def _along_flow(grid: Grid, cumulative: bool) -> FloatArray:
         return gram(products, grid.query, grid.train) * run.learning_rate / problem.n_items
 
     unit = Schedule.constant(np.ones(problem.n_items))
-    values = _simulation.run(problem, steps, unit, record)
+    values = loops.run(problem, steps, unit, record)
     if not cumulative:
         return values
     if len(values) < 3:

@@ -4,12 +4,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _adjoint, _checks, _estimator_checks, _windows
-from dlnflow._typing import FloatArray
-from dlnflow._windows import Windows
-from dlnflow.influence import _steps
-from dlnflow.influence._grid import Grid, Items
-from dlnflow.training import Run
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics import adjoint
+from dlnflow.dynamics import windows as _windows
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.windows import Windows
+from dlnflow.influence import discrete_steps
+from dlnflow.influence.grid import Grid, Items
 
 DEFAULT_WINDOW = 0.05
 """Default width, as a fraction of the run."""
@@ -86,14 +88,14 @@ def windowed(
     [[-0.018, -0.004], [-0.047, 0.011]]
     """
     grid = Grid.of(run, steps, query, train)
-    _steps.refuse_flow("windowed", run)
-    weight = _estimator_checks.window_weight(weight)
-    if _estimator_checks.flag("first_order", first_order) and weight != 0:
+    discrete_steps.refuse_flow("windowed", run)
+    weight = checks.window_weight(weight)
+    if checks.flag("first_order", first_order) and weight != 0:
         raise ValueError(
             f"`weight` {weight:g} does not belong to `first_order=True`, the derivative at weight "
             "1; leave one of them out."
         )
-    measured = _steps.measured(at, run, within=True)
+    measured = discrete_steps.measured(at, run, within=True)
     attrs = {"at": str(at), "first_order": int(first_order)}
     attrs |= {"retrainings": 0} if first_order else {"weight": weight}
     if window is None:
@@ -104,12 +106,12 @@ def windowed(
         values = _values(grid, windows, weight, first_order)
         attrs |= {} if first_order else {"retrainings": _branches(grid, windows)}
         return grid.result(values, "windowed", attrs=attrs | {"window": width})
-    given, single = _checks.positive_list("window", window)
-    widths = [_checks.positive_integer("window", w) for w in given]
+    given, single = checks.positive_list("window", window)
+    widths = [checks.positive_integer("window", w) for w in given]
     last = run.n_steps if measured is None else measured
     found = []
     for width in widths:
-        _estimator_checks.windows_inside(grid.steps, width, last, run.n_steps)
+        checks.windows_inside(grid.steps, width, last, run.n_steps)
         windows = Windows(grid.steps, grid.steps + width, measured)
         found.append(_values(grid, windows, weight, first_order))
     attrs |= {} if first_order else {"retrainings": _branches(grid, windows) * len(widths)}
@@ -127,7 +129,7 @@ def _values(grid: Grid, windows: Windows, weight: float, first_order: bool) -> F
     """Shape (T, n_query, n_train)."""
     run = grid.run
     if first_order:
-        return _adjoint.window_effects(run.problem, windows, grid.query)[..., grid.train]
+        return adjoint.window_effects(run.problem, windows, grid.query)[..., grid.train]
     changed = 1 - (1 - weight) * np.eye(run.task.n_items)[grid.train]
     difference = _windows.differences(run.problem, windows, changed, grid.query)
     return np.swapaxes(difference, 1, 2) / (1 - weight)

@@ -4,22 +4,35 @@ Names and modules are loaded on first use: ``from dlnflow import lm``, then ``lm
 ``lm.corpus.load``, ``lm.train.train``, ``lm.sample_traces``, ``lm.intervene.intervene``.
 """
 
-from dlnflow._lazy import on_request
+from dlnflow._support.lazy import on_request
 
 _WHERE = {
-    "CONFIGURATIONS": "model",
-    "Checkpoints": "checkpoints",
-    "GradientData": "mixture",
-    "Observed": "mixture",
-    "Sampler": "unit",
-    "classify": "token_classes",
-    "sample_traces": "traces",
+    "CONFIGURATIONS": "dlnflow.lm.runs.model",
+    "Checkpoints": "dlnflow.lm.runs.checkpoints",
+    "GradientData": "dlnflow.lm.data.batches",
+    "Observed": "dlnflow.lm.data.batches",
+    "Sampler": "dlnflow.lm.sampling.unit",
+    "classify": "dlnflow.lm.data.token_classes",
+    "sample_traces": "dlnflow.lm.sampling.token_traces",
 }
 """Public name -> the module that defines it."""
-_MODULES = (
-    "checkpoints", "corpus", "experiment", "figures", "induction", "intervene", "losses", "mixture",
-    "model", "plots", "text_plan", "token_classes", "tokenizer", "traces", "train", "unit",
-)  # fmt: skip
+_MODULES = {
+    "batches": "dlnflow.lm.data.batches",
+    "checkpoints": "dlnflow.lm.runs.checkpoints",
+    "corpus": "dlnflow.lm.data.corpus",
+    "experiment": "dlnflow.lm.experiment",
+    "figures": "dlnflow.lm.figures",
+    "induction": "dlnflow.lm.induction",
+    "intervene": "dlnflow.lm.intervene",
+    "losses": "dlnflow.lm.runs.losses",
+    "model": "dlnflow.lm.runs.model",
+    "text_plan": "dlnflow.lm.text_plan",
+    "token_classes": "dlnflow.lm.data.token_classes",
+    "tokenizer": "dlnflow.lm.data.tokenizer",
+    "token_traces": "dlnflow.lm.sampling.token_traces",
+    "train": "dlnflow.lm.runs.train",
+    "unit": "dlnflow.lm.sampling.unit",
+}
 
 __all__ = sorted([*_WHERE, *_MODULES])
 __getattr__ = on_request(__name__, _WHERE, _MODULES)

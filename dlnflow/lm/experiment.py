@@ -14,16 +14,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._checks import one_of, positive_integer
-from dlnflow.lm import _results
-from dlnflow.lm.checkpoints import Checkpoints
+from dlnflow.checks import one_of, positive_integer
+from dlnflow.lm.data.batches import GradientData, Observed
+from dlnflow.lm.data.token_classes import Vocabulary, classify
 from dlnflow.lm.induction import PERIOD, repeated_sequences
-from dlnflow.lm.mixture import GradientData, Observed
-from dlnflow.lm.run_folder import read_settings
-from dlnflow.lm.token_classes import Vocabulary, classify
-from dlnflow.lm.traces import sample_traces
-from dlnflow.lm.train import Data, load_data
-from dlnflow.lm.unit import Sampler
+from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.runs.folder import read_settings
+from dlnflow.lm.runs.train import Data, load_data
+from dlnflow.lm.sampling import results
+from dlnflow.lm.sampling.token_traces import sample_traces
+from dlnflow.lm.sampling.unit import Sampler
 from dlnflow.sampling.settings import Settings as SamplerSettings
 
 N_BETA, LOCALIZATION, STEP_SIZE = 1e4, 1e4, 2e-6
@@ -182,7 +182,7 @@ def sample(
     """Sample a plan into a store, with the classes of its items beside them."""
     traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
                            progress=progress, repair=repair)  # fmt: skip
-    _results.save(Path(store), traces, plan.classes)
+    results.save(Path(store), traces, plan.classes)
     return traces
 
 
@@ -207,7 +207,7 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
         raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
                          f"{folder} --store {store}` again to finish it.")  # fmt: skip
     try:
-        return _results.load(store)
+        return results.load(store)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(
             f"`store` {store}: its results are damaged or missing ({error}). Call `dlnflow lm "

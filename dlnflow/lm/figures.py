@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow import plotting
-from dlnflow.analysis.neighbours import neighbours
 from dlnflow.influence.bif import bif
-from dlnflow.lm import experiment, plots
-from dlnflow.lm.checkpoints import Checkpoints, find
+from dlnflow.lm import experiment
 from dlnflow.lm.induction import crossing, measure
+from dlnflow.lm.runs.checkpoints import Checkpoints, find
+from dlnflow.plots import influence_plots, tokens
+from dlnflow.traces.neighbours import neighbours
 
 NEIGHBOURS = 30
 """k of the recall; a thirtieth of the tokens where there are few."""
@@ -51,7 +51,7 @@ def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
         drawn = of_text(traces, classes)
     return [
         file for name, figure in drawn.items()
-        for file in plotting.save_figure(figure, Path(out) / name)
+        for file in influence_plots.save_figure(figure, Path(out) / name)
     ]  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def of_text(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Figure]:
     between = [bif.groups(traces, classes, exclude=e) for e in ("item", "token")]
     near = [neighbours(traces, classes, k=k, exclude=e) for e in ("item", "token")]
     return {
-        "fig05_classes": plots.class_influence(between[0], traces, between[1]),
-        "fig14_neighbours": plots.recall(*near),
+        "fig05_classes": tokens.class_influence(between[0], traces, between[1]),
+        "fig14_neighbours": tokens.recall(*near),
     }
 
 
@@ -85,7 +85,7 @@ def of_repeats(traces: xr.DataArray, classes: xr.DataArray, ladder: Checkpoints)
         bif.groups(traces, classes, exclude=exclude, differences=d) for d in (False, True)
     )
     scores = measure(ladder, experiment.sequences(traces))
-    return plots.repeats(plain, fast, scores, rise(scores))
+    return tokens.repeats(plain, fast, scores, rise(scores))
 
 
 def rise(scores: xr.Dataset) -> tuple[float, float]:

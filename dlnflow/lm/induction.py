@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.losses import token_losses
+from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.runs.losses import token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

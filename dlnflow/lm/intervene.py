@@ -16,14 +16,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow import _checks
-from dlnflow._files import write_json
+from dlnflow import checks
+from dlnflow._support.files import write_json
 from dlnflow.lm import induction
-from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.model import Settings
-from dlnflow.lm.run_folder import check_inputs, read_record
-from dlnflow.lm.token_classes import repeated_pairs
-from dlnflow.lm.train import Data, prepare, train
+from dlnflow.lm.data.token_classes import repeated_pairs
+from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.runs.folder import check_inputs, read_record
+from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.train import Data, prepare, train
 
 SHARE = 0.25
 """Rows of a batch that are up-weighted: those with most induction patterns."""
@@ -52,7 +52,7 @@ class Window:
     n_special: int = 2
 
     def __post_init__(self) -> None:
-        _checks.positive("factor", self.factor)
+        checks.positive("factor", self.factor)
         if not 0 <= self.start < self.stop:
             raise ValueError(f"`start` and `stop` must satisfy 0 <= start < stop, got "
                              f"{self.start} and {self.stop}.")  # fmt: skip

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._checks import one_of, positive_integer
-from dlnflow.lm import corpus
-from dlnflow.lm.checkpoints import Checkpoints, find
-from dlnflow.lm.corpus import Corpus
+from dlnflow.checks import one_of, positive_integer
+from dlnflow.lm.data import corpus
+from dlnflow.lm.data.batches import GradientData
+from dlnflow.lm.data.corpus import Corpus
+from dlnflow.lm.data.tokenizer import Tokens, encode
 from dlnflow.lm.experiment import GRADIENT_TOKENS, OBSERVE, ROWS, Plan, watch
-from dlnflow.lm.mixture import GradientData
-from dlnflow.lm.tokenizer import Tokens, encode
-from dlnflow.lm.train import Data, load_data
+from dlnflow.lm.runs.checkpoints import Checkpoints, find
+from dlnflow.lm.runs.train import Data, load_data
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -8,8 +8,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dlnflow import _checks
-from dlnflow.sampling import mala, rmsprop_sgld, sgld, stiffness, underdamped
+from dlnflow import checks
+from dlnflow.sampling import stiffness
+from dlnflow.sampling.kernels import mala, rmsprop_sgld, sgld, underdamped
 from dlnflow.sampling.posterior import Kernel, Noise, Posterior
 
 KERNELS: dict[str, Callable[..., Kernel]] = {
@@ -33,14 +34,14 @@ def build(kernel: str, posterior: Posterior, options: dict[str, Any]) -> Kernel:
     ValueError
         If the name or an option is unknown.
     """
-    make = KERNELS[_checks.one_of("kernel", kernel, list(KERNELS))]
+    make = KERNELS[checks.one_of("kernel", kernel, list(KERNELS))]
     known = [name for name in inspect.signature(make).parameters if name != "posterior"]
     unknown = [name for name in options if name not in known]
     if unknown:
         told = ", ".join(name for name in known if name != "step_size") or "none"
         raise ValueError(
             f"kernel {kernel!r} does not take the option {unknown[0]!r}; its options: {told}."
-            + _checks.did_you_mean(str(unknown[0]), known)
+            + checks.did_you_mean(str(unknown[0]), known)
         )
     return make(posterior, **options)
 

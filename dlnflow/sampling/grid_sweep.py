@@ -20,13 +20,13 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
-from dlnflow._files import write_json
+from dlnflow import checks
+from dlnflow._support.files import write_json
+from dlnflow.dynamics.linear import Run
 from dlnflow.influence import bif
-from dlnflow.sampling._references import Reference, aligned
+from dlnflow.sampling.references import Reference, aligned
 from dlnflow.sampling.runs import trace_run
 from dlnflow.sampling.settings import Settings
-from dlnflow.training import Run
 
 PAPER_GRID: dict[str, tuple[float, ...]] = {
     "step_size": tuple(np.geomspace(1e-7, 1e-2, 6)),
@@ -92,7 +92,7 @@ def sweep(
     twice = sorted(set(grid) & set(fixed))
     if twice:
         raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
-    steps = _checks.recorded_steps(steps, run.n_steps)
+    steps = checks.recorded_steps(steps, run.n_steps)
     truth = aligned(run, steps, references)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

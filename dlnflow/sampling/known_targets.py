@@ -22,10 +22,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from dlnflow._typing import FloatArray
-from dlnflow.rlct import learning_coefficient
+from dlnflow._support.typing import FloatArray
 from dlnflow.sampling.posterior import Evaluation, Posterior
 from dlnflow.sampling.toy import evaluator
+from dlnflow.theory.rlct import learning_coefficient
 
 Predict = Callable[[FloatArray], FloatArray]
 """eps_hat (C, P) -> expected statistic (C,)."""

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from dlnflow._progress import Progress
+from dlnflow._support.progress import Progress
 from dlnflow.sampling import chains
 from dlnflow.sampling.functional import Batch, ChainLosses, ItemLosses, Parameters
 from dlnflow.sampling.model_input import (
@@ -34,7 +34,7 @@ from dlnflow.sampling.plan import Plan
 from dlnflow.sampling.posterior import Evaluation, Posterior
 from dlnflow.sampling.precision import check_precision
 from dlnflow.sampling.settings import Settings
-from dlnflow.sampling.traces import check_start, labelled
+from dlnflow.traces.format import check_start, labelled
 
 
 def sample(

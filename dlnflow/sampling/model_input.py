@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dlnflow import _checks
+from dlnflow import checks
 from dlnflow.sampling.functional import Batch
 from dlnflow.sampling.settings import Settings
 
@@ -61,7 +61,7 @@ def ordered(checkpoints: Mapping[int, Mapping[str, Tensor]]) -> dict[int, Mappin
             "`checkpoints` must map at least one step to a state dict, e.g. {100: "
             f"model.state_dict()}}; got {type(checkpoints).__name__}."
         )
-    steps = {_checks.whole_number("checkpoints", step): step for step in checkpoints}
+    steps = {checks.whole_number("checkpoints", step): step for step in checkpoints}
     return {step: checkpoints[steps[step]] for step in sorted(steps)}
 
 

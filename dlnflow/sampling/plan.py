@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dlnflow import _checks
+from dlnflow import checks
 from dlnflow.sampling.functional import ItemLosses
 
 
@@ -44,9 +44,9 @@ class Plan:
     vectorise: bool | None = None
 
     def __post_init__(self) -> None:
-        _checks.positive_integer("observe_at_once", self.observe_at_once)
+        checks.positive_integer("observe_at_once", self.observe_at_once)
         if self.batch_size is not None:
-            _checks.positive_integer("batch_size", self.batch_size)
+            checks.positive_integer("batch_size", self.batch_size)
         if self.parameters is not None and len(self.parameters) == 0:
             raise ValueError("`parameters` is empty: nothing would move. Leave it out for all.")
 
@@ -68,6 +68,6 @@ class Plan:
             if name not in known:
                 raise ValueError(
                     f"`{name}` is not an option of `sample`; there are {', '.join(known)}."
-                    + _checks.did_you_mean(name, known)
+                    + checks.did_you_mean(name, known)
                 )
         return cls(**options)

@@ -5,10 +5,10 @@ from typing import Any
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import _checks
-from dlnflow.sampling import defaults, toy
+from dlnflow import checks
+from dlnflow.dynamics.linear import Run
+from dlnflow.sampling import suggested, toy
 from dlnflow.sampling.settings import Settings
-from dlnflow.training import Run
 
 STABLE = 4.0
 """step_size times the largest curvature of U at which `sgld` and `underdamped` blow up."""
@@ -51,19 +51,19 @@ def trace_run(
     ValueError
         If a setting is out of range or the step is beyond stability at a checkpoint.
     """
-    steps = _checks.recorded_steps(steps, run.n_steps)
+    steps = checks.recorded_steps(steps, run.n_steps)
     unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
     if unknown:
         raise ValueError(
             f"unknown sampling option `{unknown[0]}`."
-            + _checks.did_you_mean(unknown[0], list(Settings.__dataclass_fields__))
+            + checks.did_you_mean(unknown[0], list(Settings.__dataclass_fields__))
         )
-    defaults.require_two_layers(run)
-    full = Settings(**defaults.complete(run, settings, kernel))
-    w1, w2 = defaults.checkpoints(run, steps)
+    suggested.require_two_layers(run)
+    full = Settings(**suggested.complete(run, settings, kernel))
+    w1, w2 = suggested.checkpoints(run, steps)
     # MALA rejects, and the step of RMSProp-SGLD is not `step_size`.
     if kernel in ("sgld", "underdamped"):
-        stiffness = defaults.stiffest(run, w1, w2, full.n_beta, full.localization)
+        stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
         _check_stable(stiffness, full.step_size, kernel)
     return toy.sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
 
@@ -80,5 +80,5 @@ def _check_stable(stiffness: float, step_size: float, kernel: str) -> None:
         raise ValueError(
             f"`step_size` = {step_size:g} is beyond stability: step_size * curvature = "
             f"{step_size * stiffness:.3g} >= {STABLE:g}. Use at most "
-            f"{defaults.RELATIVE_STEP[kernel] / stiffness:.2g}, or lower `n_beta`."
+            f"{suggested.RELATIVE_STEP[kernel] / stiffness:.2g}, or lower `n_beta`."
         )

@@ -88,15 +88,15 @@ def selftest(
     ValueError
         If a kernel is unknown or the seed out of range.
     """
-    from dlnflow import _checks
+    from dlnflow import checks
 
     names = list(CASES) if kernels is None else list(kernels)
     for name in names:
-        _checks.one_of("kernels", name, list(CASES))
-    seed = _checks.whole_number("seed", seed)
+        checks.one_of("kernels", name, list(CASES))
+    seed = checks.whole_number("seed", seed)
     if seed >= 2**63:
         raise ValueError(f"`seed` must be below 2^63, got {seed}.")
-    known = targets(_checks.positive_integer("chains", chains), seed)
+    known = targets(checks.positive_integer("chains", chains), seed)
     rows = []
     for name in names:
         for target in known:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dlnflow import _checks
-from dlnflow.sampling.kernel_options import checked, target_changed, warn_if_target_changed
-from dlnflow.sampling.traces import check_lengths
+from dlnflow import checks
+from dlnflow.sampling.kernels.options import checked, target_changed, warn_if_target_changed
+from dlnflow.traces.format import check_lengths
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("n_beta", "localization", "step_size"):
-            object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
         check_lengths(self.chains, self.draws, self.burn_in, self.thin)
         for name in ("chains", "draws", "burn_in", "thin"):
             object.__setattr__(self, name, int(getattr(self, name)))  # 100.0 counts as 100
-        object.__setattr__(self, "seed", _checks.whole_number("seed", self.seed))
+        object.__setattr__(self, "seed", checks.whole_number("seed", self.seed))
         options = checked(self.kernel_options, self.burn_in)
         object.__setattr__(self, "kernel_options", options)
-        _checks.one_of("dtype", self.dtype, ["float32", "float64"])
+        checks.one_of("dtype", self.dtype, ["float32", "float64"])
 
     def for_kernel(self) -> dict[str, Any]:
         """Return what the kernel builder takes besides the posterior."""

@@ -19,17 +19,17 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dlnflow import _checks
-from dlnflow._progress import Progress
-from dlnflow._typing import FloatArray
+from dlnflow import checks
+from dlnflow._support.progress import Progress
+from dlnflow._support.typing import FloatArray
 from dlnflow.sampling import chains
 from dlnflow.sampling.chains import Report, judged
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluation, Posterior
 from dlnflow.sampling.precision import check_precision
 from dlnflow.sampling.settings import Settings
-from dlnflow.sampling.traces import check_start, labelled
 from dlnflow.task import Task
+from dlnflow.traces.format import check_start, labelled
 
 SLAB_BYTES = 400_000
 """Positions of the chains that advance together; a handful of such arrays fits in L2."""
@@ -205,7 +205,7 @@ def _item_weights(weights: ArrayLike, n_items: int) -> FloatArray:
     ValueError
         If they are not.
     """
-    array = _checks.nonnegative("weights", weights)
+    array = checks.nonnegative("weights", weights)
     if array.shape != (n_items,):
         raise ValueError(
             f"`weights` must be one number per item, shape ({n_items},), got {array.shape}."

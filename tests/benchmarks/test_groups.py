@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dlnflow.analysis.groups import groups
-from dlnflow.analysis.pairs import matrix
-from tests.analysis.test_groups import make
+from dlnflow.traces.groups import groups
+from dlnflow.traces.pairs import matrix
+from tests.traces.test_groups import make
 
 pytestmark = pytest.mark.benchmark
 

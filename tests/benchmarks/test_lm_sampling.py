@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     """An untrained model of the size of `fast`, in the hub's layout; data that both sides read."""
     import torch
 
-    from dlnflow.lm.model import CONFIGURATIONS, build
+    from dlnflow.lm.runs.model import CONFIGURATIONS, build
 
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("model")
@@ -67,9 +67,9 @@ def asked(peer, precision):
 
 def ours(folder, precision):
     """The same for one chain of `dlnflow.lm`, a draw after every step."""
-    from dlnflow.lm.checkpoints import Checkpoints
-    from dlnflow.lm.mixture import GradientData, Observed
-    from dlnflow.lm.unit import Sampler, Unit, run
+    from dlnflow.lm.data.batches import GradientData, Observed
+    from dlnflow.lm.runs.checkpoints import Checkpoints
+    from dlnflow.lm.sampling.unit import Sampler, Unit, run
     from dlnflow.sampling.settings import Settings
 
     data = np.load(folder / "data.npz")

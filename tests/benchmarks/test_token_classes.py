@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from dlnflow.lm import corpus
-from dlnflow.lm.token_classes import Vocabulary, classify
-from dlnflow.lm.tokenizer import train_bpe
+from dlnflow.lm.data import corpus
+from dlnflow.lm.data.token_classes import Vocabulary, classify
+from dlnflow.lm.data.tokenizer import train_bpe
 
 
 @pytest.mark.benchmark

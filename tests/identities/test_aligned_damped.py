@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlnflow as dln
-from dlnflow.influence._curvature import Checkpoints
-from dlnflow.influence._extremes import extreme_eigenvalues
-from dlnflow.influence._proximal import proximal_points
-from dlnflow.influence._resolvent import hessian_influence
+from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.proximal import proximal_points
+from dlnflow.dynamics.curvature.resolvent import hessian_influence
 from dlnflow.influence.damped_gauss_newton import _influence as gauss_newton_influence
 from tests.influence.dense import relative
 from tests.tolerances import ALGEBRA, CLOSED_FORM_VS_ODE

@@ -44,8 +44,8 @@ def test_width_matters_only_through_fluctuations_of_unused_directions():
     """Wider at equal used directions: order 1 is unchanged, order 2 grows linearly."""
     from dataclasses import replace
 
-    from dlnflow.influence._curvature import Checkpoints
-    from dlnflow.influence._gaussian import fluctuations
+    from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+    from dlnflow.dynamics.curvature.gaussian import fluctuations
 
     points = Checkpoints.of(RUNS["wide"], np.array([60]), "test")
     lam, items = np.array([2.0]), np.arange(3)

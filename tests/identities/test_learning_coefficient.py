@@ -6,7 +6,7 @@ from itertools import pairwise, permutations, product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlnflow.rlct import learning_coefficient, reduced_rank_regression
+from dlnflow.theory.rlct import learning_coefficient, reduced_rank_regression
 
 WIDTHS = st.lists(st.integers(1, 30), min_size=2, max_size=8)
 

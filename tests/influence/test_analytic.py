@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlnflow as dln
-from dlnflow.influence import _closed_form, _pairs, analytic
+from dlnflow.influence import analytic, closed_form, low_rank
 from dlnflow.influence.analytic import matched_strength
-from dlnflow.perturbation import derivative
-from dlnflow.saxe import mode_strength_derivatives
+from dlnflow.theory.perturbation import derivative
+from dlnflow.theory.saxe import mode_strength_derivatives
 from tests.reference import dense_influence
 from tests.strategies import GAPS, orthonormal, seeds, spectra, spectrum
 from tests.tolerances import ALGEBRA, CLOSED_FORM
@@ -22,7 +22,7 @@ def at_time(task, t, a0, depth=2):
     """Closed form of all pairs at one dimensionless time, shape (N, N)."""
     everyone = np.arange(task.n_items)
     arguments = (task, np.array([t]), a0, depth)
-    return _closed_form.influence(*arguments, query=everyone, train=everyone)[0]
+    return closed_form.influence(*arguments, query=everyone, train=everyone)[0]
 
 
 def item_by_item(task, t, a0, depth=2):
@@ -81,7 +81,7 @@ def test_whitened_frames_against_the_dense_reference(seed, gap, t, depth):
     noise = rng.standard_normal((4, 6))
     y = fit @ x + 0.3 * noise @ (np.eye(6) - x.T @ x / 2.5)
     task = dln.Task(y, x)
-    assert task.whitening == pytest.approx(2.5) and not _closed_form.linear(task)
+    assert task.whitening == pytest.approx(2.5) and not closed_form.linear(task)
     assert_close(at_time(task, t, 1e-2, depth), dense_influence(y, x, t, 1e-2, depth))
 
 
@@ -117,18 +117,18 @@ def test_low_rank_route_against_item_by_item(shape, t):
     rng = np.random.default_rng(shape[0])
     task = dln.Task(rng.standard_normal(shape) / 10 ** (np.arange(shape[1]) / shape[1]))
     count = task.modes.rank + (task.modes.rank < task.n_in)
-    assert count * (count + 1) // 2 > _closed_form.FEW_PAIRS
+    assert count * (count + 1) // 2 > closed_form.FEW_PAIRS
     assert_close(at_time(task, t, 1e-5), item_by_item(task, t, 1e-5))
 
 
 def test_sketched_factors_equal_the_whole_decomposition():
     s = np.linspace(30, 1, 200)
     for t in (0.0, 0.001, 0.1, 0.5, 20.0):
-        matrix = _closed_form.coefficients(s, t, 1e-6, 2, null=True)
+        matrix = closed_form.coefficients(s, t, 1e-6, 2, null=True)
         np.testing.assert_array_equal(matrix, matrix.T)
-        lam, z = _pairs.factorise(matrix)
+        lam, z = low_rank.factorise(matrix)
         error = np.linalg.norm((z * lam) @ z.T - matrix)
-        assert error <= 2 * _pairs.FACTOR_RTOL * np.linalg.norm(matrix)
+        assert error <= 2 * low_rank.FACTOR_RTOL * np.linalg.norm(matrix)
         assert len(lam) < 40
 
 
@@ -136,7 +136,7 @@ def test_factors_of_a_matrix_without_low_rank():
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((80, 80))
     matrix += matrix.T
-    lam, z = _pairs.factorise(matrix)
+    lam, z = low_rank.factorise(matrix)
     assert len(lam) == 80
     np.testing.assert_allclose((z * lam) @ z.T, matrix, atol=1e-12)
 
@@ -148,9 +148,9 @@ def test_projector_and_general_forms_agree(seed, t, routes):
     rng = np.random.default_rng(seed)
     x = frame(rng, 4, 4 if routes else 7, scale=3.0)
     task = dln.Task(rng.standard_normal((3, 4)) @ x, x)
-    assert _closed_form.linear(task)
-    items = _closed_form.Items(task, np.arange(task.n_items))
-    general = _closed_form._general(task, np.array([t]), (1e-3, 2), items, items)[0]
+    assert closed_form.linear(task)
+    items = closed_form.Items(task, np.arange(task.n_items))
+    general = closed_form._general(task, np.array([t]), (1e-3, 2), items, items)[0]
     # Learned items leave the general forms a residual y - W x of rounding size.
     exact = at_time(task, t, 1e-3)
     tolerance = 1e-11 * np.abs(exact).max() + ALGEBRA * np.abs(task.y).max() ** 2
@@ -225,9 +225,9 @@ def test_pairs_of_projectors_are_summed_alike_for_few_and_many_times(times, symm
     a = rng.standard_normal((times, 7 + null, 7 + null))
     a += np.swapaxes(a, 1, 2)
     p = [query[:, b] @ train[:, b].T for b in blocks] + [rest[0] @ rest[1].T] * null
-    assert (times <= _pairs.FEW_TIMES * len(p)) == (times == 1 or (times == 2 and null))
+    assert (times <= low_rank.FEW_TIMES * len(p)) == (times == 1 or (times == 2 and null))
     expected = np.einsum("tab,aqi,bqi->tqi", a, p, p)
-    got = _pairs.combine_projectors(a, query, train, blocks, rest if null else None)
+    got = low_rank.combine_projectors(a, query, train, blocks, rest if null else None)
     assert np.abs(got - expected).max() <= ALGEBRA * np.abs(expected).max()
 
 
@@ -328,7 +328,7 @@ def test_curves_of_weak_items_are_right_beside_strong_ones(decades):
 
 
 def test_a_wide_spectrum_of_too_many_modes_says_what_is_not_resolved(monkeypatch):
-    monkeypatch.setattr(_closed_form, "MANY_PAIRS", 100)
+    monkeypatch.setattr(closed_form, "MANY_PAIRS", 100)
     run = dln.Run(dln.Task(np.diag(np.logspace(5, 0, 40))), n_steps=100, learning_rate=1e-5)
     with pytest.warns(UserWarning, match="span a factor of 1e\\+05"):
         analytic(run, [10])

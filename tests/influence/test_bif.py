@@ -9,8 +9,8 @@ import pytest
 import dlnflow as dln
 from dlnflow.influence.bif import bif
 from dlnflow.sampling import llc
-from tests.sampling.test_diagnostics import autoregressive, traces
 from tests.tolerances import ALGEBRA
+from tests.traces.test_diagnostics import autoregressive, traces
 
 
 def _correlated(chains, draws, rho, seed=0, items=3):
@@ -238,7 +238,7 @@ def test_errors_can_be_left_out():
 
 def test_reading_traces_needs_no_torch():
     code = (
-        "import sys, dlnflow.influence.bif, dlnflow.sampling.diagnostics; "
+        "import sys, dlnflow.influence.bif, dlnflow.traces.diagnostics; "
         "print('torch' in sys.modules)"
     )
     answer = subprocess.run(

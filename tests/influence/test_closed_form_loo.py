@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import dlnflow as dln
-from dlnflow.influence import _removal
+from dlnflow.influence import removal
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.tangent import tangent
@@ -200,7 +200,7 @@ def test_a_balanced_start_of_the_remaining_items_leaves_no_error():
     w1 = np.hstack([0.1 * rng.normal(size=(9, 1)), o[:, :3] * root @ v])
     w2 = u[:, :3] * root @ o[:, :3].T
     times = np.linspace(0, 6, 25)
-    data = _removal.Removal(w1, w2, np.eye(4), y, times, np.arange(4), 0.0, 0.0)
+    data = removal.Removal(w1, w2, np.eye(4), y, times, np.arange(4), 0.0, 0.0)
     closed = data.riccati_losses(np.array([0]))
     exact = data.gram_losses(np.array([[0.0, 1, 1, 1]]))
     assert np.abs(closed - exact)[..., 1:].max() < 1e-8
@@ -215,7 +215,7 @@ def test_subsets_and_portions_are_slices_of_the_whole(monkeypatch):
     part = closed_form_loo(run, steps, query=["oak", "dog"], train=["dog", "rose"])
     expected = whole.sel(query=["oak", "dog"], train=["dog", "rose"])
     assert np.abs(part - expected).max() < 1e-9
-    monkeypatch.setattr(_removal, "CHUNK_FLOATS", 1)
+    monkeypatch.setattr(removal, "CHUNK_FLOATS", 1)
     assert np.abs(closed_form_loo(run, steps) - whole).max() < 1e-9
     swept = closed_form_loo(run, steps[:20], fraction=[0.5, 1.0], solution="gram", train="dog")
     assert swept.sizes["fraction"] == 2

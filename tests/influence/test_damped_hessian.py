@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import ArpackNoConvergence
 
 import dlnflow as dln
-from dlnflow.influence import _extremes, _resolvent
-from dlnflow.influence._curvature import Checkpoints
-from dlnflow.influence._extremes import extreme_eigenvalues
-from dlnflow.influence._proximal import proximal_points
+from dlnflow.dynamics.curvature import extremes, resolvent
+from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.proximal import proximal_points
 from tests.influence.dense import RUNS, STEPS, Dense, relative
 from tests.tolerances import ALGEBRA, CLOSED_FORM, TANGENT_VS_DIFFERENCE
 
@@ -151,7 +151,7 @@ def test_fitted_network_has_no_coupling():
     w1, w2 = rng.standard_normal((1, 5, 3)), rng.standard_normal((1, 4, 5))
     points = Checkpoints(w1, w2, np.eye(3), (w2 @ w1)[0], 0, False)
     everything = np.arange(3)
-    found = _resolvent.hessian_influence(points, np.array([[0.1]]), everything, everything)
+    found = resolvent.hessian_influence(points, np.array([[0.1]]), everything, everything)
     assert not np.any(found)
     assert extreme_eigenvalues(points)[0][0] == pytest.approx(0.0, abs=1e-12)
 
@@ -214,8 +214,8 @@ def test_chunks_and_lanczos_change_nothing(monkeypatch):
     points = Checkpoints.of(run, np.array(steps), "test")
     found = _quiet(run, steps, damping=0.5).values
     small, large = extreme_eigenvalues(points)
-    monkeypatch.setattr(_resolvent, "CHUNK_ENTRIES", 1)
-    monkeypatch.setattr(_extremes, "DENSE_SIZE", 10**6)
+    monkeypatch.setattr(resolvent, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(extremes, "DENSE_SIZE", 10**6)
     exact = extreme_eigenvalues(points)
     assert np.abs(small - exact[0]).max() <= ALGEBRA and relative(large, exact[1]) <= ALGEBRA
     assert relative(_quiet(run, steps, damping=0.5).values, found) <= CLOSED_FORM
@@ -226,7 +226,7 @@ def test_lanczos_finds_both_ends_of_a_narrow_network(monkeypatch):
     run = dln.Run(dln.semantic_hierarchy(), hidden=6)
     points = Checkpoints.of(run, np.linspace(0, run.n_steps, 7).astype(int), "test")
     small, large = extreme_eigenvalues(points)
-    monkeypatch.setattr(_extremes, "DENSE_SIZE", 10**6)
+    monkeypatch.setattr(extremes, "DENSE_SIZE", 10**6)
     exact_small, exact_large = extreme_eigenvalues(points)
     assert relative(large, exact_large) <= ALGEBRA
     assert np.all(np.abs(small - exact_small) <= 1e-9 * exact_large)
@@ -241,7 +241,7 @@ def test_lanczos_that_gives_up_is_replaced(monkeypatch):
     def stuck(*_, **__):
         raise ArpackNoConvergence("no convergence", np.empty(0), np.empty((0, 0)))
 
-    monkeypatch.setattr(_extremes, "eigsh", stuck)
+    monkeypatch.setattr(extremes, "eigsh", stuck)
     assert relative(extreme_eigenvalues(points)[1], expected) <= ALGEBRA
 
 

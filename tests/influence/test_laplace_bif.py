@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dlnflow as dln
-from dlnflow.influence._curvature import Checkpoints
+from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from tests.influence.dense import RUNS, STEPS, Dense, relative
 from tests.tolerances import ALGEBRA
 

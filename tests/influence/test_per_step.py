@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import dlnflow as dln
-from dlnflow import _replay
+from dlnflow.dynamics import replay
 from dlnflow.influence import per_step
 from tests.influence.small_runs import DISCRETE, small_run
 from tests.tolerances import TANGENT_VS_DIFFERENCE
@@ -33,8 +33,8 @@ def test_end_is_the_last_step():
 @pytest.mark.parametrize("stop", [1, 2, 16, 17, 60])
 def test_replay_backward_is_the_run_reversed(optimizer, stop):
     run = small_run(optimizer)
-    there = list(_replay.forward(run.problem, stop))
-    back = list(_replay.backward(run.problem, stop))[::-1]
+    there = list(replay.forward(run.problem, stop))
+    back = list(replay.backward(run.problem, stop))[::-1]
     assert [m.step for m in back] == list(range(stop))
     trained = run.train(np.arange(stop + 1)).weights
     for one, other in zip(there, back, strict=True):

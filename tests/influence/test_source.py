@@ -87,14 +87,14 @@ def test_segments_differ_by_at_most_one_step():
 def test_long_segments_are_averaged_in_parts():
     """More steps than are held at once give the same averages."""
     run = dln.Run(dln.semantic_hierarchy(3), init_std=0.05, n_steps=600)
-    from dlnflow.influence import _segment
+    from dlnflow.influence import segment
 
     whole = source(run, [600], segments=1).values
-    held, _segment.CHUNK = _segment.CHUNK, 7
+    held, segment.CHUNK = segment.CHUNK, 7
     try:
         parts = source(run, [600], segments=1).values
     finally:
-        _segment.CHUNK = held
+        segment.CHUNK = held
     np.testing.assert_allclose(parts, whole, rtol=1e-9)
 
 

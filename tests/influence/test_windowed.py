@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import dlnflow as dln
-from dlnflow import _windows
+from dlnflow.dynamics import windows
 from dlnflow.influence import windowed
 from tests.influence.small_runs import DISCRETE, small_run
 from tests.tolerances import TANGENT_VS_DIFFERENCE
@@ -91,15 +91,15 @@ def test_default_windows_are_a_twentieth_and_stop_at_the_end(first_order, at):
 def test_items_that_take_turns_for_memory_change_nothing(at, monkeypatch):
     run = small_run("adam")
     whole = windowed(run, STARTS, window=9, at=at).values
-    monkeypatch.setattr(_windows, "MAX_NUMBERS", 0)
+    monkeypatch.setattr(windows, "MAX_NUMBERS", 0)
     np.testing.assert_allclose(windowed(run, STARTS, window=9, at=at).values, whole, rtol=1e-9)
 
 
 def test_number_of_windows_open_at_once():
     starts = np.array([0, 3, 4, 20, 47])
     for width, most in ((1, 1), (2, 2), (4, 2), (5, 3), (17, 3), (18, 3), (60, 5)):
-        assert _windows.Windows(starts, starts + width, None).most_open == most
-    assert _windows.Windows(starts, starts + 1, 60).most_open == 5
+        assert windows.Windows(starts, starts + width, None).most_open == most
+    assert windows.Windows(starts, starts + 1, 60).most_open == 5
 
 
 def test_subsets_are_slices():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlnflow.lm import corpus, tokenizer
-from dlnflow.lm.model import Settings
-from dlnflow.lm.train import train
+from dlnflow.lm.data import corpus, tokenizer
+from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.train import train
 
 NEOX_FILE = os.environ.get("DLNFLOW_NEOX_TOKENIZER", "../shared/data/neox_20B_tokenizer.json")
 """The tokenizer.json of the Pythia models, where a copy exists."""

@@ -10,16 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlnflow.cli.changes import Sampling, changed
 from dlnflow.influence import bif
-from dlnflow.lm import _hub, experiment
-from dlnflow.lm._changes import Sampling, changed
-from dlnflow.lm.checkpoints import Checkpoints
-from dlnflow.lm.mixture import GradientData, Observed
-from dlnflow.lm.store import CorruptedError
-from dlnflow.lm.tokenizer import load_tokenizer
-from dlnflow.lm.traces import sample_traces
-from dlnflow.lm.train import load_data
-from tests.lm.test_cli import answer, call
+from dlnflow.lm import experiment
+from dlnflow.lm.data import hub
+from dlnflow.lm.data.batches import GradientData, Observed
+from dlnflow.lm.data.tokenizer import load_tokenizer
+from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.runs.train import load_data
+from dlnflow.lm.sampling.store import CorruptedError
+from dlnflow.lm.sampling.token_traces import sample_traces
+from tests.cli.test_language_models import answer, call
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_any_damaged_file_is_named_and_repaired(parts, whole, tmp_path, name, ki
 
 
 def test_results_come_back_as_they_were(parts, tmp_path):
-    from dlnflow.lm._results import save
+    from dlnflow.lm.sampling.results import save
 
     ladder, gradient, observed, sampler = parts
     plan = experiment.Plan(ladder, gradient, observed, experiment.halves(observed))
@@ -107,7 +108,8 @@ def test_results_come_back_as_they_were(parts, tmp_path):
 @pytest.mark.parametrize("observe", ["text", "repeats"])
 def test_diverged_chains_are_stored_and_drawn(tiny, tmp_path, observe):
     """One checkpoint without a chain left, one with a single chain lost."""
-    from dlnflow.lm import _results, figures
+    from dlnflow.lm import figures
+    from dlnflow.lm.sampling import results
 
     folder = tiny[1]
     plan = experiment.plan(folder, observe=observe, steps=[4, 12], rows=2)
@@ -115,7 +117,7 @@ def test_diverged_chains_are_stored_and_drawn(tiny, tmp_path, observe):
     traces = experiment.sample(plan, sampler, tmp_path / "store").copy()
     traces[0] = np.nan
     traces[1, 1, 2:] = np.inf
-    _results.save(tmp_path / "store", traces, plan.classes)
+    results.save(tmp_path / "store", traces, plan.classes)
     found, _ = experiment.read(folder, tmp_path / "store")
     np.testing.assert_array_equal(found, traces)
     files = figures.draw(folder, tmp_path / "store", tmp_path / "out")
@@ -222,7 +224,7 @@ def test_a_hub_name_without_network(monkeypatch):
         raise OSError("We couldn't connect")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
-    monkeypatch.setattr(_hub, "reach", lambda: None)
+    monkeypatch.setattr(hub, "reach", lambda: None)
     with pytest.raises(ConnectionError, match=r"pass the path of a tokenizer\.json"):
         load_tokenizer("EleutherAI/pythia-14m")
     import huggingface_hub
@@ -238,7 +240,7 @@ def test_a_hub_name_without_network(monkeypatch):
 
 
 def test_what_is_no_hub_name_is_not_asked_for(monkeypatch):
-    monkeypatch.setattr(_hub, "reach", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "reach", lambda: pytest.fail("asked the hub"))
     for name in ("/nowhere/tokenizer", "tok.json", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             load_tokenizer(name)
@@ -250,7 +252,7 @@ def test_no_network_is_known_before_the_hub_library_retries(monkeypatch):
     def unreachable():
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(_hub, "reach", unreachable)
+    monkeypatch.setattr(hub, "reach", unreachable)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("asked the hub"))
     with pytest.raises(ConnectionError, match=r"no route.*pass the path of a tokenizer\.json"):
         load_tokenizer("EleutherAI/nothing-of-the-kind")

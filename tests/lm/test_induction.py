@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dlnflow.lm.induction import crossing, measure, repeated_sequences, scores
-from dlnflow.lm.model import build
+from dlnflow.lm.runs.model import build
 from tests.lm.conftest import TINY
 
 COUNTS = np.arange(100)[::-1]

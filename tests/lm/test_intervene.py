@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dlnflow.lm.intervene import Window, intervene, pattern_rows, windows
-from dlnflow.lm.train import load_data
+from dlnflow.lm.runs.train import load_data
 
 ROWS = np.array([[2, 3, 4, 5, 6, 7], [2, 3, 2, 3, 2, 3], [2, 3, 9, 2, 3, 8], [0, 1, 0, 1, 0, 1]])
 

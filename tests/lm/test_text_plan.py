@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlnflow.lm.checkpoints import Checkpoints, find
-from dlnflow.lm.corpus import Corpus
+from dlnflow.lm.data.corpus import Corpus
+from dlnflow.lm.data.tokenizer import load_tokenizer, train_bpe
+from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from dlnflow.lm.text_plan import counts, plan_from_text, split
-from dlnflow.lm.tokenizer import load_tokenizer, train_bpe
-from tests.lm.test_cli import answer, call
+from tests.cli.test_language_models import answer, call
 
 LETTERS = train_bpe(Corpus("t", ("a",)), 300)
 """Every byte is a token."""

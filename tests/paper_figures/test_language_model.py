@@ -7,15 +7,15 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from dlnflow.analysis.groups import groups
-from dlnflow.analysis.neighbours import neighbours
-from dlnflow.lm.corpus import Corpus
+from dlnflow.lm.data.batches import Observed
+from dlnflow.lm.data.corpus import Corpus
+from dlnflow.lm.data.token_classes import CLASSES
+from dlnflow.lm.data.tokenizer import train_bpe
 from dlnflow.lm.experiment import halves
 from dlnflow.lm.intervene import Window
-from dlnflow.lm.mixture import Observed
-from dlnflow.lm.model import CONFIGURATIONS
-from dlnflow.lm.token_classes import CLASSES
-from dlnflow.lm.tokenizer import train_bpe
+from dlnflow.lm.runs.model import CONFIGURATIONS
+from dlnflow.traces.groups import groups
+from dlnflow.traces.neighbours import neighbours
 from paper_figures import (
     _lm_data,
     fig05_classes,
@@ -26,7 +26,7 @@ from paper_figures import (
 )
 from paper_figures.__main__ import app
 from paper_figures._data import Scale
-from tests.analysis.test_groups import make
+from tests.traces.test_groups import make
 
 
 @pytest.fixture(scope="module")

@@ -157,12 +157,12 @@ def test_an_option_is_swept_or_fixed(run, tmp_path):
 
 
 def test_a_sweep_trains_once_per_run_and_set_of_steps(run, tmp_path, monkeypatch):
-    from dlnflow.sampling import defaults
+    from dlnflow.sampling import suggested
 
     truth = dln.influence.tangent(run, STEPS)
     trained, train = [], dln.Run.train
     monkeypatch.setattr(dln.Run, "train", lambda r, s: trained.append(r) or train(r, s))
-    defaults._trained.cache_clear()
+    suggested._trained.cache_clear()
     grid = {"localization": [1e3, 1e4, 1e5]}
     for r in (run, dln.Run(run.task, hidden=7, init_std=0.05, n_steps=run.n_steps)):
         sweep(r, STEPS, grid, tmp_path, references=[truth], **SHORT)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dlnflow.sampling import KERNELS, mala, rmsprop_sgld, sgld, underdamped
+from dlnflow.sampling import KERNELS
+from dlnflow.sampling.kernels import mala, rmsprop_sgld, sgld, underdamped
 from tests.sampling.targets import Fixed, Shared, exact_draws, quadratic
 from tests.tolerances import ALGEBRA
 

@@ -6,11 +6,11 @@ import torch
 
 import dlnflow as dln
 from dlnflow import sampling
-from dlnflow.rlct import learning_coefficient
 from dlnflow.sampling import Settings, toy
-from dlnflow.sampling.learning_coefficient import llc
-from tests.sampling.test_diagnostics import autoregressive, traces
+from dlnflow.theory.rlct import learning_coefficient
+from dlnflow.traces.learning_coefficient import llc
 from tests.tolerances import ALGEBRA
+from tests.traces.test_diagnostics import autoregressive, traces
 
 
 def _random(one_hot, seed=0):

@@ -1,0 +1,1 @@
+"""Files, lazy imports, progress, types and command helpers; no mathematics."""

@@ -1,0 +1,164 @@
+"""What the command line says, read into a run, names of estimators and their options."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import typer
+
+from dlnflow import datasets
+from dlnflow.checks import did_you_mean
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence import ESTIMATORS
+from dlnflow.influence import requirements as preconditions
+from dlnflow.sampling.settings import Settings
+from dlnflow.task import Task
+
+BUILT_IN = {"hierarchy": datasets.semantic_hierarchy, "living-things": datasets.living_things}
+"""Data sets by name, where DATA is not a file."""
+DEFAULT_REFERENCES = ["leave_one_out", "windowed"]
+SETTINGS = {
+    "hidden": int, "init_std": float, "learning_rate": float, "n_steps": int, "seed": int,
+    "depth": int, "optimizer": str,
+}  # fmt: skip
+"""Settings of a run, and what they are."""
+KINDS = {int: "a whole number", float: "a number"}
+SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}
+"""What `bif` hands on to the sampler; the options of a kernel are no single value."""
+
+
+def run(data: str, settings: list[str]) -> Run:
+    """Read the data and describe the run.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data, or the run is impossible.
+    typer.BadParameter
+        If a setting is no NAME=VALUE.
+    """
+    path = Path(data)
+    if path.is_dir():
+        raise ValueError(f"`data` {data} is a folder; give the CSV file.")
+    if not path.exists() and data not in BUILT_IN:
+        hint = did_you_mean(data, list(BUILT_IN))
+        raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
+    task = Task.from_csv(data) if path.exists() else BUILT_IN[data]()
+    return Run(task, **dict(map(_setting, settings)))
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in SETTINGS:
+        raise typer.BadParameter(
+            f"expected NAME=VALUE with NAME one of {', '.join(SETTINGS)}; got {text!r}",
+            param_hint="--run",
+        )
+    kind = SETTINGS[name]
+    try:
+        return name, kind(value)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r}: {name} must be {KINDS[kind]}", param_hint="--run"
+        ) from error
+
+
+def known(names: list[str], hint: str) -> None:
+    """Refuse a name that no estimator has; `hint` is the option that gave it.
+
+    Raises
+    ------
+    typer.BadParameter
+        With the nearest name.
+    """
+    for name in names:
+        if name not in ESTIMATORS:
+            near = did_you_mean(name, list(ESTIMATORS))
+            every = "'all' is for --estimator of compare. " if name == "all" else ""
+            raise typer.BadParameter(
+                f"unknown estimator {name!r}. {every}Known: {', '.join(ESTIMATORS)}.{near}",
+                param_hint=hint,
+            )
+
+
+def with_all(described: Run, names: list[str]) -> list[str]:
+    """Replace 'all' by the estimators that take this run, but bif."""
+    known([name for name in names if name != "all"], "--estimator")
+    if "all" not in names:
+        return names
+    every = [n for n in ESTIMATORS if n != "bif" and not preconditions.refusal(n, described)]
+    return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
+
+
+def default_references(described: Run) -> list[str]:
+    """Return the ways of retraining that the run has: gradient flow has no steps to leave out."""
+    return [name for name in DEFAULT_REFERENCES if not preconditions.refusal(name, described)]
+
+
+def different_items(described: Run, train: list[str] | None, query: list[str] | None) -> None:
+    """Refuse a choice of items without a pair of different ones.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is none.
+    """
+    items = described.task.items
+    if len({*(train or items), *(query or items)}) < 2:
+        raise typer.BadParameter(
+            "a comparison is over pairs of different items, and --train and --query name one item; "
+            "leave one of them out, or name more",
+            param_hint="--query",
+        )
+
+
+def options(given: list[str], names: list[str]) -> dict[str, dict[str, object]]:
+    """Read ESTIMATOR.NAME=VALUE into keyword arguments by estimator.
+
+    Raises
+    ------
+    typer.BadParameter
+        If the estimator is not among `names`, has no such option, or the value is a list.
+    """
+    chosen: dict[str, dict[str, object]] = {}
+    for text in given:
+        try:
+            estimator, name, value = _option(text, names)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r}: {error}", param_hint="--option") from error
+        chosen.setdefault(estimator, {})[name] = value
+    return chosen
+
+
+def _option(text: str, names: list[str]) -> tuple[str, str, object]:
+    place, equals, value = text.partition("=")
+    estimator, dot, name = place.partition(".")
+    if not (equals and dot):
+        raise ValueError("expected ESTIMATOR.NAME=VALUE")
+    if estimator not in names:
+        used = ", ".join(dict.fromkeys(names))
+        raise ValueError(f"{estimator!r} is not among the estimators asked for, {used}")
+    allowed = _options_of(estimator)
+    if name not in allowed:
+        near = did_you_mean(name, allowed)
+        raise ValueError(f"`{estimator}` has the options {', '.join(allowed)}.{near}")
+    return estimator, name, _value(value)
+
+
+def _options_of(estimator: str) -> list[str]:
+    parameters = inspect.signature(ESTIMATORS[estimator]).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # bif
+        names += sorted(SAMPLER - set(names))
+    return [name for name in names if name not in ("query", "train")]
+
+
+def _value(text: str) -> object:
+    """Read a number, True, False or None as what it is, anything else as a word."""
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+    if not isinstance(value, int | float | str | None):
+        raise ValueError("one number or word is needed; a list would be several curves")
+    return value

@@ -1,0 +1,77 @@
+"""Several estimators on one grid, for the command: checked first, then run and timed."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import xarray as xr
+
+from dlnflow import result
+from dlnflow._support.typing import IntArray
+from dlnflow.dynamics.linear import Run
+from dlnflow.influence import ESTIMATORS, requirements
+from dlnflow.influence.grid import Grid, Items
+
+
+class Estimates(NamedTuple):
+    """Stacked curves, and the wall seconds and retrainings of every estimator."""
+
+    curves: xr.DataArray
+    seconds: dict[str, float]
+    retrainings: dict[str, int]
+
+
+def run_all(
+    run: Run,
+    names: list[str],
+    points: int,
+    *,
+    options: Mapping[str, Mapping[str, object]],
+    train: Items = None,
+    query: Items = None,
+) -> Estimates:
+    """Run estimators by name, each once; what has begun is written to standard error.
+
+    `options` are keyword arguments by estimator.
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained, if one of them does not take the run or an item is unknown;
+        later with a note that names the estimator, if that refuses an option.
+    dlnflow.DivergenceError
+        If the run diverges.
+    """
+    names = list(dict.fromkeys(names))
+    steps = _steps(run, points, options.get("windowed", {}) if "windowed" in names else {})
+    Grid.of(run, steps, query, train)
+    refused = [message for name in names if (message := requirements.refusal(name, run))]
+    if refused:
+        raise ValueError("\n".join([*refused, "(A setting of the run is --run NAME=VALUE.)"]))
+    curves, seconds = [], {}
+    for number, name in enumerate(names, start=1):
+        print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        try:
+            curve = ESTIMATORS[name](run, steps, train=train, query=query, **options.get(name, {}))
+        except ValueError as error:
+            error.add_note(f"(from {name}, whose options are --option {name}.NAME=VALUE)")
+            raise
+        curves.append(curve)
+        seconds[name] = time.perf_counter() - started
+    retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
+    return Estimates(result.stack(*curves), seconds, retrained)
+
+
+def _steps(run: Run, points: int, windowed: Mapping[str, object]) -> IntArray:
+    """Steps of the run; with windows of a given width, those from which one fits."""
+    steps, width, at = run.grid(points), windowed.get("window"), windowed.get("at")
+    if not isinstance(width, int):
+        return steps
+    kept = steps[steps + width <= (at if isinstance(at, int) else run.n_steps)]
+    if not len(kept):  # windowed refuses the width, and says how much fits
+        return steps
+    note = f"recorded up to step {kept[-1]}: windows of {width} steps must end in time"
+    print(note, file=sys.stderr, flush=True)
+    return kept

@@ -1,0 +1,269 @@
+"""The commands `dlnflow lm ...`; long ones go on where they were stopped."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dlnflow._support.command import explained, writable
+from dlnflow.cli.changes import Sampling, changed, ordered
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Per-token influence in language models, over their training checkpoints.",
+)
+Model = Annotated[
+    Path,
+    typer.Argument(help="Folder of a run, or of step<N>/ in the hub's layout, or a hub name."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(help="Text file or folder, for checkpoints that `train` did not make."),
+]
+Steps = Annotated[
+    list[int] | None, typer.Option("--step", help="Checkpoint; repeat. Default: all.")
+]
+StoreFolder = Annotated[Path, typer.Option(help="Folder of the loss traces.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
+
+
+@app.command()
+@explained
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    configuration: Annotated[str, typer.Option(help="natural, fast or pythia-14m.")] = "fast",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, folder or hub name. Default: train one.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped."""
+    import numpy as np
+    import torch
+
+    from dlnflow._support.progress import Progress
+    from dlnflow.checks import one_of
+    from dlnflow.lm.data.tokenizer import load_tokenizer
+    from dlnflow.lm.runs.model import CONFIGURATIONS
+    from dlnflow.lm.runs.train import train as run
+
+    torch.set_num_threads(threads)
+    one_of("configuration", configuration, list(CONFIGURATIONS))
+    settings = changed(CONFIGURATIONS[configuration], setting or [])
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
+    with Progress(settings.n_steps, "training") as bar:
+
+        def progress(step: int, loss: float) -> None:
+            bar.advance(step + 1 - bar.done)
+
+        ladder = run(settings, out, tokenizer=loaded, progress=progress, device=device)
+    losses = np.load(out / "losses.npy")
+    last = float(losses[-1]) if len(losses) else None
+    _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)
+
+
+@app.command()
+@explained
+def classes(
+    text: Annotated[Path, typer.Argument(help="Text file.")],
+    tokenizer: Annotated[str, typer.Option(help="tokenizer.json, a run's folder, or a hub name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the tokens of a text with their structural classes."""
+    from dlnflow.lm.data.corpus import read_text
+    from dlnflow.lm.data.token_classes import classify
+    from dlnflow.lm.data.tokenizer import load_tokenizer
+
+    written, loaded = read_text(text), load_tokenizer(tokenizer)
+    encoding = loaded.encode(written)
+    found = classify([encoding.ids], loaded)
+    names = found.token_class.values
+    rows = [
+        {"token": token, "classes": [str(n) for n in names[member]]}
+        for token, member in zip(encoding.tokens, found.values[0], strict=True)
+    ]
+    if as_json:
+        _print({"tokens": rows}, True)
+        return
+    for row in rows:
+        typer.echo(f"{row['token']}\t{' '.join(row['classes'])}")
+
+
+@app.command()
+@explained
+def induction(
+    folder: Model, step: Steps = None, text: Text = None, as_json: AsJson = False
+) -> None:
+    """Print induction scores and losses on repeated sequences at every checkpoint."""
+    from dlnflow.lm.induction import PERIOD, measure, repeated_sequences
+    from dlnflow.lm.runs.checkpoints import find
+    from dlnflow.lm.text_plan import counts as count
+
+    ladder = find(folder, ordered(step))
+    counts = count(folder, text, steps=ordered(step))
+    period = min(PERIOD, ladder.context() // 2)
+    probe = repeated_sequences(counts, disjoint=False, n_sequences=32, period=period)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = measure(ladder, probe)
+    for one in said:
+        typer.echo(f"warning: {one.message}", err=True)
+    rows = [
+        {
+            "step": int(t),
+            "best_head": float(data.induction.sel(time=t).max(skipna=False)),
+            "best_layer": float(data.layer_induction.sel(time=t).max(skipna=False)),
+            "previous": float(data.previous.sel(time=t).max(skipna=False)),
+            "first_half": float(data.loss.sel(time=t, half="first")),
+            "second_half": float(data.loss.sel(time=t, half="second")),
+        }
+        for t in ladder.steps
+    ]
+    _table(rows, as_json)
+
+
+@app.command()
+@explained
+def sample(
+    folder: Model,
+    store: StoreFolder,
+    step: Steps = None,
+    observe: Annotated[
+        str, typer.Option(help="repeats: random sequences repeated; text: held-out rows.")
+    ] = "text",
+    text: Text = None,
+    draws: Annotated[int, typer.Option(min=4)] = 250,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, n_beta, "
+            "localization, step_size, burn_in, thin, seed, device, threads; with --text also "
+            "length and tokenizer; repair=true computes damaged chains again.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
+    from dlnflow._support.progress import Progress
+    from dlnflow.lm import experiment, text_plan
+
+    chosen = changed(Sampling(), setting or [])
+    shape = chosen.given("length", "tokenizer")
+    if text is None and shape:
+        raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
+    options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
+    plan = (experiment.plan(folder, **options) if text is None else
+            text_plan.plan_from_text(folder, text, **options, **shape))  # fmt: skip
+    sampler = experiment.sampler(
+        draws=draws, **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
+        **chosen.given("thin", "seed", "device", "threads"),
+    )  # fmt: skip
+    total = sampler.settings.chains * len(plan.checkpoints)
+    with Progress(total, "sampling") as bar:
+        traces = experiment.sample(plan, sampler, store, lambda k, _: bar.advance(k - bar.done),
+                                   repair=chosen.repair)  # fmt: skip
+    _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
+
+
+@app.command()
+@explained
+def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
+    """Print the influence of every class on every class, with errors and a mixing verdict."""
+    from dlnflow.lm import experiment
+    from dlnflow.traces.groups import groups as between
+
+    traces, members = experiment.read(folder, store)
+    found = between(traces, members, exclude=experiment.left_out(members))
+    rows = [
+        {
+            "step": int(t), "query": str(q), "train": str(i),
+            "influence": float(found.sel(time=t, query=q, train=i)),
+            "standard_error": float(found.standard_error.sel(time=t, query=q, train=i)),
+            "verdict": str(found.verdict.sel(time=t).item()),
+        }
+        for t in found.time.values for q in found["query"].values for i in found["train"].values
+    ]  # fmt: skip
+    _table(rows, as_json)
+
+
+@app.command()
+@explained
+def knn(
+    folder: Model,
+    store: StoreFolder,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Print how often nearest neighbours in influence tell a token's class, against chance."""
+    from dlnflow.lm import experiment
+    from dlnflow.traces.neighbours import neighbours
+
+    traces, members = experiment.read(folder, store)
+    found = neighbours(traces, members, k=k, exclude=experiment.left_out(members))
+    rows = [
+        {
+            "step": int(t), "token_class": str(c), "recall": float(found.recall.sel(one)),
+            "low": float(found.low.sel(one)), "high": float(found.high.sel(one)),
+            "chance": float(found.chance.sel(token_class=c)),
+            "count": int(found["count"].sel(token_class=c)),
+            "too_rare": bool(found.too_rare.sel(token_class=c)),
+        }
+        for t in found.time.values for c in found.token_class.values
+        for one in [{"time": t, "token_class": c}]
+    ]  # fmt: skip
+    _table(rows, as_json)
+
+
+@app.command()
+@explained
+def figures(
+    folder: Model,
+    store: StoreFolder,
+    out: Annotated[Path, typer.Option(help="Folder for PNG and PDF.")],
+    as_json: AsJson = False,
+) -> None:
+    """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""
+    from dlnflow.lm.figures import draw
+
+    writable(out)
+    _print({"files": [str(file) for file in draw(folder, store, out)]}, as_json)
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as JSON or with tabs between columns."""
+    if as_json:
+        return _print({"rows": rows}, True)
+    typer.echo("\t".join(rows[0]))
+    for row in rows:
+        typer.echo("\t".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return None
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_finite(answer), indent=1, allow_nan=False))
+    else:
+        for name, value in answer.items():
+            typer.echo(f"{name}: {value}")
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null in place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

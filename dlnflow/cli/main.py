@@ -1,0 +1,223 @@
+"""The dlnflow command: influence curves and comparisons from a table, without writing Python.
+
+Exit codes: 0 done, 1 the data or the training failed (the message says what to change), 2 the
+command was used wrongly.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlnflow import __version__, result
+from dlnflow._support.command import explained, writable
+from dlnflow.analysis import compare as compare_curves
+from dlnflow.analysis import events, summary
+from dlnflow.cli import arguments, estimates, language_models, report
+from dlnflow.dynamics.linear import OPTIMIZERS, Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="When a training example matters: influence over training time.",
+)
+
+app.add_typer(language_models.app, name="lm")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"dlnflow {__version__}")
+        raise typer.Exit
+
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="CSV file: item names in the first column, numeric features in the others; or "
+        f"{' or '.join(arguments.BUILT_IN)}."
+    ),
+]
+Estimators = Annotated[
+    list[str], typer.Option("--estimator", "-e", help="Estimator; repeat for several.")
+]
+TrainItems = Annotated[
+    list[str] | None, typer.Option("--train", help="Train item; repeat. Default: all.")
+]
+QueryItems = Annotated[
+    list[str] | None, typer.Option("--query", help="Query item; repeat. Default: all.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--run",
+        metavar="NAME=VALUE",
+        help="Setting of the run; repeat: hidden, init_std, learning_rate, n_steps, seed, depth, "
+        f"optimizer ({', '.join(OPTIMIZERS)}).",
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="ESTIMATOR.NAME=VALUE",
+        help="Option of an estimator; repeat. E.g. windowed.window=50 or damped_hessian.damping=1.",
+    ),
+]
+Points = Annotated[int, typer.Option(min=3, help="Recorded time points over the run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
+LARGEST_SEED = 2**63 - 1
+"""What the random numbers of torch take."""
+
+
+@app.command()
+@explained
+def influence(  # noqa: PLR0913  (one parameter per option of the command)
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
+    estimator: Estimators = DEFAULT_ESTIMATORS,
+    train: TrainItems = None,
+    query: QueryItems = None,
+    run: Settings = None,
+    option: Options = None,
+    points: Points = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
+    described = arguments.run(data, run or [])
+    arguments.known(estimator, "--estimator")
+    options = arguments.options(option or [], estimator)
+    writable(out)
+    found = estimates.run_all(
+        described, estimator, points, options=options, train=train, query=query
+    )
+    curves, seconds, verdicts = found.curves, found.seconds, report.verdicts(found.curves)
+    from dlnflow.plots import influence_plots
+
+    files = [result.save(curves, out / "influence.nc")]
+    files += influence_plots.save_figure(influence_plots.overview(curves), out / "influence")
+    table = events(curves)
+    table.attrs["estimators"] = curves["estimator"].values.tolist()
+    if as_json:
+        _print_json(
+            described,
+            seconds,
+            options=options,
+            files=[str(f) for f in files],
+            verdicts=verdicts,
+            events=report.records(table),
+        )
+        return
+    report.print_run(described, seconds)
+    report.print_events(table)
+    report.print_verdicts(verdicts)
+    report.print_files(files)
+
+
+@app.command()
+@explained
+def compare(  # noqa: PLR0913  (one parameter per option of the command)
+    data: Data,
+    estimator: Annotated[
+        list[str],
+        typer.Option(
+            "--estimator",
+            "-e",
+            help="Estimator; repeat for several. 'all': those that take this run, but bif, which "
+            "samples for longer than the rest together.",
+        ),
+    ] = DEFAULT_ESTIMATORS,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the others are to predict; repeat for several tables. leave_one_out: "
+            "training without the item. windowed: training without it for a twentieth of the run, "
+            "from the recorded step on; its value is the mean loss difference in that window."
+        ),
+    ] = None,
+    train: TrainItems = None,
+    query: QueryItems = None,
+    run: Settings = None,
+    option: Options = None,
+    points: Points = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Print how well estimators predict retraining, over pairs of different items, and cost."""
+    described = arguments.run(data, run or [])
+    references = list(dict.fromkeys(reference or arguments.default_references(described)))
+    arguments.known(references, "--reference")
+    names = [*arguments.with_all(described, estimator), *references]
+    if len(set(names)) == 1:
+        raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
+    arguments.different_items(described, train, query)
+    options = arguments.options(option or [], names)
+    found = estimates.run_all(described, names, points, options=options, train=train, query=query)
+    verdicts = report.verdicts(found.curves)
+    tables = {name: compare_curves(found.curves, reference=name) for name in references}
+    if as_json:
+        _print_json(
+            described,
+            found.seconds,
+            options=options,
+            retrainings=found.retrainings,
+            verdicts=verdicts,
+            references=references,
+            pairs={name: report.records(table) for name, table in tables.items()},
+            summary={
+                name: report.records(summary(table).reset_index()) for name, table in tables.items()
+            },
+        )
+        return
+    report.print_run(described)
+    for name, table in tables.items():
+        report.print_comparison(summary(table), name)
+    report.print_cost(found.seconds, found.retrainings)
+    report.print_verdicts(verdicts)
+
+
+@app.command()
+@explained
+def selftest(
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the chains.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sample known targets with every kernel; print variance against truth and a verdict.
+
+    Needs the torch extra.
+    """
+    from dlnflow.sampling import selftest as tests  # torch is only needed here
+
+    table = tests.selftest(seed=seed)
+    if as_json:
+        content = {"verdicts": tests.verdicts(table), "rows": report.records(table)}
+        print(json.dumps({"seed": seed} | content, indent=1, allow_nan=False))
+    else:
+        tests.show(table)
+
+
+def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:
+    settings = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
+    about = {
+        "items": list(run.task.items),
+        "run": {name: getattr(run, name) for name in settings},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+    print(json.dumps(about | content, indent=1, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point of the ``dlnflow`` command."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    app()

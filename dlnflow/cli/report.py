@@ -1,0 +1,177 @@
+"""Tables for the terminal and records for JSON."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from dlnflow.analysis.events import STANDARD_ERRORS
+from dlnflow.dynamics.linear import Run
+
+MAX_ROWS = 16
+"""Pairs in the event table on a terminal,"""
+ABREAST = 3
+"""and estimators side by side."""
+COMPARISON_NOTE = """
+Medians over pairs, min: the smallest Pearson; peak, trough: offset in steps,
++ = later; flips: share of pairs with the same sequence of signs; - = no value.
+"""
+"""What the columns of a comparison are."""
+
+
+def _console() -> Console:
+    """A console that prints names of items and files as they are."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Rows as dictionaries that JSON can hold: numpy scalars as Python's, NaN as None."""
+    return [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def print_run(run: Run, seconds: dict[str, float] | None = None) -> None:
+    """Print one line on the task, two on the run and, if given, one on the cost."""
+    task, per_unit = run.task, 1 / float(run.flow_time(1))
+    unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"
+    _console().print(
+        f"{task.n_items} items, {task.n_out} features, {task.modes.rank} modes "
+        f"(strengths {task.modes.s[0]:.3g} to {task.modes.s[-1]:.3g})\n"
+        f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
+        f"seed {run.seed}\n"
+        f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
+        + ", ".join(f"{name} {value:.2f} s" for name, value in (seconds or {}).items()),
+        highlight=False,
+    )
+
+
+def print_events(table: pd.DataFrame) -> None:
+    """Print the largest peak and the sign flips of pairs of different items, estimators abreast."""
+    pairs = table[table["query"] != table["train"]]
+    names = [str(name) for name in table.attrs["estimators"]]
+    order = _spread_over_items(pairs)
+    console = _console()
+    for start in range(0, len(names), ABREAST):
+        console.print(_event_table(pairs, order[:MAX_ROWS], names[start : start + ABREAST]))
+    console.print(
+        f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
+        f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
+        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also beyond "
+        f"{STANDARD_ERRORS:g} standard errors.",
+        highlight=False,
+    )
+
+
+def _spread_over_items(pairs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs by rank within their train item, then by size, so that every item gets a line."""
+    if pairs.empty:
+        return []
+    largest = pairs.assign(size=pairs["value"].abs()).groupby(["train", "query"])["size"].max()
+    rank = largest.groupby("train").rank(ascending=False, method="first")
+    return list(pd.DataFrame({"rank": rank, "size": -largest}).sort_values(["rank", "size"]).index)
+
+
+def _event_table(pairs: pd.DataFrame, order: list[tuple[str, str]], names: list[str]) -> Table:
+    shown = Table(
+        title="Largest influence (negative = helps) @ step, then steps of sign flips",
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for head in ("train", "query", *names):
+        shown.add_column(head, justify="left", max_width=14 if head in ("train", "query") else None)
+    grouped = dict(iter(pairs.groupby(["estimator", "train", "query"], sort=False)))
+    for train, query in order:
+        shown.add_row(train, query, *[_event_cell(grouped.get((n, train, query))) for n in names])
+    return shown
+
+
+def _event_cell(group: pd.DataFrame | None) -> str:
+    if group is None:
+        return "-"
+    extrema = group[group["kind"] != "sign_flip"]
+    flips = group.loc[group["kind"] == "sign_flip", "step"]
+    text = "-"
+    if not extrema.empty:
+        row = extrema.loc[extrema["value"].abs().idxmax()]
+        text = f"{row['value']:+.3g} @ {row['step']:.0f}"
+    return "\n".join(
+        [text, "flips " + ", ".join(f"{step:.0f}" for step in flips)][: 1 + bool(len(flips))]
+    )
+
+
+def verdicts(curves: xr.DataArray) -> dict[str, dict[str, int]]:
+    """Checkpoints by verdict of every sampled estimator among stacked curves, most frequent first.
+
+    Empty if none was sampled.
+    """
+    if "verdict" not in curves.coords:
+        return {}
+    counts = {
+        str(name): Counter(filter(None, curves["verdict"].sel(estimator=name).values.tolist()))
+        for name in curves["estimator"].values
+    }
+    return {name: dict(count.most_common()) for name, count in counts.items() if count}
+
+
+def print_verdicts(found: dict[str, dict[str, int]]) -> None:
+    """Print one line per sampled estimator."""
+    for name, count in found.items():
+        parts = ", ".join(f"{number} {verdict}" for verdict, number in count.items())
+        _console().print(f"{name}, chains at {sum(count.values())} checkpoints: {parts}")
+
+
+def print_comparison(table: pd.DataFrame, reference: str) -> None:
+    """Print one line per estimator: agreement with the reference."""
+    shown = _plain_table(
+        "estimator", "Pearson", "min", "Spearman", "relL2", "peak", "trough", "flips"
+    )
+    for name, row in table.iterrows():
+        shown.add_row(
+            str(name),
+            *[_cell(row[key], ".3f") for key in ("pearson", "pearson_min", "spearman")],
+            _cell(row["relative_l2"], ".3g"),
+            *[_cell(np.rint(row[k]) + 0.0, "+.0f") for k in ("peak_offset", "trough_offset")],
+            _cell(row["flip_agreement"], ".0%"),
+        )
+    console = _console()
+    console.print(f"\nAgreement with {reference} over time, pairs of different items")
+    console.print(shown)
+
+
+def print_cost(seconds: dict[str, float], retrainings: dict[str, int]) -> None:
+    """Explain the columns of the comparison, and print what every estimator cost."""
+    shown = _plain_table("estimator", "seconds", "retrainings")
+    for name, value in seconds.items():
+        shown.add_row(name, f"{value:.2f}", f"{retrainings[name]:,}")
+    shown.add_row("all", f"{sum(seconds.values()):.2f}", f"{sum(retrainings.values()):,}")
+    console = _console()
+    console.print(COMPARISON_NOTE)
+    console.print("Cost: wall seconds, and how many runs or windows were trained again")
+    console.print(shown)
+
+
+def _plain_table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 1))
+    for head in heads:
+        table.add_column(head, justify="left" if head == "estimator" else "right", no_wrap=True)
+    return table
+
+
+def _cell(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "-"
+
+
+def print_files(files: list[Path]) -> None:
+    """Print where results were written."""
+    _console().print("wrote " + ", ".join(str(f) for f in files), highlight=False, soft_wrap=True)

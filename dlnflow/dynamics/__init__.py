@@ -1,0 +1,1 @@
+"""Runs of training, and what an estimator may ask of them."""

@@ -1,0 +1,1 @@
+"""Text, tokenizers, token classes and batches of token ids."""

@@ -1,0 +1,232 @@
+"""Rows of a text, some of them a segment that repeats itself: what a run trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dlnflow import checks
+from dlnflow._support.hashes import sha256_array
+from dlnflow.lm.data.overlap import LEAST, occurring
+
+if TYPE_CHECKING:
+    from dlnflow.lm.data.tokenizer import Tokens
+
+SEGMENT = (16, 64)
+"""Shortest and longest segment that a repeated row repeats, unless told."""
+
+
+def mixture(
+    ids: NDArray[np.int32],
+    n_rows: int,
+    length: int,
+    repeat_share: float,
+    rng: np.random.Generator,
+    *,
+    segment: tuple[int, int] = SEGMENT,
+) -> NDArray[np.int32]:
+    """Return random crops; in the last `repeat_share` of the rows a segment fills the row.
+
+    Parameters
+    ----------
+    ids : (n,) int array
+        Text.
+    n_rows, length : int
+        Shape of the result.
+    repeat_share : float
+        Share of rows that are a segment of the text, repeated.
+    rng : numpy.random.Generator
+        Where the crops come from.
+    segment : (int, int)
+        Shortest and longest segment; half a row at most.
+
+    Returns
+    -------
+    (n_rows, length) int32 array
+        Rows.
+
+    Raises
+    ------
+    ValueError
+        If the text is shorter than a row.
+    """
+    if len(ids) <= length:
+        raise ValueError(f"the text has {len(ids)} ids, rows need more than {length}.")
+    starts = rng.integers(0, len(ids) - length, n_rows)
+    rows = ids[starts[:, None] + np.arange(length)]
+    low, high = (min(bound, length // 2) for bound in segment)
+    for row in range(n_rows - round(repeat_share * n_rows), n_rows):
+        period = rng.integers(low, high + 1)
+        rows[row] = rows[row, np.arange(length) % period]
+    return rows
+
+
+@dataclass(frozen=True)
+class GradientData:
+    """What a sampler takes its gradients from: crops of a text, drawn anew at every step.
+
+    Attributes
+    ----------
+    ids : (n,) int32 array
+        Training ids; N of the objective is their number.
+    rows, length : int
+        Size of a minibatch; a row has `length` targets.
+    repeat_share, segment : float, (int, int)
+        As the model was trained: sampling a model on data without the repeats that it was
+        trained on measures how its circuit decays.
+    text_sha256 : str
+        Hash of the text that the ids are of, recorded with the traces.
+    """
+
+    ids: NDArray[np.int32] = field(repr=False)
+    rows: int = 16
+    length: int = 128
+    repeat_share: float = 0.0
+    segment: tuple[int, int] = SEGMENT
+    text_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        ids = _token_ids(self.ids, "`ids` of gradient data must be (n,) integers")
+        if ids.ndim != 1:
+            raise ValueError(
+                f"`ids` of gradient data must be one text, shape (n,), got {ids.shape}."
+            )
+        object.__setattr__(self, "ids", ids.astype(np.int32, copy=False))
+        for name in ("rows", "length"):
+            object.__setattr__(self, name, checks.positive_integer(name, getattr(self, name)))
+        share = checks.real_number("repeat_share", self.repeat_share)
+        if not 0 <= share <= 1:
+            raise ValueError(f"`repeat_share` must lie in [0, 1], got {share:g}.")
+        try:
+            low, high = (checks.positive_integer("segment", bound) for bound in self.segment)
+        except (TypeError, ValueError):
+            low, high = 1, 0
+        if low > high:
+            raise ValueError("`segment` must be the shortest and the longest segment, two whole "
+                             f"numbers, got {self.segment!r}.")  # fmt: skip
+        object.__setattr__(self, "segment", (low, high))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the ids."""
+        return sha256_array(self.ids)
+
+    def key(self) -> dict[str, object]:
+        """Return what identifies this data in a manifest."""
+        return {"sha256": self.sha256, "rows": self.rows, "length": self.length,
+                "repeat_share": self.repeat_share, "segment": list(self.segment)}  # fmt: skip
+
+    def batch(self, *words: int) -> NDArray[np.int32]:
+        """Return the minibatch named by some numbers: seed, checkpoint, chain, step."""
+        rng = np.random.default_rng(words)
+        return mixture(
+            self.ids, self.rows, self.length + 1, self.repeat_share, rng, segment=self.segment
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Sequences whose losses are recorded; independent of the gradient data.
+
+    Attributes
+    ----------
+    ids : (n, T) int array
+        Token ids; each row gives T - 1 losses.
+    rows : (n,) int array, optional
+        Numbers of the rows in whatever they came from, stored with the traces.
+    """
+
+    ids: NDArray[np.int64] = field(repr=False)
+    rows: NDArray[np.int64] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        wanted = "`ids` of observed sequences must be (n, T >= 2) integers"
+        ids = np.ascontiguousarray(_token_ids(self.ids, wanted))
+        if ids.ndim != 2 or ids.shape[1] < 2:
+            raise ValueError(f"{wanted}, got shape {ids.shape}.")
+        rows = np.arange(len(ids)) if self.rows is None else np.asarray(self.rows, np.int64)
+        if rows.shape != (len(ids),) or len(np.unique(rows)) < len(rows):
+            raise ValueError("`rows` must give every observed sequence a different number.")
+        object.__setattr__(self, "ids", ids.astype(np.int64))
+        object.__setattr__(self, "rows", rows)
+
+    @classmethod
+    def held_out(
+        cls, tokens: Tokens, n_rows: int, length: int, *, seed: int = 0,
+        gradient: GradientData | None = None,
+    ) -> Observed:  # fmt: skip
+        """Draw crops of a text that do not overlap, and keep their numbers.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            Row k is its ids k length to (k + 1) length - 1.
+        n_rows, length, seed : int
+            As in `Tokens.rows`.
+        gradient : GradientData, optional
+            Rows of 32 ids or more that occur in its text are not drawn.
+
+        Returns
+        -------
+        Observed
+            With the numbers k as `rows`.
+
+        Raises
+        ------
+        ValueError
+            If there are not enough rows.
+        """
+        allowed = None
+        n = len(tokens.ids) // checks.positive_integer("length", length)
+        if gradient is not None and length >= LEAST and n >= n_rows:
+            every = tokens.ids[: n * length].reshape(n, length)
+            allowed = np.flatnonzero(~occurring(every, gradient.ids))
+            if len(allowed) < n_rows:
+                raise ValueError(
+                    f"`rows` {n_rows}: of {n} held-out rows of {length} ids only {len(allowed)} do "
+                    "not occur in the gradient data as well. Use fewer or longer rows, or more "
+                    "text."
+                )
+        numbers = tokens.row_numbers(n_rows, length, seed=seed, among=allowed)
+        return cls(tokens.ids[numbers[:, None] * length + np.arange(length)], numbers)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of ids and row numbers."""
+        return sha256_array(np.column_stack([self.rows, self.ids]))
+
+    def key(self) -> dict[str, object]:
+        """Return what identifies these sequences in a manifest."""
+        return {"sha256": self.sha256, "rows": len(self.ids), "length": self.ids.shape[1]}
+
+    @property
+    def n_targets(self) -> int:
+        """Number of losses, n (T - 1)."""
+        return self.ids.shape[0] * (self.ids.shape[1] - 1)
+
+    def coords(self) -> dict[str, NDArray]:
+        """Return row, position and token id of every target, row by row."""
+        n, length = self.ids.shape
+        row = np.repeat(self.rows, length - 1)
+        position = np.tile(np.arange(1, length), n)
+        item = np.char.add(np.char.add(row.astype(str), ":"), position.astype(str))
+        token = self.ids[:, 1:].ravel()
+        return {"item": item, "row": row, "position": position, "token": token}
+
+
+def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
+    """Return ids as an array if they are token ids."""
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise ValueError(f"{wanted}; sequences must have equal lengths: crop them, or sample each "
+                         "length separately.") from error  # fmt: skip
+    if array.dtype.kind not in "iu" or array.size == 0:
+        raise ValueError(f"{wanted}, got {array.dtype} {array.shape}.")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{wanted} from 0 to 2^31 - 1, got {array.min()} to {array.max()}.")
+    return array

@@ -1,0 +1,1 @@
+"""Language models, their training and their checkpoints."""

@@ -1,0 +1,1 @@
+"""Loss traces of tokens, sampled unit by unit into a store."""

@@ -1,0 +1,1 @@
+"""Figures of influence curves, on matplotlib, which is loaded where it is used."""

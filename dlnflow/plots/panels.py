@@ -1,0 +1,260 @@
+"""One matplotlib axis at a time: influence curves, their events, heat maps.
+
+`dlnflow.plots.influence_plots` arranges these into figures; use them directly to build your own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+
+OKABE_ITO = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A90F",
+)  # fmt: skip
+"""Okabe & Ito's colours, distinct for colour-blind readers; yellow darkened for white paper."""
+STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+"""Line styles for estimators drawn over each other."""
+TITLES = {
+    "analytic": "closed form",
+    "tangent": "exact tangent",
+    "leave_one_out": "leave-one-out",
+    "closed_form_loo": "closed-form leave-one-out",
+    "windowed": "windowed removal",
+    "damped_hessian": "damped Hessian",
+    "damped_gauss_newton": "damped Gauss-Newton",
+    "tracin": "TracIn",
+    "source": "SOURCE",
+    "bif": "Bayesian influence",
+    "laplace_bif": "Bayesian influence, Laplace",
+}
+"""What estimators are called in figures."""
+TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
+SIGNED = "$\\leftarrow$ helps    harms $\\rightarrow$"
+INFLUENCE_LABEL = f"influence on loss\n{SIGNED}"
+"""Sign of d loss(query) / d weight(train) in words: down is help."""
+INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow$"
+"""The same in one line, for colour bars."""
+MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
+NOT_MIXED = "0.75"
+"""Grey of sampled values whose chains have not mixed."""
+LEGEND = {
+    "fontsize": 6.5, "labelspacing": 0.3, "frameon": True, "framealpha": 0.85, "edgecolor": "none",
+    "borderpad": 0.2,
+}  # fmt: skip
+"""Small legend on a light ground."""
+PAGE_WIDTH = 7.2
+"""Of a journal page, in inches."""
+DIVERGING = "RdBu_r"
+"""Blue below zero (helps), white at zero, red above (harms)."""
+
+
+def title(estimator: str) -> str:
+    """Name of an estimator in figures."""
+    return TITLES.get(estimator, estimator.replace("_", " "))
+
+
+def draw_curves(
+    axis: Axes,
+    curves: xr.DataArray,
+    *,
+    time: str = "flow_time",
+    colors: Sequence[str] = OKABE_ITO,
+    styles: Sequence[object] = ("-",),
+    labels: Sequence[str] | None = None,
+    width: float = 1.4,
+) -> list[Line2D]:
+    """Draw several curves over time and label the time axis.
+
+    Sampled results, which carry `standard_error` and `verdict`, get a band of two standard errors
+    on either side, and are grey where the verdict is not "mixed".
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    curves : xarray.DataArray
+        Two dims, one of them ``time``; one line per entry of the other.
+    time : {"flow_time", "time"}
+        Coordinate on the horizontal axis; flow time falls back to steps where a run has none.
+    colors, styles : sequences
+        Cycled over the lines.
+    labels : sequence of str, optional
+        Default: the labels of the other dim.
+    width : float
+        Line width in points.
+
+    Returns
+    -------
+    list of matplotlib Line2D
+
+    Raises
+    ------
+    ValueError
+        If there are not two dims with ``time`` among them.
+    """
+    if curves.ndim != 2 or "time" not in curves.dims:
+        raise ValueError(f"`curves` must have two dims, one of them 'time'; got {curves.dims}.")
+    (other,) = (dim for dim in curves.dims if dim != "time")
+    labels = [str(value) for value in curves[other].values] if labels is None else labels
+    axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    name = time_name(curves, time)
+    lines = []
+    for k, (row, label) in enumerate(zip(curves.transpose(other, "time"), labels, strict=True)):
+        color, style = colors[k % len(colors)], styles[k % len(styles)]
+        believed = row.where(_believed(row)) if "verdict" in row.coords else row
+        lines += axis.plot(
+            curves[name], believed, color=color, linestyle=style, linewidth=width, label=label
+        )
+        draw_uncertainty(axis, row, time=name, color=color, width=width)
+    axis.set_xlim(float(curves[name][0]), float(curves[name][-1]))
+    axis.set_xlabel(TIME_LABELS[name])
+    return lines
+
+
+def draw_uncertainty(
+    axis: Axes, curve: xr.DataArray, *, color: str, time: str = "flow_time", width: float = 1.4
+) -> None:
+    """Draw a band of two standard errors, and in grey the checkpoints that have not mixed.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    curve : xarray.DataArray, dims (time,)
+        With `standard_error` (time,) and `verdict` (time,) among its coordinates; nothing is
+        drawn for what is absent.
+    color : str
+        Of the band.
+    time : {"flow_time", "time"}
+        Coordinate on the horizontal axis.
+    width : float
+        Width of the grey line in points.
+    """
+    at = curve[time].values
+    if "standard_error" in curve.coords and np.any(np.isfinite(curve.standard_error)):
+        low, high = (curve.values + k * curve.standard_error.values for k in (-2, 2))
+        axis.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0, zorder=1)
+    if "verdict" not in curve.coords or np.all(_believed(curve)):
+        return
+    axis.plot(at, curve, color=NOT_MIXED, linewidth=width, zorder=1.5, label="_not mixed")
+    edges = np.concatenate([at[:1], (at[1:] + at[:-1]) / 2, at[-1:]])
+    for k in np.flatnonzero(~_believed(curve)):
+        axis.axvspan(edges[k], edges[k + 1], color=NOT_MIXED, alpha=0.35, linewidth=0, zorder=-1)
+
+
+def _believed(curve: xr.DataArray) -> NDArray[np.bool_]:
+    """Return where a curve is mixed, or was not sampled at all."""
+    return np.isin(curve.verdict.values, ["mixed", ""])
+
+
+def time_name(curves: xr.DataArray, time: str) -> str:
+    """Return the coordinate to use as time: `time`, or steps where flow time is undefined.
+
+    Parameters
+    ----------
+    curves : xarray.DataArray
+    time : {"flow_time", "time"}
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If `time` is neither "flow_time" nor "time".
+    """
+    checks.one_of("time", time, list(TIME_LABELS))
+    return time if np.all(np.isfinite(curves[time].values)) else "time"
+
+
+def draw_events(
+    axis: Axes, table: pd.DataFrame, *, color: str, time: str = "flow_time", size: float = 3.2
+) -> None:
+    """Mark peaks (triangle up), troughs (triangle down) and sign flips (open circle).
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    table : pandas.DataFrame
+        Rows of `dlnflow.events` that belong to one curve.
+    color : str
+    time : {"flow_time", "time"}
+    size : float
+        Marker size in points.
+    """
+    column = "step" if time == "time" else time
+    for kind, marker in MARKERS.items():
+        rows = table[table["kind"] == kind]
+        face = "white" if kind == "sign_flip" else color
+        drawn = axis.plot(
+            rows[column], rows["value"], marker, color=color, markerfacecolor=face,
+            markersize=size, markeredgewidth=0.8, zorder=3, clip_on=False,
+        )  # fmt: skip
+        drawn[0].set_in_layout(False)  # unclipped markers would otherwise collapse the layout
+
+
+def draw_marks(axis: Axes, marks: Mapping[str, float], *, labelled: bool = True) -> None:
+    """Thin dotted vertical lines at times of interest, named above the axis.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    marks : mapping of label to time
+        In the units of the axis.
+    labelled : bool
+        Whether to write the labels.
+    """
+    for label, when in marks.items():
+        axis.axvline(when, color="0.45", linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=0)
+        if labelled:
+            axis.annotate(
+                label, (when, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
+                color="0.25",
+            )  # fmt: skip
+
+
+def draw_heat(
+    axis: Axes, time: FloatArray, values: FloatArray, *, limit: float | None = None
+) -> QuadMesh:
+    """Heat map of many curves over time, one row each, first row on top.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    time : array, shape (T,)
+    values : array, shape (P, T)
+    limit : float, optional
+        Colours span [-limit, limit]. Default: the largest |value|.
+
+    Returns
+    -------
+    matplotlib QuadMesh
+        For a colour bar.
+    """
+    limit = limit or float(np.abs(values).max()) or 1.0
+    middle = (time[1:] + time[:-1]) / 2
+    edges = np.concatenate([time[:1], middle, time[-1:]])
+    mesh = axis.pcolormesh(
+        edges, np.arange(len(values) + 1), values, cmap=DIVERGING, vmin=-limit, vmax=limit,
+        rasterized=True,
+    )  # fmt: skip
+    axis.set_ylim(len(values), 0)
+    axis.set_xlim(edges[0], edges[-1])
+    return mesh
+
+
+def letters(axes: Iterable[Axes], start: str = "a") -> None:
+    """Put bold letters a, b, ... at the upper left corner of panels."""
+    for k, axis in enumerate(axes):
+        axis.annotate(
+            chr(ord(start) + k), (0, 1), xycoords="axes fraction", xytext=(-4, 4),
+            textcoords="offset points", fontsize=10, fontweight="bold", ha="right", va="bottom",
+        )  # fmt: skip

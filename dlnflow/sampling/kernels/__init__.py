@@ -1,0 +1,1 @@
+"""Markov kernels of the localised posterior, one file each."""

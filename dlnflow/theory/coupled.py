@@ -1,0 +1,71 @@
+"""Exact response of an aligned network to the weight of an item: S_yx and S_xx both change.
+
+With b = a^(2/L) and g = s - a, the symmetric and antisymmetric part Sig, Om of dW between modes
+j and k (per unit of x_ij x_ik / c) obey, in flow time,
+
+    Sig' = c (g_j + g_k)/2 + [ (a_j + a_k)(g_j A_j + g_k A_k) - c ] Sig
+    Om'  = c (g_j - g_k)/2 + [ (a_j - a_k)(g_j A_j - g_k A_k) - c ] Om
+    c = (a_j^2 - a_k^2)/(b_j - b_k),   A_k = (c - L a_k^p)/(a_j^2 - a_k^2),   p = 2 - 2/L,
+
+which are sums of positive terms in b. See docs/derivations/perturbation.md.
+"""
+
+import numpy as np
+
+from dlnflow._support.typing import FloatArray
+from dlnflow.theory import ode
+from dlnflow.theory.saxe import mode_strength_derivatives
+
+RTOL = 1e-11
+"""Of the integration, relative to Sig and Om at the time and to what they grow from."""
+
+
+def coefficients(s: FloatArray, times: FloatArray, a0: float, depth: int, null: bool) -> FloatArray:
+    """A_ab = [(g_a + g_b) Sig_ab + (g_a - g_b) Om_ab] / 2 over distinct s, shape (T, r, r).
+
+    With `null`, a last row and column for the null space, where a = s = 0.
+
+    Raises
+    ------
+    FloatingPointError
+        If the integrator gives up.
+    """
+    size = len(s) + null
+
+    def strengths(t: float) -> tuple[FloatArray, FloatArray]:
+        m = mode_strength_derivatives(t, s, a0, depth=depth)
+        return np.pad(m.a, (0, int(null))), np.pad(m.gap, (0, int(null)))
+
+    def rhs(t: float, y: FloatArray) -> FloatArray:
+        a, g = strengths(t)
+        c, weight = _pair_rates(a, depth)
+        gain = g[:, None] * weight  # g_j A_j; its transpose is g_k A_k
+        sig, om = y.reshape(2, size, size)
+        return np.stack(
+            [
+                c * (g[:, None] + g) / 2 + ((a[:, None] + a) * (gain + gain.T) - c) * sig,
+                c * (g[:, None] - g) / 2 + ((a[:, None] - a) * (gain - gain.T) - c) * om,
+            ]
+        ).ravel()
+
+    # What grows by a factor 1 / a0 has to be accurate when it is still small.
+    floor = RTOL * min(a0, s[-1]) ** (2 - 2 / depth) * s[-1] / s[0]
+    start = np.zeros(2 * size**2)
+    path = start[:, None]
+    if times[-1] > 0:
+        path = ode.solve("the coupled response", rhs, start, times, rtol=RTOL, atol=floor)
+    matrices = np.empty((len(times), size, size))
+    for out, t, y in zip(matrices, times, path.T, strict=True):
+        g = strengths(t)[1]
+        sig, om = y.reshape(2, size, size)
+        out[:] = ((g[:, None] + g) * sig + (g[:, None] - g) * om) / 2
+    return (matrices + matrices.mT) / 2
+
+
+def _pair_rates(a: FloatArray, depth: int) -> tuple[FloatArray, FloatArray]:
+    """c_jk = sum_n b_j^n b_k^(L-1-n) and A_j = sum_n (n + 1) b_j^n b_k^(L-2-n) / c_jk."""
+    b = a ** (2 / depth)
+    powers = b ** np.arange(depth)[:, None]
+    c = sum(np.outer(powers[n], powers[depth - 1 - n]) for n in range(depth))
+    weight = sum((n + 1) * np.outer(powers[n], powers[depth - 2 - n]) for n in range(depth - 1))
+    return c, weight / np.where(c > 0, c, 1.0)  # c = 0 between null modes only, where all rests

@@ -1,0 +1,1 @@
+"""Everything that reads loss traces: numpy and xarray only, no torch."""

@@ -1,0 +1,171 @@
+"""Loss traces, the only thing that crosses the torch border; numpy and xarray only.
+
+A DataArray `losses` with dims (time, chain, draw, item). Its coordinate `checkpoint_loss`
+(time, item) holds the losses at the checkpoint itself, its attributes what the posterior was:
+n_beta, localization, n_train (N), n_parameters.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from dlnflow import checks
+
+DIMS = ("time", "chain", "draw", "item")
+LEAST_DRAWS = 4
+"""Fewer give no variance of each half of a chain."""
+
+
+def labelled(
+    losses: ArrayLike,
+    *,
+    time: ArrayLike,
+    items: Sequence[str],
+    checkpoint_loss: ArrayLike,
+    attrs: dict[str, Any],
+) -> xr.DataArray:
+    """Return loss traces as a labelled array.
+
+    Parameters
+    ----------
+    losses : array, shape (T, chains, draws, K)
+        Losses of the observed items.
+    time : array of int, shape (T,)
+        Optimiser steps of the checkpoints.
+    items : sequence of str, length K
+        Names of the observed items.
+    checkpoint_loss : array, shape (T, K)
+        Losses at the checkpoints.
+    attrs : dict
+        Needs n_beta, localization, n_train and n_parameters; the rest is kept for the record.
+
+    Returns
+    -------
+    DataArray, dims (time, chain, draw, item)
+        Named "losses".
+
+    Raises
+    ------
+    ValueError
+        If the posterior is not described, or an item name repeats.
+    """
+    missing = {"n_beta", "localization", "n_train", "n_parameters"} - set(attrs)
+    if missing:
+        raise ValueError(f"`attrs` of loss traces must have {sorted(missing)}.")
+    if len(set(items)) != len(items):
+        raise ValueError("`items` must be different names.")
+    losses = np.asarray(losses)
+    return xr.DataArray(
+        losses,
+        dims=DIMS,
+        coords={
+            "time": np.atleast_1d(np.asarray(time, dtype=np.int64)),
+            "chain": np.arange(losses.shape[1]),
+            "item": list(items),
+            "checkpoint_loss": (("time", "item"), np.asarray(checkpoint_loss, dtype=np.float64)),
+        },
+        attrs=attrs,
+        name="losses",
+    )
+
+
+def check_start(checkpoint_loss: ArrayLike, time: ArrayLike) -> None:
+    """Refuse to sample around a checkpoint whose losses are not finite.
+
+    Raises
+    ------
+    ValueError
+        Naming the first such checkpoint.
+    """
+    bad = ~np.isfinite(np.asarray(checkpoint_loss)).all(axis=-1)
+    if bad.any():
+        step = np.atleast_1d(time)[int(np.argmax(bad))]
+        raise ValueError(
+            f"the losses at checkpoint {step} are not finite; there is no posterior around it. "
+            "Check the weights and the learning rate of that run."
+        )
+
+
+def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:
+    """Refuse numbers of chains, draws and steps that give no estimate.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+    checks.positive_integer("chains", chains)
+    checks.positive_integer("thin", thin)
+    if checks.positive_integer("draws", draws) < 4:
+        raise ValueError(f"`draws` must be at least 4 to estimate a covariance, got {draws}.")
+    checks.whole_number("burn_in", burn_in)
+
+
+def check_traces(traces: xr.DataArray) -> xr.DataArray:
+    """Return loss traces in the order (time, chain, draw, item).
+
+    Returns
+    -------
+    DataArray, dims (time, chain, draw, item)
+
+    Raises
+    ------
+    TypeError
+        If it is not a DataArray.
+    ValueError
+        If dims, attributes or the coordinate checkpoint_loss are missing, an attribute is out of
+        range, or there are fewer than four draws.
+    """
+    if not isinstance(traces, xr.DataArray):
+        raise TypeError(f"`traces` must be an xarray.DataArray, got {type(traces).__name__}.")
+    if set(traces.dims) != set(DIMS):
+        raise ValueError(
+            f"`traces` must have dims (time, chain, draw, item), got {traces.dims}; a single "
+            "checkpoint is traces.expand_dims(time=[step])."
+        )
+    missing = {"n_beta", "n_train", "n_parameters"} - set(traces.attrs)
+    if missing or "checkpoint_loss" not in traces.coords:
+        raise ValueError(
+            f"`traces` must say what was sampled: attributes {sorted(missing)} or the coordinate "
+            "`checkpoint_loss` are missing. Build them with dlnflow.traces.format.labelled."
+        )
+    checks.positive("n_beta", traces.attrs["n_beta"], hint="It is an attribute of `traces`.")
+    for name in ("n_train", "n_parameters"):
+        checks.positive_integer(name, traces.attrs[name])
+    if traces.sizes["draw"] < LEAST_DRAWS:
+        raise ValueError(
+            f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
+            f"least {LEAST_DRAWS}. Sample more."
+        )
+    return traces.transpose(*DIMS)
+
+
+def positions(traces: xr.DataArray, names: Sequence[str] | None, side: str) -> NDArray[np.intp]:
+    """Return the positions of observed items.
+
+    Returns
+    -------
+    array of int
+
+    Raises
+    ------
+    ValueError
+        If a name was not observed, or no names are given.
+    """
+    known = [str(name) for name in traces["item"].values]
+    if names is None:
+        return np.arange(len(known))
+    names = [names] if isinstance(names, str) else names
+    if not np.iterable(names) or len(names) == 0 or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"`{side}` must be names of observed items, at least one, got {names!r}.")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"`{side}` names {unknown[0]!r}, which was not observed; observed are "
+            f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}."
+            + checks.did_you_mean(unknown[0], known)
+        )
+    return np.array([known.index(name) for name in names])

@@ -1,0 +1,206 @@
+"""Influence between classes of items, from sums over classes: never the item x item matrix.
+
+    G[g, h] = mean over k in g, l in h, k != l of the influence of l on k
+
+With z the standardised loss, s_g = sum_{k in g} z_k and pairs of the same item taken out,
+
+    sum_{k in g, l in h} z_k z_l - sum_{k in g and h} z_k^2 = s_g s_h - sum_{k in g and h} z_k^2,
+
+so one pass over the losses gives every entry.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from dlnflow import result
+from dlnflow._support.typing import FloatArray
+from dlnflow.traces import diagnostics
+from dlnflow.traces.columns import about, blocks, membership, scale_of, usable
+from dlnflow.traces.excluded import excluded, numbered
+from dlnflow.traces.format import labelled
+from dlnflow.traces.same_token import same_token
+
+
+def groups(
+    traces: xr.DataArray,
+    classes: xr.DataArray | ArrayLike,
+    *,
+    normalised: bool = True,
+    exclude: str | Sequence[str] = "item",
+    differences: bool = False,
+) -> xr.DataArray:
+    """Mean influence of every class on every class at every checkpoint.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+    classes : DataArray or (K, G) bool array
+        From `dlnflow.lm.data.token_classes.classify` on the observed sequences, or dims
+        (item, token_class). Classes may overlap.
+    normalised : bool
+        Minus the Pearson correlation; else -(n_beta / N) Cov.
+    exclude : {"item", "row", "token"} or several of them
+        Pairs left out: an item with itself (always), all pairs within one sequence, all pairs
+        of the same vocabulary id.
+    differences : bool
+        Use draw-to-draw differences of the losses, which removes drifts that are slow compared
+        with the distance of draws. A rise that vanishes then was shared drift.
+
+    Returns
+    -------
+    DataArray, dims (time, query, train)
+        Influence between classes, negative = helps. Coordinates: `standard_error`, the root of
+        the sum of squares of `chain_error` (spread of the chains / sqrt(chains), NaN with one
+        chain) and `row_error` (jackknife over sequences, 0 where items have no rows); `pairs`, how
+        many were averaged; `verdict`, `r_hat`, `ess` and `noise_floor` of the mean losses of the
+        classes. NaN where a class has no pairs or no two chains are left.
+
+    Raises
+    ------
+    ValueError
+        If a class has no tokens, draws are too few, or shapes disagree.
+    """
+    without = excluded(exclude)
+    members, names = membership(classes, traces.sizes["item"])
+    kept = usable(traces, differences)
+    layout = _layout(traces, members, without)
+    ones = np.ones((1, 1, traces.sizes["item"]))
+    pairs = layout.sums(lambda parts=None: ((p, ones[:, :, p]) for p in parts or [slice(None)]))
+    found = []
+    for t, chains in enumerate(kept):
+        if len(chains) == 0:
+            found.append(_nothing(len(names)))
+            continue
+        z = partial(blocks, traces, t, chains, normalised=normalised, differences=differences)
+        found.append(_estimate(layout.sums(z), pairs))
+    scale = scale_of(traces, normalised)
+    stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
+    array = result.influence(
+        scale * stacked["value"], traces.time.values, names, names, estimator="bif",
+        flow_time=np.full(traces.sizes["time"], np.nan),
+        attrs=about(traces, normalised) | {"differences": int(differences),
+                                           "exclude": ", ".join(sorted(without))},
+    )  # fmt: skip
+    chain_error, row_error = (abs(scale) * stacked[n] for n in ("chain_error", "row_error"))
+    judged = diagnostics.summary(_class_means(traces, members, names))
+    return array.assign_coords(
+        standard_error=(array.dims, np.hypot(chain_error, row_error)),
+        chain_error=(array.dims, chain_error),
+        row_error=(array.dims, row_error),
+        pairs=(("query", "train"), pairs.by_chain[0]),
+        **{name: ("time", value.values) for name, value in judged.items()},
+    )
+
+
+class Estimate(NamedTuple):
+    """Mean over pairs and its two errors, each (G, G)."""
+
+    value: FloatArray
+    chain_error: FloatArray
+    row_error: FloatArray
+
+
+class Sums(NamedTuple):
+    """Sums of z_k z_l over pairs that are kept: by chain (C, G, G), without each row (R, G, G)."""
+
+    by_chain: FloatArray
+    without_row: FloatArray
+
+
+class Layout(NamedTuple):
+    """Who is in which class (K, G) and row (K,), the id of every item, and what is left out."""
+
+    members: FloatArray
+    row_of: NDArray[np.intp]
+    ids: NDArray[np.intp] | None
+    without: frozenset[str]
+
+    @property
+    def rows(self) -> list[NDArray[np.intp]]:
+        """Return the items of every row."""
+        return [np.flatnonzero(self.row_of == r) for r in range(self.row_of.max() + 1)]
+
+    def sums(self, z: Callable) -> Sums:
+        """Sum over pairs; `z` gives blocks of standardised losses, of ones to count pairs."""
+        by_row, own = _sums(z(), self.members, self.row_of)
+        total = by_row.sum(0)
+        every = np.einsum("cdg,cdh->cgh", total, total)
+        rest = total - by_row
+        every_rest = np.einsum("rcdg,rcdh->rgh", rest, rest, optimize=True)
+        if self.ids is not None:
+            by_rows = partial(z, parts=self.rows)
+            or_row = "row" in self.without
+            within, lost = same_token(by_rows, self.members, self.ids, or_row=or_row)
+        else:
+            if "row" in self.without:
+                own = np.einsum("rcdg,rcdh->rcgh", by_row, by_row, optimize=True)
+            within, lost = own.sum(0), own.sum(1)
+        return Sums(every - within, every_rest - (within.sum(0) - lost))
+
+
+def _layout(traces: xr.DataArray, members: FloatArray, without: frozenset[str]) -> Layout:
+    """Number rows and ids from 0; one row if there are none."""
+    known = "row" in without or "row" in traces.coords
+    row_of = numbered(traces, "row") if known else np.zeros(len(members), np.intp)
+    ids = numbered(traces, "token") if "token" in without else None
+    return Layout(members, row_of, ids, without)
+
+
+def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp]):
+    """Return s[r] (R, chains, draws, G) and own[r] (R, chains, G, G), sum over k of z_k^2."""
+    sums = own = None
+    for part, z in z_blocks:
+        if sums is None:
+            n_rows, n_classes = row_of.max() + 1, members.shape[1]
+            sums = np.zeros((n_rows, *z.shape[:2], n_classes))
+            own = np.zeros((n_rows, z.shape[0], n_classes, n_classes))
+        squares = np.einsum("cdk,cdk->ck", z, z)
+        for r in np.unique(row_of[part]):
+            mine = np.flatnonzero(row_of[part] == r)
+            # rows are stretches of items, so these are views and not copies
+            mine = slice(mine[0], mine[-1] + 1) if len(mine) == np.ptp(mine) + 1 else mine
+            m = members[part][mine]
+            sums[r] += z[:, :, mine] @ m
+            own[r] += np.einsum("ck,kg,kh->cgh", squares[:, mine], m, m, optimize=True)
+    return sums, own
+
+
+def _estimate(sums: Sums, pairs: Sums) -> Estimate:
+    """Turn sums into means over pairs, with the errors of chains and of rows."""
+    n_chains, n_rows = len(sums.by_chain), len(sums.without_row)
+    per_chain = _ratio(sums.by_chain, pairs.by_chain / n_chains)
+    value = per_chain.mean(0)
+    spread = per_chain.std(0, ddof=1) if n_chains > 1 else np.full(value.shape, np.nan)
+    row_error = np.zeros(value.shape)
+    if n_rows > 1:  # jackknife
+        without = _ratio(sums.without_row, pairs.without_row)
+        some = np.maximum(np.isfinite(without).sum(0), 1)
+        deviation = without - np.nansum(without, axis=0) / some
+        row_error = np.sqrt((n_rows - 1) / n_rows * np.nansum(deviation**2, axis=0))
+    return Estimate(value, spread / np.sqrt(n_chains), row_error)
+
+
+def _ratio(numerator: FloatArray, pairs: FloatArray) -> FloatArray:
+    """Divide, NaN where there are no pairs."""
+    return np.where(pairs > 0, numerator / np.where(pairs > 0, pairs, 1.0), np.nan)
+
+
+def _nothing(n_classes: int) -> Estimate:
+    return Estimate(*(np.full((n_classes, n_classes), np.nan) for _ in range(3)))
+
+
+def _class_means(traces: xr.DataArray, members: FloatArray, names: list[str]) -> xr.DataArray:
+    """Return the mean loss of every class as loss traces."""
+    weights = (members / members.sum(0)).astype(traces.dtype)
+    losses = traces.transpose("time", "chain", "draw", "item").values
+    start = traces.checkpoint_loss.transpose("time", "item").values
+    with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
+        means = losses @ weights
+    return labelled(means, time=traces.time.values, items=names,
+                    checkpoint_loss=start @ weights, attrs=traces.attrs)  # fmt: skip

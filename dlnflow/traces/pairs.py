@@ -1,0 +1,148 @@
+"""Influence between single items: the whole matrix in blocks, or the largest entries alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dlnflow import result
+from dlnflow._support.typing import FloatArray
+from dlnflow.checks import positive_integer
+from dlnflow.traces.columns import BLOCK, about, blocks, scale_of, usable
+from dlnflow.traces.excluded import Barred
+from dlnflow.traces.format import positions
+
+
+def matrix(
+    traces: xr.DataArray,
+    *,
+    query: Sequence[str] | None = None,
+    normalised: bool = True,
+    differences: bool = False,
+) -> xr.DataArray:
+    """Influence of every item on every queried item; memory is the result's and one block.
+
+    Single entries have standard errors of about 1 / sqrt(effective draws): use `groups` unless
+    there are thousands.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+    query : sequence of str, optional
+        Queried items; default all.
+    normalised, differences : bool
+        As in `groups`.
+
+    Returns
+    -------
+    DataArray, dims (time, query, train)
+        Influence, negative = helps.
+
+    Raises
+    ------
+    ValueError
+        If draws are too few or an item was not observed.
+    """
+    rows = positions(traces, query, "query")
+    kept = usable(traces, differences)
+    names = traces["item"].values.astype(str)
+    values = np.full((len(kept), len(rows), len(names)), np.nan)
+    for t, chains in enumerate(kept):
+        if len(chains):
+            z = standardised(traces, t, chains, normalised=normalised, differences=differences)
+            scale = scale_of(traces, normalised)
+            for start in range(0, len(rows), BLOCK):
+                part = slice(start, start + BLOCK)
+                np.matmul(scale * z[:, rows[part]].T, z, out=values[t, part])
+    return result.influence(
+        values, traces.time.values, names[rows], names, estimator="bif",
+        flow_time=np.full(len(kept), np.nan), attrs=about(traces, normalised),
+    )  # fmt: skip
+
+
+def top_k(
+    traces: xr.DataArray,
+    k: int,
+    *,
+    query: Sequence[str] | None = None,
+    normalised: bool = True,
+    differences: bool = False,
+) -> xr.Dataset:
+    """Return the k items that help each queried item most, without holding the matrix.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+    k : int
+        Items per query; an item is never its own neighbour.
+    query : sequence of str, optional
+        Queried items; default all.
+    normalised, differences : bool
+        As in `groups`.
+
+    Returns
+    -------
+    Dataset
+        `influence` and `train` (names), dims (time, query, rank), most negative first.
+
+    Raises
+    ------
+    ValueError
+        If `k` is not below the number of items.
+    """
+    k = checked_k(k, traces)
+    rows = positions(traces, query, "query")
+    kept = usable(traces, differences)
+    names = traces["item"].values.astype(str)
+    values = np.full((len(kept), len(rows), k), np.nan)
+    found = np.full(values.shape, "", dtype=names.dtype)
+    for t, chains in enumerate(kept):
+        if len(chains) == 0:
+            continue
+        z = standardised(traces, t, chains, normalised=normalised, differences=differences)
+        for part, best, similarity in nearest(z, k, rows, Barred.of(traces)):
+            values[t, part] = scale_of(traces, normalised) * similarity
+            found[t, part] = names[best]
+    dims = ("time", "query", "rank")
+    return xr.Dataset(
+        {"influence": (dims, values), "train": (dims, found)},
+        coords={"time": traces.time.values, "query": names[rows], "rank": np.arange(k)},
+        attrs={"sign": result.SIGN} | about(traces, normalised),
+    )
+
+
+def standardised(
+    traces: xr.DataArray, t: int, chains: NDArray[np.intp], *, normalised: bool, differences: bool
+) -> FloatArray:
+    """Return z (chains * draws, K) with z^T z the correlation or covariance."""
+    draws = traces.sizes["draw"] - differences
+    z = np.empty((len(chains) * draws, traces.sizes["item"]))
+    options = {"normalised": normalised, "differences": differences}
+    for part, block in blocks(traces, t, chains, **options):
+        z[:, part] = block.reshape(len(z), -1)
+    return z
+
+
+def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], barred: Barred):
+    """Yield (part of `rows`, positions of the k largest z_q . z_k, their values), block by block.
+
+    Each of the rows needs k items that are not barred from it.
+    """
+    for start in range(0, len(rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        similarity = z[:, rows[part]].T @ z
+        similarity[barred.pairs(rows[part])] = -np.inf
+        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(similarity, best, 1), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, 1)
+        yield part, best, np.take_along_axis(similarity, best, 1)
+
+
+def checked_k(k: int, traces: xr.DataArray) -> int:
+    """Check a number of neighbours."""
+    if positive_integer("k", k) >= traces.sizes["item"]:
+        raise ValueError(f"`k` must be below the number of items, {traces.sizes['item']}; got {k}.")
+    return int(k)

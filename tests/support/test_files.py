@@ -1,0 +1,45 @@
+"""Files are absent or complete, on the disk, and readable to whom the umask allows."""
+
+import os
+
+import pytest
+
+from dlnflow._support.files import atomic_path, write_json
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {"a": 1})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+
+
+def test_contents_are_on_the_disk_before_the_old_file_is_replaced(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    path.write_text("old")
+
+    def fsync(handle):
+        seen.append((os.pread(handle, 9, 0), path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert seen == [(b"new", "old")] and path.read_text() == "new"
+
+
+def test_a_failed_writer_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "new folder" / "a.json"
+    write_json(path, 1)
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "1\n" and os.listdir(path.parent) == ["a.json"]
+
+
+def test_temporary_names_are_hidden_and_keep_the_suffix(tmp_path):
+    with atomic_path(tmp_path / "a.b.png") as temporary:
+        assert temporary.suffix == ".png" and temporary.name.startswith(".a.b.")
+        assert temporary.parent == tmp_path
