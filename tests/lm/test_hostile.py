@@ -20,7 +20,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling.store import CorruptedError
 from dlnflow.lm.sampling.token_traces import sample_traces
-from tests.cli.test_language_models import answer, call
+from tests.lm.test_command import answer, call
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dlnflow.lm.data.corpus import Corpus
 from dlnflow.lm.data.tokenizer import load_tokenizer, train_bpe
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from dlnflow.lm.text_plan import counts, plan_from_text, split
-from tests.cli.test_language_models import answer, call
+from tests.lm.test_command import answer, call
 
 LETTERS = train_bpe(Corpus("t", ("a",)), 300)
 """Every byte is a token."""

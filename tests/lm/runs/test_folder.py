@@ -10,7 +10,7 @@ import pytest
 from dlnflow.lm.intervene import Window, intervene
 from dlnflow.lm.runs.model import Settings
 from dlnflow.lm.runs.train import load_data, prepare, train
-from tests.cli.test_language_models import answer, call
+from tests.lm.test_command import answer, call
 
 
 @pytest.fixture

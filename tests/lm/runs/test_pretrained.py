@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.pretrained import UNBOUNDED, context_length
-from tests.cli.test_language_models import call
+from tests.lm.test_command import call
 
 HARMLESS = "open({path!r}, 'w').close()\n"
 

@@ -13,7 +13,7 @@ from dlnflow.lm import induction
 from dlnflow.lm.data import corpus
 from dlnflow.lm.data.token_classes import classify
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from tests.cli.test_language_models import call
+from tests.lm.test_command import call
 
 
 def strict(text):
