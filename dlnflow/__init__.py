@@ -6,6 +6,7 @@ Exact in deep linear networks, sampled in language models.
 from dlnflow import analysis, influence, lm, sampling, traces
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
+from dlnflow.dynamics import initial
 from dlnflow.dynamics.linear import Run
 from dlnflow.dynamics.loops import DivergenceError
 from dlnflow.dynamics.schedule import Schedule
@@ -29,6 +30,7 @@ __all__ = [
     "events",
     "flow",
     "influence",
+    "initial",
     "living_things",
     "lm",
     "load",

@@ -371,3 +371,63 @@ def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> Non
                 else f"At most {last} steps fit."
             )
         )
+
+
+def positions(name: str, chosen: str | Sequence[str] | None, known: Sequence[str]) -> IntArray:
+    """Return positions of names among the known ones; None means all.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown (the nearest one is suggested), repeated, or none is given.
+    """
+    try:
+        return item_positions(chosen, known)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
+
+
+def item_positions(chosen: str | Sequence[str] | None, known: Sequence[str]) -> IntArray:
+    """Return positions of items by name, as `positions`, without naming an argument.
+
+    Raises
+    ------
+    ValueError
+        As `positions`.
+    """
+    if chosen is None:
+        return np.arange(len(known))
+    names = [chosen] if isinstance(chosen, str) else np.asarray(chosen).ravel().tolist()
+    position = {item: index for index, item in enumerate(known)}
+    for one in names:
+        if one not in position:
+            near = did_you_mean(one, known) if isinstance(one, str) else ""
+            listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else '.'}"
+            raise ValueError(f"unknown item {one!r}.{near or f' Items: {listed}'}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"give at least one item and none twice, got {names}.")
+    return np.array([position[one] for one in names])
+
+
+def measured_step(at: str | int, n_steps: int, *, within: bool) -> int | None:
+    """Return the step at which losses are measured; None for "window", allowed if `within`.
+
+    Raises
+    ------
+    ValueError
+        If `at` is another word, or no step of the run.
+    """
+    words = ("window", "end") if within else ("end",)
+    if isinstance(at, str) and at in words:
+        return None if at == "window" else n_steps
+    try:
+        at = positive_integer("at", at)
+    except ValueError as error:
+        allowed = " or ".join(map(repr, words))
+        near = did_you_mean(at, words) if isinstance(at, str) else ""
+        raise ValueError(
+            f"`at` must be {allowed} or a step >= 1 of the run; got {shown(at)}.{near}"
+        ) from error
+    if at > n_steps:
+        raise ValueError(f"`at` must be at most {n_steps}, the length of the run; got {at}.")
+    return at

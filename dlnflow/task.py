@@ -135,19 +135,7 @@ class Task:
         ValueError
             If a name is unknown (the nearest one is suggested), repeated, or none is given.
         """
-        if names is None:
-            return np.arange(self.n_items)
-        names = [names] if isinstance(names, str) else np.asarray(names).ravel().tolist()
-        position = {name: index for index, name in enumerate(self.items)}
-        for name in names:
-            if name not in position:
-                near = checks.did_you_mean(name, self.items) if isinstance(name, str) else ""
-                listed = f"{', '.join(self.items[:12])}{', ...' if self.n_items > 12 else '.'}"
-                hint = near or f" Items: {listed}"
-                raise ValueError(f"unknown item {name!r}.{hint}")
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"give at least one item and none twice, got {names}.")
-        return np.array([position[name] for name in names])
+        return checks.item_positions(names, self.items)
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> "Task":

@@ -23,6 +23,7 @@ LAYERS = [
 ]
 """Lowest first."""
 SIDE = {
+    "dynamics": {"sampling"},  # the verb `traces`, inside a function
     "sampling": {"influence", "analysis"},
     "lm": {"analysis", "plots"},
 }

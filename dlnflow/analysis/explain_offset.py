@@ -11,8 +11,8 @@ from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.analysis import extrema
 from dlnflow.analysis.compare import compare
 from dlnflow.checks import SMALLEST_FRACTION
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence.grid import Items, require_run
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Items
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
 """Default shares of an item's weight that are removed."""
@@ -20,7 +20,7 @@ CAUSES = ("removed share", "reweighted term", "propagation")
 
 
 def explain_offset(
-    run: Run,
+    run: Dynamics,
     *,
     fractions: float | Sequence[float] = FRACTIONS,
     points: int = 400,
@@ -96,7 +96,7 @@ def explain_offset(
     >>> table[["curve", "peak_offset_flow"]].round(2).values.tolist()[:3]
     [['tangent', 0.0], ['removed 0.01', 0.01], ['removed 1', 0.57]]
     """
-    require_run(run)
+    influence.tangent.record.require(run)
     shares = _shares(fractions)
     points = checks.positive_integer("points", points)
     if points < 3:
@@ -130,7 +130,7 @@ def _shares(fractions: float | Sequence[float]) -> dict[str, float]:
 
 
 def _curves_by_cause(
-    run: Run, steps: IntArray, shares: dict[str, float], items: dict[str, Items]
+    run: Dynamics, steps: IntArray, shares: dict[str, float], items: dict[str, Items]
 ) -> tuple[dict[tuple[str, str], xr.DataArray], dict[str, str]]:
     """All curves but the tangent by (cause, name), and the reasons for those that do not exist."""
     share, term, propagation = CAUSES

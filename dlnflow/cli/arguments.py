@@ -6,11 +6,11 @@ from pathlib import Path
 
 import typer
 
+import dlnflow as dln
 from dlnflow import datasets
 from dlnflow.checks import did_you_mean
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS
-from dlnflow.influence import requirements as preconditions
 from dlnflow.sampling.settings import Settings
 from dlnflow.task import Task
 
@@ -27,7 +27,7 @@ SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}
 """What `bif` hands on to the sampler; the options of a kernel are no single value."""
 
 
-def run(data: str, settings: list[str]) -> Run:
+def run(data: str, settings: list[str]) -> Dynamics:
     """Read the data and describe the run.
 
     Raises
@@ -44,7 +44,7 @@ def run(data: str, settings: list[str]) -> Run:
         hint = did_you_mean(data, list(BUILT_IN))
         raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
     task = Task.from_csv(data) if path.exists() else BUILT_IN[data]()
-    return Run(task, **dict(map(_setting, settings)))
+    return dln.Run(task, **dict(map(_setting, settings)))
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -81,21 +81,21 @@ def known(names: list[str], hint: str) -> None:
             )
 
 
-def with_all(described: Run, names: list[str]) -> list[str]:
+def with_all(described: Dynamics, names: list[str]) -> list[str]:
     """Replace 'all' by the estimators that take this run, but bif."""
     known([name for name in names if name != "all"], "--estimator")
     if "all" not in names:
         return names
-    every = [n for n in ESTIMATORS if n != "bif" and not preconditions.refusal(n, described)]
+    every = [n for n, e in ESTIMATORS.items() if e.in_all and not e.refusal(described)]
     return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
 
 
-def default_references(described: Run) -> list[str]:
+def default_references(described: Dynamics) -> list[str]:
     """Return the ways of retraining that the run has: gradient flow has no steps to leave out."""
-    return [name for name in DEFAULT_REFERENCES if not preconditions.refusal(name, described)]
+    return [name for name in DEFAULT_REFERENCES if not ESTIMATORS[name].refusal(described)]
 
 
-def different_items(described: Run, train: list[str] | None, query: list[str] | None) -> None:
+def different_items(described: Dynamics, train: list[str] | None, query: list[str] | None) -> None:
     """Refuse a choice of items without a pair of different ones.
 
     Raises
@@ -146,7 +146,7 @@ def _option(text: str, names: list[str]) -> tuple[str, str, object]:
 
 
 def _options_of(estimator: str) -> list[str]:
-    parameters = inspect.signature(ESTIMATORS[estimator]).parameters.values()
+    parameters = inspect.signature(ESTIMATORS[estimator].function).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):  # bif
         names += sorted(SAMPLER - set(names))

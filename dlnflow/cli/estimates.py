@@ -9,9 +9,8 @@ import xarray as xr
 
 from dlnflow import result
 from dlnflow._support.typing import IntArray
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence import ESTIMATORS, requirements
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import ESTIMATORS, Grid, Items
 
 
 class Estimates(NamedTuple):
@@ -23,7 +22,7 @@ class Estimates(NamedTuple):
 
 
 def run_all(
-    run: Run,
+    run: Dynamics,
     names: list[str],
     points: int,
     *,
@@ -46,7 +45,7 @@ def run_all(
     names = list(dict.fromkeys(names))
     steps = _steps(run, points, options.get("windowed", {}) if "windowed" in names else {})
     Grid.of(run, steps, query, train)
-    refused = [message for name in names if (message := requirements.refusal(name, run))]
+    refused = [message for name in names if (message := ESTIMATORS[name].refusal(run))]
     if refused:
         raise ValueError("\n".join([*refused, "(A setting of the run is --run NAME=VALUE.)"]))
     curves, seconds = [], {}
@@ -64,7 +63,7 @@ def run_all(
     return Estimates(result.stack(*curves), seconds, retrained)
 
 
-def _steps(run: Run, points: int, windowed: Mapping[str, object]) -> IntArray:
+def _steps(run: Dynamics, points: int, windowed: Mapping[str, object]) -> IntArray:
     """Steps of the run; with windows of a given width, those from which one fits."""
     steps, width, at = run.grid(points), windowed.get("window"), windowed.get("at")
     if not isinstance(width, int):

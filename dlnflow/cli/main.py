@@ -17,7 +17,8 @@ from dlnflow._support.command import explained, writable
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
 from dlnflow.cli import arguments, estimates, language_models, report
-from dlnflow.dynamics.linear import OPTIMIZERS, Run
+from dlnflow.dynamics.optimizers import OPTIMIZERS
+from dlnflow.dynamics.protocol import Dynamics
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -207,7 +208,7 @@ def selftest(
         tests.show(table)
 
 
-def _print_json(run: Run, seconds: dict[str, float], **content: object) -> None:
+def _print_json(run: Dynamics, seconds: dict[str, float], **content: object) -> None:
     settings = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
     about = {
         "items": list(run.task.items),

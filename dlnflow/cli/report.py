@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlnflow.analysis.events import STANDARD_ERRORS
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 
 MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""
@@ -40,7 +40,7 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def print_run(run: Run, seconds: dict[str, float] | None = None) -> None:
+def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
     """Print one line on the task, two on the run and, if given, one on the cost."""
     task, per_unit = run.task, 1 / float(run.flow_time(1))
     unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"

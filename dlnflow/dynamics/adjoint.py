@@ -19,7 +19,7 @@ from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import State, change_state
 from dlnflow.dynamics.replay import Moment
-from dlnflow.dynamics.windows import Windows
+from dlnflow.dynamics.schedule import Windows
 
 
 def step_effects(problem: Problem, stop: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
@@ -74,7 +74,6 @@ class _Adjoint:
         self._problem, self._query = problem, query
         self._z = [np.zeros((0, *w.shape)) for w in problem.weights]
         self._state: State = problem.optimizer.start(self._z)
-        self._scaled = problem.scaled(np.ones(problem.n_items))
 
     def open(self) -> None:
         """Start one more measurement, at the end."""
@@ -100,7 +99,7 @@ class _Adjoint:
         products = moment.products
         gamma = self._problem.optimizer.step_adjoint(self._z, self._state, base=moment.base)
         still = np.zeros((len(gamma[0]), 1, self._problem.n_items))
-        curved = network.gradient_tangents(moment.weights, gamma, products, self._scaled, still)
+        curved = network.gradient_tangents(moment.weights, gamma, products, moment.shares, still)
         for z, change in zip(self._z, curved, strict=True):
             z += change
         return item_gradients.dot(gamma, products)

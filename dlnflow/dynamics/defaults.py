@@ -2,6 +2,7 @@
 
 At a balanced solution with strengths s_j the largest curvature of (1/N) sum_i l_i is
 L s_max^(2 - 2/L) lambda_max(X X^T) / N; 2 over that is the largest stable step of gradient descent.
+What an update rule makes of that bound stands in its traits.
 """
 
 import warnings
@@ -13,12 +14,6 @@ from dlnflow._support.typing import FloatArray
 from dlnflow.task import Task
 from dlnflow.theory.saxe import half_time
 
-STEP_FRACTION = 0.01
-"""Default learning rate, as a fraction of the largest stable one at the solution."""
-ADAM_FRACTION = 2e-3
-"""Adam's default: the change per step relative to the final size of a weight,"""
-ADAM_STEPS = 5000
-"""and its default length, ten such sizes."""
 LEARNED = 1e-3
 """A mode counts as learned when this fraction of its strength is missing."""
 MARGIN = 1.1
@@ -27,36 +22,28 @@ MIN_STEPS = 200
 """The default length is at least this, so that a learning rate beyond stability shows,"""
 MAX_STEPS = 200_000
 """and at most this, with a warning that says how many modes are left out."""
-MOMENTUM = 0.9
-"""Of the heavy ball."""
 
 
-def stable_learning_rate(task: Task, depth: int, optimizer: str) -> float:
-    """Return the largest stable step at the solution; momentum beta allows 1 + beta times as much.
-
-    Infinite for flow, whose learning rate only scales time. NaN for Adam, whose step does not
-    shrink with the gradient, so that curvature sets no bound.
+def stable_learning_rate(task: Task, depth: int) -> float:
+    """Return the largest stable step of gradient descent at the solution.
 
     Parameters
     ----------
     task : Task
     depth : int
-    optimizer : str
+        Number of layers L.
 
     Returns
     -------
     float
+        2 N / (L s_max^(2 - 2/L) lambda_max(X X^T)).
     """
-    if optimizer in ("flow", "adam"):
-        return float("inf" if optimizer == "flow" else "nan")
     strength = task.modes.s[0] ** (2 - 2 / depth)
-    scale = np.linalg.norm(task.x, 2) ** 2 / task.n_items
-    bound = 2 / (depth * strength * scale)
-    return float(bound * (1 + MOMENTUM) if optimizer == "momentum" else bound)
+    return float(2 * task.n_items / (depth * strength * largest_input(task)))
 
 
-def learning_rate(task: Task, weights: Sequence[FloatArray], optimizer: str) -> float:
-    """Return a hundredth of the stable step of gradient descent; for Adam a fraction of a weight.
+def stable_everywhere(task: Task, weights: Sequence[FloatArray]) -> float:
+    """Return the largest step that is stable at the solution and at the start.
 
     The curvature at the start is at most about sum_l prod_{m != l} |W_m|^2 lambda_max(X X^T) / N;
     it decides where initial weights are larger than learned ones.
@@ -66,21 +53,26 @@ def learning_rate(task: Task, weights: Sequence[FloatArray], optimizer: str) -> 
     task : Task
     weights : sequence of arrays (out, in)
         Initial weights.
-    optimizer : str
-        Momentum's step is smaller by 1 - beta, so that runs take as many steps as descent.
 
     Returns
     -------
     float
     """
-    depth, hidden = len(weights), weights[0].shape[0]
-    if optimizer == "adam":
-        return float(ADAM_FRACTION * np.sqrt(task.modes.s[0] ** (2 / depth) / hidden))
+    depth = len(weights)
     norms = np.array([_spectral_norm(w) for w in weights])
     others = [np.prod(np.delete(norms, layer)) ** 2 for layer in range(depth)]
-    curvature = max(float(np.sum(others)) * np.linalg.norm(task.x, 2) ** 2 / task.n_items, 1e-300)
-    step = STEP_FRACTION * min(stable_learning_rate(task, depth, "gd"), 2 / curvature)
-    return step * (1 - MOMENTUM) if optimizer == "momentum" else step
+    curvature = max(float(np.sum(others)) * largest_input(task) / task.n_items, 1e-300)
+    return min(stable_learning_rate(task, depth), 2 / curvature)
+
+
+def largest_input(task: Task) -> float:
+    """Return lambda_max(X X^T)."""
+    return 1.0 if task.one_hot else float(np.linalg.norm(task.x, 2) ** 2)
+
+
+def mean_input(task: Task) -> float:
+    """Return the mean eigenvalue of X X^T."""
+    return 1.0 if task.one_hot else float(np.sum(task.x**2)) / task.n_in
 
 
 def _spectral_norm(w: FloatArray) -> float:
@@ -89,22 +81,9 @@ def _spectral_norm(w: FloatArray) -> float:
     return float(np.sqrt(np.linalg.norm(gram, 2)))
 
 
-def time_per_step(task: Task, learning_rate: float, optimizer: str) -> float:
-    """Return the flow time of one step, learning_rate * c / N with c the mean eigenvalue of X X^T.
-
-    Parameters
-    ----------
-    task : Task
-    learning_rate : float
-    optimizer : str
-        Momentum beta multiplies by its effective step, 1 / (1 - beta).
-
-    Returns
-    -------
-    float
-    """
-    boost = 1 / (1 - MOMENTUM) if optimizer == "momentum" else 1.0
-    return learning_rate * boost * float(np.sum(task.x**2)) / task.n_in / task.n_items
+def weight_size(task: Task, weights: Sequence[FloatArray]) -> float:
+    """Return the typical size of a learned weight, sqrt(s_max^(2/L) / hidden)."""
+    return float(np.sqrt(task.modes.s[0] ** (2 / len(weights)) / weights[0].shape[0]))
 
 
 def length(task: Task, *, start: float, depth: int, time_per_step: float, stable: float) -> int:
@@ -141,11 +120,7 @@ def length(task: Task, *, start: float, depth: int, time_per_step: float, stable
             f"{first:.3g}. Give `n_steps`, a larger `learning_rate`, or an `init_std` that allows "
             "one."
         )
-    # Without whitening the slowest input direction slows a mode: lambda_mean / lambda_min.
-    spread = np.linalg.svd(task.x, compute_uv=False) ** 2
-    spread = spread[spread > 1e-12 * spread[0]]
-    slowing = float(np.sum(task.x**2)) / task.n_in / spread[-1]
-    steps = np.ceil(MARGIN * max(slowing, 1.0) * times / time_per_step)
+    steps = np.ceil(MARGIN * max(_slowing(task), 1.0) * times / time_per_step)
     if steps.max() > MAX_STEPS:
         stability = f" (stable below {stable:.3g})" if np.isfinite(stable) else ""
         warnings.warn(
@@ -155,3 +130,12 @@ def length(task: Task, *, start: float, depth: int, time_per_step: float, stable
             stacklevel=5,
         )
     return int(np.clip(steps.max(), MIN_STEPS, MAX_STEPS))
+
+
+def _slowing(task: Task) -> float:
+    """lambda_mean / lambda_min: without whitening the slowest input direction slows a mode."""
+    if task.one_hot:
+        return 1.0
+    spread = np.linalg.svd(task.x, compute_uv=False) ** 2
+    spread = spread[spread > 1e-12 * spread[0]]
+    return mean_input(task) / spread[-1]

@@ -16,7 +16,7 @@ from dlnflow._support.progress import Progress
 from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Weights
-from dlnflow.dynamics.optimizers import Base, Optimizer
+from dlnflow.dynamics.optimizers import Base, Rule
 from dlnflow.dynamics.schedule import Schedule
 from dlnflow.theory import ode
 
@@ -40,16 +40,26 @@ class DivergenceError(FloatingPointError):
 class Problem:
     """What is trained and how: initial weights, data, update rule.
 
-    ``optimizer`` is None for gradient flow, whose time is learning_rate * step. ``stable_bound``
-    is the largest stable learning rate at the solution, NaN where none is known.
+    ``stable_bound`` is the largest stable learning rate at the solution, NaN where none is known.
+    ``batches`` (n_steps, B) holds the items of every step's minibatch; None is the full batch.
     """
 
     weights: Weights
     x: FloatArray | None
     y: FloatArray
-    learning_rate: float
-    optimizer: Optimizer | None
+    optimizer: Rule
     stable_bound: float
+    batches: IntArray | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the update rule."""
+        return self.optimizer.learning_rate
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the rule is the gradient flow, which has no steps."""
+        return self.optimizer.traits.continuous
 
     @property
     def n_items(self) -> int:
@@ -63,6 +73,14 @@ class Problem:
     def scaled(self, item_weights: FloatArray) -> FloatArray:
         """w_i / N with an axis for the output dimension, shape (..., 1, N)."""
         return item_weights[..., None, :] / self.n_items
+
+    def at_step(self, scaled: FloatArray, step: int) -> FloatArray:
+        """What `scaled` is at one step: w_i / B for the items of its minibatch, 0 for others."""
+        if self.batches is None:
+            return scaled
+        share = np.zeros(self.n_items)
+        share[self.batches[step]] = self.n_items / self.batches.shape[1]
+        return scaled * share
 
     @cached_property
     def error_limit(self) -> float:
@@ -119,7 +137,7 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
     FloatingPointError
         If gradient flow cannot be integrated.
     """
-    if problem.optimizer is None:
+    if problem.continuous:
         return _flow(problem, steps, schedule, record)
     weights = problem.copies(schedule.batch)
     wanted, kept = set(steps.tolist()), []
@@ -130,7 +148,8 @@ def run(problem: Problem, steps: IntArray, schedule: Schedule, record: Record) -
             for step in range(first, last):
                 if step in wanted:
                     kept.append(record(weights))
-                products = network.propagate(weights, problem.x, problem.y, scaled)
+                now = problem.at_step(scaled, step)
+                products = network.propagate(weights, problem.x, problem.y, now)
                 problem.check(products.residual, step)
                 problem.optimizer.step(weights, network.gradients(products), state)
                 progress.advance()
@@ -145,6 +164,8 @@ def run_tangents(
     schedule: Schedule,
     directions: FloatArray,
     record: TangentRecord,
+    *,
+    gauss_newton: bool = False,
 ) -> FloatArray:
     """Train one network together with its derivatives along changes of the item weights.
 
@@ -158,6 +179,9 @@ def run_tangents(
         Directions in item-weight space: the derivative of w along direction k, at all times.
     record : function of (weights, tangents)
         Tangents have a leading axis K.
+    gauss_newton : bool
+        Leave out the term of the Hessian in which residuals multiply the curvature of the
+        outputs. The result is then no derivative of the run.
 
     Returns
     -------
@@ -168,8 +192,11 @@ def run_tangents(
     DivergenceError, FloatingPointError
         As in `run`.
     """
-    if problem.optimizer is None:
-        return _flow_tangents(problem, steps, schedule, directions, record)
+    moved_gradients = network.gradient_tangents
+    if gauss_newton:
+        moved_gradients = network.gauss_newton_tangents
+    if problem.continuous:
+        return _flow_tangents(problem, steps, schedule, directions, record, moved_gradients)
     weights = problem.copies(())
     tangents = [np.zeros(directions.shape[:1] + w.shape) for w in weights]
     forcing = problem.scaled(directions)
@@ -185,10 +212,11 @@ def run_tangents(
             for step in range(first, last):
                 if step in wanted:
                     kept.append(record(weights, tangents))
-                products = network.propagate(weights, problem.x, problem.y, scaled)
+                now, push = (problem.at_step(part, step) for part in (scaled, forcing))
+                products = network.propagate(weights, problem.x, problem.y, now)
                 problem.check(products.residual, step)
                 gradients = network.gradients(products)
-                moved = network.gradient_tangents(weights, tangents, products, scaled, forcing)
+                moved = moved_gradients(weights, tangents, products, now, push)
                 optimizer.step(weights, gradients, state)
                 optimizer.step_tangent(tangents, moved, state_tangent, base=Base(gradients, state))
                 progress.advance()
@@ -214,6 +242,7 @@ def _flow_tangents(
     schedule: Schedule,
     directions: FloatArray,
     record: TangentRecord,
+    moved_gradients: Callable[..., Weights],
 ) -> FloatArray:
     """Gradient flow together with its variational equation."""
     depth, forcing = len(problem.weights), problem.scaled(directions)
@@ -221,7 +250,7 @@ def _flow_tangents(
     def velocity(stacked: Weights, scaled: FloatArray) -> Weights:
         weights, tangents = stacked[:depth], stacked[depth:]
         products = network.propagate(weights, problem.x, problem.y, scaled)
-        moved = network.gradient_tangents(weights, tangents, products, scaled, forcing)
+        moved = moved_gradients(weights, tangents, products, scaled, forcing)
         return network.gradients(products) + moved
 
     start = problem.copies(())

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg
 
+from dlnflow import checks
 from dlnflow._support.typing import FloatArray
 
 Weights = list[FloatArray]
@@ -35,6 +37,34 @@ def initial_weights(sizes: Sequence[int], std: float, seed: int) -> Weights:
     generator = np.random.default_rng(seed)
     pairs = zip(sizes[1:], sizes[:-1], strict=True)
     return [std * generator.standard_normal(shape) for shape in pairs]
+
+
+def checked_weights(given: Sequence[ArrayLike], n_in: int, n_out: int) -> Weights:
+    """Return weights (W_1, ..., W_L) as float64 arrays that fit each other and the data.
+
+    Raises
+    ------
+    ValueError
+        If one is no finite matrix, or shapes do not form a chain from n_in to n_out.
+    """
+    if isinstance(given, np.ndarray) or not isinstance(given, Sequence) or len(given) < 2:
+        raise ValueError(
+            "`initial` must be a list of at least two matrices (W_1, ..., W_L), each of shape "
+            "(out, in)."
+        )
+    weights = [checks.finite_matrix(f"initial[{k}]", w).copy() for k, w in enumerate(given)]
+    sizes = [n_in, *(len(w) for w in weights)]
+    for k, (w, below) in enumerate(zip(weights, sizes, strict=False)):
+        if w.shape[1] != below:
+            raise ValueError(
+                f"`initial[{k}]` must have {below} columns, the size of what it sees; got shape "
+                f"{w.shape}."
+            )
+    if sizes[-1] != n_out:
+        raise ValueError(
+            f"the last of `initial` must have {n_out} rows, one per feature; got {sizes[-1]}."
+        )
+    return weights
 
 
 class Pass(NamedTuple):
@@ -130,6 +160,33 @@ def gradient_tangents(
             error = weights[layer].T @ error + (
                 np.swapaxes(tangents[layer], -1, -2) @ products.errors[layer]
             )
+    return result[::-1]
+
+
+def gauss_newton_tangents(
+    weights: Weights,
+    tangents: Weights,
+    products: Pass,
+    scaled_weights: FloatArray,
+    scaled_weight_tangents: FloatArray,
+) -> Weights:
+    """`gradient_tangents` with the Gauss-Newton matrix in place of the Hessian.
+
+    The Jacobian of the outputs is held fixed: residuals move with the outputs, but what multiplies
+    them on the way back does not. Parameters and shapes are those of `gradient_tangents`.
+
+    Returns
+    -------
+    list of arrays (K, out, in)
+    """
+    moved = _output_tangents(weights, tangents, products.inputs)[-1]
+    error = products.residual * scaled_weight_tangents - moved * scaled_weights
+    result = []
+    for layer in reversed(range(len(weights))):
+        below = products.inputs[layer]
+        result.append(-(error if below is None else error @ below.T))
+        if layer:
+            error = weights[layer].T @ error
     return result[::-1]
 
 

@@ -2,31 +2,69 @@
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dlnflow._support.progress import Progress
-from dlnflow.dynamics import network
-from dlnflow.dynamics.loops import Problem
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.dynamics import item_gradients, network
+from dlnflow.dynamics.loops import Problem, run
 from dlnflow.dynamics.network import Pass, Weights
 from dlnflow.dynamics.optimizers import Base, State
+from dlnflow.dynamics.schedule import Schedule
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """One step of training with all item weights 1.
 
-    ``weights``, ``state`` and ``products`` (of the objective, so that its errors carry the factor
-    1/N) are those before the step; ``after`` are the weights and ``base`` holds the gradient and
-    the optimizer state of the step taken.
+    ``weights``, ``state`` and ``products`` (of the objective, so that its errors carry the share
+    of every item) are those before the step; ``after`` are the weights and ``base`` holds the
+    gradient and the optimizer state of the step taken. ``shares`` (1, N) are 1/N, or 1/B for the
+    items of a minibatch of B and 0 for the others.
     """
 
+    problem: Problem
     step: int
     weights: Weights
     state: State
     products: Pass
+    shares: FloatArray
     after: Weights
     base: Base
+
+    @cached_property
+    def single(self) -> Pass:
+        """The pass of every item's own loss, without its share."""
+        if self.problem.batches is not None:
+            return item_gradients.item_pass(self.weights, self.problem.x, self.problem.y)
+        n_items = self.problem.n_items
+        errors = [n_items * error for error in self.products.errors]
+        return Pass(self.products.inputs, errors, self.products.residual)
+
+    def kernel(self, query: IntArray, train: IntArray) -> FloatArray:
+        """Grad l_q^T (eta P) (share_i grad l_i), shape (n_query, n_train).
+
+        eta P is what the optimizer makes of a gradient, `Rule.displacement`.
+        """
+        rate = self.problem.optimizer.displacement(self.base.state)
+        share = self.shares[..., train]
+        if isinstance(rate, float):
+            return rate * share * item_gradients.gram(self.single, query, train)
+        return share * item_gradients.weighted_gram(self.single, rate, query, train)
+
+    def displacements(self, train: IntArray) -> Weights:
+        """Return eta P (share_i grad l_i) of the chosen items, shapes (n_train, out, in)."""
+        rate = self.problem.optimizer.displacement(self.base.state)
+        factors = [rate] * len(self.weights) if isinstance(rate, float) else rate
+        gradients = item_gradients.of_items(self.products, train)
+        return [factor * gradient for factor, gradient in zip(factors, gradients, strict=True)]
+
+    def along(self, vectors: Weights, query: IntArray) -> FloatArray:
+        """Return grad l_q . vector_k at the weights before the step, shape (n_query, K)."""
+        return item_gradients.dot(vectors, self.single)[:, query].T
 
 
 def forward(problem: Problem, stop: int, *, description: str = "training") -> Iterator[Moment]:
@@ -42,6 +80,18 @@ def forward(problem: Problem, stop: int, *, description: str = "training") -> It
         for moment in _steps(problem, 0, stop, None):
             yield moment
             progress.advance()
+
+
+def along_flow(problem: Problem, stop: int) -> Iterator[Moment]:
+    """Yield the states of gradient flow at the times of the steps 0, ..., stop - 1."""
+    shapes = [w.shape for w in problem.weights]
+    unit = Schedule.constant(np.ones(problem.n_items))
+    shares = problem.scaled(np.ones(problem.n_items))
+    for step, flat in enumerate(run(problem, np.arange(stop), unit, network.flatten)):
+        weights = network.unflatten(flat, shapes)
+        products = network.propagate(weights, problem.x, problem.y, shares)
+        base = Base(network.gradients(products), {})
+        yield Moment(problem, step, weights, {}, products, shares, weights, base)
 
 
 def backward(problem: Problem, stop: int) -> Iterator[Moment]:
@@ -66,11 +116,14 @@ def _steps(problem: Problem, first: int, stop: int, start: Moment | None) -> Ite
     state = problem.optimizer.start(weights) if start is None else start.state
     scaled = problem.scaled(np.ones(problem.n_items))
     for step in range(first, stop):
+        shares = problem.at_step(scaled, step)
         with np.errstate(all="ignore"):
-            products = network.propagate(weights, problem.x, problem.y, scaled)
+            products = network.propagate(weights, problem.x, problem.y, shares)
             problem.check(products.residual, step)
             gradients = network.gradients(products)
             moved, new_state = [w.copy() for w in weights], copy.deepcopy(state)
             problem.optimizer.step(moved, gradients, new_state)
-        yield Moment(step, weights, state, products, moved, Base(gradients, new_state))
+        yield Moment(
+            problem, step, weights, state, products, shares, moved, Base(gradients, new_state)
+        )
         weights, state = moved, new_state

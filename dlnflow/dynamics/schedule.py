@@ -1,4 +1,4 @@
-"""Item weights that may change during training."""
+"""Item weights that may change during training, and windows in which they do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,3 +121,43 @@ class Schedule:
             first, last = int(bounds[index]), int(min(bounds[index + 1], stop))
             if first < last:
                 yield first, last, weights
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows [start, stop) of changed weights and when their effect is measured.
+
+    ``until`` is the step at which it is measured, or None for the mean over the steps
+    start + 1, ..., stop, those that the change reaches from inside the window. Windows may be
+    empty.
+    """
+
+    starts: IntArray
+    stops: IntArray
+    until: int | None
+
+    @property
+    def last(self) -> int:
+        """The last step that has to be reached."""
+        return int(self.stops.max()) if self.until is None else self.until
+
+    @property
+    def widths(self) -> IntArray:
+        """Number of steps in every window."""
+        return self.stops - self.starts
+
+    def opening(self, step: int) -> IntArray:
+        """Windows whose first changed step is `step`."""
+        return np.flatnonzero((self.starts == step) & (self.widths > 0))
+
+    def closing(self, step: int) -> IntArray:
+        """Windows whose last changed step is `step` - 1."""
+        return np.flatnonzero((self.stops == step) & (self.widths > 0))
+
+    @property
+    def most_open(self) -> int:
+        """Largest number of windows followed at once; at least 1."""
+        if self.until is not None:
+            return max(1, len(self.starts))
+        begun = np.searchsorted(self.starts, self.starts, side="right")
+        return max(1, int(np.max(begun - np.searchsorted(self.stops, self.starts, side="right"))))

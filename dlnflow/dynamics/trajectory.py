@@ -1,7 +1,6 @@
 """What a run leaves behind: weights and losses at the recorded steps."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -9,9 +8,7 @@ import xarray as xr
 from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Weights
-
-if TYPE_CHECKING:
-    from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 
 
 class Trajectory:
@@ -26,7 +23,7 @@ class Trajectory:
     """
 
     def __init__(
-        self, run: "Run", steps: IntArray, weights: Weights, basis: FloatArray | None
+        self, run: Dynamics, steps: IntArray, weights: Weights, basis: FloatArray | None
     ) -> None:
         self.run, self.steps, self.weights, self._basis = run, steps, weights, basis
 
@@ -56,7 +53,8 @@ class Trajectory:
 
         In the reduced basis: lengths and distances are those of the full hidden layer.
         """
-        return self.weights[0] @ self.run.task.x
+        task = self.run.task
+        return self.weights[0] if task.one_hot else self.weights[0] @ task.x
 
     @cached_property
     def mode_strengths(self) -> FloatArray:

@@ -7,7 +7,6 @@ branches, nothing is trained from the beginning twice, and all rows share the st
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,49 +16,10 @@ from dlnflow.dynamics import network
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Pass
 from dlnflow.dynamics.optimizers import change_state
+from dlnflow.dynamics.schedule import Windows
 
 MAX_NUMBERS = 2**25
 """Weights of all branches that are held at once (256 MB); beyond it, items take turns."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows [start, stop) of changed weights and when their effect is measured.
-
-    ``until`` is the step at which it is measured, or None for the mean over the steps
-    start + 1, ..., stop, those that the change reaches from inside the window. Windows may be
-    empty.
-    """
-
-    starts: IntArray
-    stops: IntArray
-    until: int | None
-
-    @property
-    def last(self) -> int:
-        """The last step that has to be reached."""
-        return int(self.stops.max()) if self.until is None else self.until
-
-    @property
-    def widths(self) -> IntArray:
-        """Number of steps in every window."""
-        return self.stops - self.starts
-
-    def opening(self, step: int) -> IntArray:
-        """Windows whose first changed step is `step`."""
-        return np.flatnonzero((self.starts == step) & (self.widths > 0))
-
-    def closing(self, step: int) -> IntArray:
-        """Windows whose last changed step is `step` - 1."""
-        return np.flatnonzero((self.stops == step) & (self.widths > 0))
-
-    @property
-    def most_open(self) -> int:
-        """Largest number of windows followed at once; at least 1."""
-        if self.until is not None:
-            return max(1, len(self.starts))
-        begun = np.searchsorted(self.starts, self.starts, side="right")
-        return max(1, int(np.max(begun - np.searchsorted(self.stops, self.starts, side="right"))))
 
 
 def differences(
@@ -135,7 +95,8 @@ class _Rows:
     def propagate(self, step: int) -> Pass:
         """Forward and backward pass of all rows."""
         problem = self._problem
-        products = network.propagate(self._weights, problem.x, problem.y, self._scaled)
+        shares = problem.at_step(self._scaled, step)
+        products = network.propagate(self._weights, problem.x, problem.y, shares)
         problem.check(products.residual, step)
         return products
 

@@ -1,7 +1,8 @@
 """Estimators of influence over training, one file each.
 
-Every estimator is ``f(run, steps, *, options) -> xarray.DataArray`` and a choice of the response
-kernel, or the finite quantity that the kernel linearises; see docs/estimators.md.
+Every estimator is ``f(run, steps=None, *, options) -> xarray.DataArray`` and a choice of the
+response kernel, or the finite quantity that the kernel linearises; see docs/estimators.md. The
+import of a file below registers its estimator in `ESTIMATORS`.
 """
 
 from dlnflow.influence.analytic import analytic
@@ -9,6 +10,8 @@ from dlnflow.influence.bif import bif
 from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.damped_gauss_newton import damped_gauss_newton
 from dlnflow.influence.damped_hessian import damped_hessian
+from dlnflow.influence.dvemb import dvemb
+from dlnflow.influence.estimator import ESTIMATORS, Estimator, estimator
 from dlnflow.influence.laplace_bif import laplace_bif
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.per_step import per_step
@@ -17,19 +20,21 @@ from dlnflow.influence.tangent import tangent
 from dlnflow.influence.tracin import tracin
 from dlnflow.influence.windowed import windowed
 
-ESTIMATORS = {
-    "analytic": analytic,
-    "tangent": tangent,
-    "leave_one_out": leave_one_out,
-    "closed_form_loo": closed_form_loo,
-    "bif": bif,
-    "tracin": tracin,
-    "windowed": windowed,
-    "source": source,
-    "damped_hessian": damped_hessian,
-    "damped_gauss_newton": damped_gauss_newton,
-    "laplace_bif": laplace_bif,
-}
-"""Estimators by name, as used by `dlnflow influence --estimator`."""
-
-__all__ = ["ESTIMATORS", "per_step", *ESTIMATORS]
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "analytic",
+    "bif",
+    "closed_form_loo",
+    "damped_gauss_newton",
+    "damped_hessian",
+    "dvemb",
+    "estimator",
+    "laplace_bif",
+    "leave_one_out",
+    "per_step",
+    "source",
+    "tangent",
+    "tracin",
+    "windowed",
+]

@@ -1,24 +1,24 @@
 """The closed form of the paper: aligned modes, perturbed input-output correlation."""
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import closed_form
-from dlnflow.influence.grid import Grid, Items
-from dlnflow.theory.low_rank import chunks
-
-MODES_AT_ONCE = 512
-"""Modes followed through the initial weights together: few to save memory, many for speed."""
-ROUNDING = 1e-15
-"""Relative error of a sum of squares."""
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import FLOW_TIME, FULL_BATCH, LINEAR, RANK, WHITENED
+from dlnflow.theory.start import matched_strength
 
 
+@estimator(
+    title="closed form",
+    page="derivations/perturbation.md",
+    needs=[LINEAR, WHITENED, FLOW_TIME, FULL_BATCH, RANK],
+)
 def analytic(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     a0: float | None = None,
     response: str = "correlation",
@@ -38,10 +38,11 @@ def analytic(
     ----------
     run : Run
         Whitened inputs; any depth; an optimizer with a flow time (all but Adam).
-    steps : sequence of int
+    steps : sequence of int, optional
         Times at which influence is wanted, strictly increasing within the run.
     a0 : float, optional
-        Initial strength of every mode. Default: `matched_strength(run)`.
+        Initial strength of every mode. Default: what the run's own initial
+        weights stand for, `dlnflow.theory.start.matched_strength`.
     response : {"correlation", "exact"}
         What the weight of an item changes: the input-output correlation, with the network aligned
         to the changed modes (the paper), or the data, with the initial weights as they are: the
@@ -85,9 +86,10 @@ def analytic(
     [[-0.518, 0.043], [0.206, -0.0]]
     """
     grid = Grid.of(run, steps, query, train)
-    check_run(run)
     checks.one_of("response", response, ("correlation", "exact"))
-    a0 = matched_strength(run) if a0 is None else checks.positive("a0", a0)
+    if a0 is None:
+        a0 = matched_strength(run.initial_weights(copy=False), run.task.modes)
+    a0 = checks.positive("a0", a0)
     values = closed_form.influence(
         run.task,
         grid.flow_time,
@@ -98,83 +100,3 @@ def analytic(
         exact=response == "exact",
     )
     return grid.result(values, "analytic", attrs={"a0": a0, "response": response})
-
-
-def matched_strength(run: Run) -> float:
-    """One initial mode strength a0 that stands for the run's own initial weights.
-
-    Two layers: each mode's own start is |W_1 v + W_2^T u|^2 / 4, because of its two hidden vectors
-    W_1 v and W_2^T u only the mean grows and their difference decays. Starts are averaged over the
-    modes of a degenerate block, so that the choice of singular vectors does not matter, and a0 is
-    the geometric mean over blocks: a start enters the time of a transition through its logarithm,
-    and every distinct strength makes one transition. L layers: at every interface l the same with
-    W_l ... W_1 v and (W_L ... W_{l+1})^T u, each rescaled to the strength of one layer (its root
-    mean square over modes to the power 1/l, 1/(L-l)); their mean over interfaces is a0^(2/L).
-    Exact for a balanced aligned network of equal strengths; for random weights about
-    (h std^2 / 2)^(L/2). For L > 2 this is a convention: random deep layers align nonlinearly, and
-    their transitions come earlier than it predicts (docs/derivations/perturbation.md).
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    float
-        Independent of the choice of singular vectors inside a degenerate block.
-
-    Examples
-    --------
-    >>> import dlnflow as dln
-    >>> a0 = matched_strength(dln.Run(dln.semantic_hierarchy(), hidden=1000, init_std=1e-3))
-    >>> round(a0 / (1000 * 1e-3**2 / 2), 1)
-    1.0
-    """
-    weights, modes = run.initial_weights(copy=False), run.task.modes
-    depth = len(weights)
-    parts = np.empty((depth - 1, 3, modes.rank))  # |f|^2, |b|^2 and f.b at every interface
-    for part in chunks(modes.rank, MODES_AT_ONCE):
-        forward, backward = [modes.v[:, part]], [modes.u[:, part]]
-        for w in weights[:-1]:
-            forward.append(w @ forward[-1])
-        for w in weights[:0:-1]:
-            backward.append(w.T @ backward[-1])
-        for row, f, b in zip(parts, forward[1:], backward[:0:-1], strict=True):
-            pairs = ((f, f), (b, b), (f, b))
-            row[:, part] = [np.einsum("hm,hm->m", *pair) for pair in pairs]
-    ff, bb, fb = np.swapaxes(parts, 0, 1)
-    below = np.arange(1, depth)  # layers below the interface
-    forward_scale = ff.mean(axis=1) ** (0.5 / below - 0.5)
-    backward_scale = bb.mean(axis=1) ** (0.5 / below[::-1] - 0.5)
-    separate = (forward_scale**2)[:, None] * ff + (backward_scale**2)[:, None] * bb
-    joint = separate + (2 * forward_scale * backward_scale)[:, None] * fb
-    # A mode whose two vectors cancel starts at about 0; rounding must not put it below.
-    squares = np.maximum(joint, ROUNDING * separate).mean(axis=0) / 4
-    by_block = [squares[block].mean() for block in modes.blocks]
-    return float(np.exp(np.mean(np.log(by_block)) * depth / 2))
-
-
-def check_run(run: Run) -> None:
-    """Require whitened inputs, a flow time and hidden >= rank.
-
-    Raises
-    ------
-    ValueError
-        If the run is another.
-    """
-    if run.task.whitening is None:
-        raise ValueError(
-            "`analytic` needs whitened inputs, X X^T = c I (one-hot inputs are). Whiten them, or "
-            "use `tangent` or `leave_one_out`, which work for any inputs."
-        )
-    if not np.all(np.isfinite(run.flow_time([0, 1]))):
-        raise ValueError(
-            f"`analytic` needs a flow time, which optimizer={run.optimizer!r} does not have; use "
-            "`tangent` or `leave_one_out`, which follow any optimizer."
-        )
-    rank = run.task.modes.rank
-    if run.hidden < rank:
-        raise ValueError(
-            f"`analytic` describes a network that learns all {rank} modes of the task, but "
-            f"`hidden` is {run.hidden}. Use hidden >= {rank}, or `tangent`."
-        )

@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks, result
 from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import TWO_LAYERS, verb
 from dlnflow.traces import diagnostics
 from dlnflow.traces import format as loss_traces
 from dlnflow.traces.columns import about
@@ -27,9 +28,15 @@ from dlnflow.traces.mixing import ess, ess_products, rhat, rhat_products, verdic
 from dlnflow.traces.pairs import matrix, top_k
 
 
+@estimator(
+    title="sampled BIF",
+    page="sampling.md",
+    needs=[TWO_LAYERS, verb("traces")],
+    in_all=False,
+)
 def bif(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     query: Items = None,
     train: Items = None,
@@ -44,7 +51,7 @@ def bif(
     ----------
     run : Run
         Two layers, any inputs, any optimizer.
-    steps : sequence of int
+    steps : sequence of int, optional
         Checkpoints, strictly increasing within the run.
     query, train : item names, optional
         Default: all.

@@ -7,9 +7,10 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
 from dlnflow.dynamics import defaults
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
 from dlnflow.influence.removal import Removal
+from dlnflow.influence.requirements import FOLLOWS_FLOW, FULL_BATCH, LINEAR, TWO_LAYERS
 
 SOLUTIONS = ("riccati", "gram")
 IMBALANCE_LIMIT = 0.003
@@ -18,9 +19,14 @@ STIFF = 30.0
 """Gradient flow, which has no stable step, is integrated up to this many times as large weights."""
 
 
+@estimator(
+    title="closed-form leave-one-out",
+    page="derivations/flow.md",
+    needs=[LINEAR, TWO_LAYERS, FOLLOWS_FLOW, FULL_BATCH],
+)
 def closed_form_loo(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     fraction: float | list[float] = 1.0,
     solution: str | None = None,
@@ -44,7 +50,7 @@ def closed_form_loo(
     ----------
     run : Run
         Two layers; optimizer "gd", "momentum" or "flow", any inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
         Strictly increasing within the run.
     fraction : float or list of float
         How much of the item's weight is removed, nonzero and at most 1 (negative: added, while
@@ -85,7 +91,6 @@ def closed_form_loo(
     [-0.27, -0.0]
     """
     grid = Grid.of(run, steps, query, train)
-    check_run(run)
     values, single = checks.number_list("fraction", fraction)
     fractions = [checks.removed_fraction(f) for f in values.tolist()]
     _check_added(run, min(fractions))
@@ -111,7 +116,7 @@ def _influence(removal: Removal, grid: Grid, fractions: FloatArray, solution: st
         full, without = losses[:, 0], losses[:, 1:]
     else:
         one = np.ones(grid.run.task.n_items)
-        weights = one - fractions[:, None, None] * np.eye(len(one))[grid.train]
+        weights = one - fractions[:, None, None] * grid.train_directions
         losses = removal.gram_losses(np.concatenate([one[None], weights.reshape(-1, len(one))]))
         full, without = losses[:1], losses[1:].reshape(*weights.shape[:2], *losses.shape[1:])
     difference = (full[:, None] - without) / fractions[:, None, None, None]
@@ -136,31 +141,13 @@ def _choose(removal: Removal, fraction: float, solution: str | None) -> str:
     return solution
 
 
-def _check_added(run: Run, smallest: float) -> None:
+def _check_added(run: Dynamics, smallest: float) -> None:
     """Refuse an item weight at which steps diverge: the flow neither predicts them nor ends."""
-    flow = run.optimizer == "flow"
-    rule = "gd" if flow else run.optimizer
-    limit = defaults.stable_learning_rate(run.task, run.depth, rule) / run.learning_rate
-    limit *= STIFF if flow else 1.0
+    factor = STIFF if run.traits.continuous else run.traits.stability
+    limit = factor * defaults.stable_learning_rate(run.task, run.depth) / run.learning_rate
     if smallest < 0 and 1 - smallest > limit:
         raise ValueError(
             f"`fraction` {smallest:g} gives an item the weight {1 - smallest:g}, for which the "
             f"`learning_rate` of this run is too large: it takes weights up to {limit:.4g}. Use a "
             "`fraction` closer to 0, or a run with a smaller `learning_rate`."
-        )
-
-
-def check_run(run: Run) -> None:
-    """Require two layers and an optimizer that follows the flow.
-
-    Raises
-    ------
-    ValueError
-        If the run is another.
-    """
-    checks.two_layers("closed_form_loo", run.depth)
-    if run.optimizer == "adam":
-        raise ValueError(
-            '`closed_form_loo` predicts gradient flow; it takes `optimizer` "gd", "momentum" or '
-            '"flow", got "adam". Use `leave_one_out`, which retrains.'
         )

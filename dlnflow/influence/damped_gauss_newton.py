@@ -1,19 +1,22 @@
 """Influence at checkpoints with the Gauss-Newton matrix in place of the Hessian."""
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow._support.typing import FloatArray, IntArray
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.damping import Options, damped
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import TWO_LAYERS, verb
 
 
+@estimator(
+    title="damped Gauss-Newton",
+    page="derivations/damped.md",
+    needs=[TWO_LAYERS, verb("curvature")],
+)
 def damped_gauss_newton(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     damping: ArrayLike = 0.1,
     damping_is: str = "relative",
@@ -35,7 +38,7 @@ def damped_gauss_newton(
     Parameters
     ----------
     run : Run
-    steps : sequence of int
+    steps : sequence of int, optional
         Checkpoints, strictly increasing within the run.
     damping : float or list of float
         lambda; a list becomes the leading dim ``damping``.
@@ -77,29 +80,4 @@ def damped_gauss_newton(
     """
     grid = Grid.of(run, steps, query, train)
     options = Options(damping, damping_is, at)
-    return damped(grid, "damped_gauss_newton", options, _influence, definite=True)
-
-
-def _influence(
-    points: Checkpoints, lam: FloatArray, query: IntArray, train: IntArray
-) -> FloatArray:
-    """-(1/N) g_q^T (F + lambda)^-1 g_i for dampings of shape (M, T)."""
-    # With F = J^T J and g = J^T f this is f_q^T M (M + lambda)^-1 f_i, where M = J J^T is
-    # S^(1/2) W1^T W1 S^(1/2) x I + S x W2 W2^T: in the eigenbasis of W2 W2^T, one n_in x n_in
-    # matrix per output direction.
-    root = points.input_scale
-    inputs = root[:, None] * (points.w1.mT @ points.w1) * root
-    b, u = np.linalg.eigh(points.w2 @ points.w2.mT)
-    curvature, v = np.linalg.eigh(inputs[:, None] + b[..., None, None] * np.diag(root**2))
-    curvature = np.maximum(curvature, 0.0).reshape(len(points), -1)  # rounding below zero
-
-    def source(items: IntArray) -> FloatArray:
-        r = u.mT @ points.residual[:, :, items]  # (T, d, n)
-        x = v.mT @ (points.x[:, items] / root[:, None])  # (T, d, m, n)
-        f = np.moveaxis(r[:, :, None] * x, 3, 1)
-        return f.reshape(len(points), len(items), -1)
-
-    f_q, f_i = source(query), source(train).mT
-    shares = curvature / (curvature + lam[..., None])  # (M, T, d m)
-    rows = [(f_q * share[:, None]) @ f_i for share in shares]
-    return -np.stack(rows) / points.n_items
+    return damped(grid, "damped_gauss_newton", options, matrix="gauss_newton")

@@ -3,15 +3,20 @@
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow.dynamics.curvature.resolvent import hessian_influence
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.damping import Options, damped
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import TWO_LAYERS, verb
 
 
+@estimator(
+    title="damped Hessian",
+    page="derivations/damped.md",
+    needs=[TWO_LAYERS, verb("curvature")],
+)
 def damped_hessian(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     damping: ArrayLike = 0.1,
     damping_is: str = "relative",
@@ -33,7 +38,7 @@ def damped_hessian(
     Parameters
     ----------
     run : Run
-    steps : sequence of int
+    steps : sequence of int, optional
         Checkpoints, strictly increasing within the run.
     damping : float or list of float
         lambda; a list becomes the leading dim ``damping``.
@@ -82,4 +87,4 @@ def damped_hessian(
     """
     grid = Grid.of(run, steps, query, train)
     options = Options(damping, damping_is, at)
-    return damped(grid, "damped_hessian", options, hessian_influence, definite=False)
+    return damped(grid, "damped_hessian", options, matrix="hessian")

@@ -1,7 +1,6 @@
 """What both damped estimators share: dampings, the centre, coordinates and the warning."""
 
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +8,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray, IntArray
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
-from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
-from dlnflow.dynamics.curvature.proximal import proximal_points
-from dlnflow.influence.grid import Grid
+from dlnflow._support.typing import FloatArray
+from dlnflow.influence.estimator import Grid
 
-Influence = Callable[[Checkpoints, FloatArray, IntArray, IntArray], FloatArray]
 SCALES = ("relative", "absolute")
 CENTRES = ("checkpoint", "proximal")
 
@@ -28,43 +23,39 @@ class Options(NamedTuple):
     at: str
 
 
-def damped(
-    grid: Grid, estimator: str, options: Options, influence: Influence, *, definite: bool
-) -> xr.DataArray:
-    """Evaluate `influence` at every damping and label it.
+def damped(grid: Grid, estimator: str, options: Options, *, matrix: str) -> xr.DataArray:
+    """Evaluate influence through the damped inverse of a matrix at every damping, and label it.
 
     Parameters
     ----------
     grid : Grid
     estimator : str
     options : Options
-    influence : function
-        (checkpoints, dampings (M, T), query, train) -> (M, T, n_query, n_train).
-    definite : bool
-        Whether the matrix is positive semidefinite, so that no warning is due.
+    matrix : {"hessian", "gauss_newton"}
+        The Gauss-Newton matrix is positive semidefinite, so that no warning is due.
 
     Raises
     ------
     ValueError
-        If an option is invalid or the network does not have two layers.
+        If an option is invalid.
     """
     dampings, single = checks.positive_list("damping", options.damping)
     checks.one_of("damping_is", options.damping_is, SCALES)
     checks.one_of("at", options.at, CENTRES)
-    points = Checkpoints.of(grid.run, grid.steps, estimator)
-    smallest, largest = extreme_eigenvalues(points)
+    points = grid.run.curvature(grid.steps)
+    smallest, largest = points.extremes()
     unit = largest if options.damping_is == "relative" else np.ones(len(points))
     lam = dampings[:, None] * unit
     pair = grid.query, grid.train
     if options.at == "proximal":
-        centres = [proximal_points(points, row) for row in lam]
-        rows = [influence(c, row[None], *pair) for c, row in zip(centres, lam, strict=True)]
-        values = np.concatenate(rows)
-        smallest = np.stack([extreme_eigenvalues(c, largest=False)[0] for c in centres])
+        centres = [points.proximal(row) for row in lam]
+        rows = zip(centres, lam, strict=True)
+        values = np.concatenate([c.influence(row[None], *pair, matrix=matrix) for c, row in rows])
+        smallest = np.stack([c.extremes(largest=False)[0] for c in centres])
     else:
-        values = influence(points, lam, *pair)
+        values = points.influence(lam, *pair, matrix=matrix)
         smallest = np.broadcast_to(smallest, lam.shape)
-        if not definite:
+        if matrix == "hessian":
             _warn(estimator, lam, smallest)
     attrs = {"damping_is": options.damping_is, "at": options.at}
     dims: tuple[str, ...] = ("damping", "time")
@@ -85,5 +76,5 @@ def _warn(estimator: str, lam: FloatArray, smallest: FloatArray) -> None:
             f"(least eigenvalue {np.min((smallest + lam)[indefinite]):.3g}), so that influence "
             "there is no response of a minimum and can have either sign. See the coordinate "
             "`smallest_eigenvalue`; use a larger `damping`, or at='proximal'.",
-            stacklevel=4,
+            stacklevel=5,
         )

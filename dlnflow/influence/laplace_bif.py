@@ -14,8 +14,9 @@ from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
 from dlnflow.dynamics.curvature.gaussian import fluctuations
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from dlnflow.dynamics.curvature.resolvent import hessian_influence
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import LINEAR, TWO_LAYERS
 from dlnflow.sampling.suggested import N_BETA
 
 LOCALIZATION_FACTOR = 2.0
@@ -23,9 +24,14 @@ LOCALIZATION_FACTOR = 2.0
 takes 10, with which sampled influence follows retraining better (docs/sampling.md)."""
 
 
+@estimator(
+    title="Laplace BIF",
+    page="derivations/laplace_bif.md",
+    needs=[LINEAR, TWO_LAYERS],
+)
 def laplace_bif(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     n_beta: ArrayLike | None = None,
     localization: ArrayLike | None = None,
@@ -53,7 +59,7 @@ def laplace_bif(
     ----------
     run : Run
         Two layers; any width, inputs and optimizer.
-    steps : sequence of int
+    steps : sequence of int, optional
         Checkpoints, strictly increasing within the run.
     n_beta : float or list of float, optional
         Inverse temperature; a list becomes the leading dim ``beta``. Default: 1e4.
@@ -107,7 +113,7 @@ def laplace_bif(
     if order not in (1, 2) or isinstance(order, bool):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
     checks.flag("normalised", normalised)
-    points = Checkpoints.of(run, grid.steps, "laplace_bif")
+    points = run.curvature(grid.steps).points
     start, _ = extreme_eigenvalues(points, largest=False)
     sweep = _sweep(points, n_beta, localization)
     if np.any(sweep.strength.min() + start < 0):
@@ -172,7 +178,7 @@ def _warn(start: FloatArray, strength: FloatArray) -> None:
         f"curvature of {left} of {len(start)} checkpoints (up to {-start.min():.3g}). The "
         "posterior has left those saddles for a later stage of training; a larger `localization` "
         "keeps it.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

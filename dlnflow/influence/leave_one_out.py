@@ -5,17 +5,19 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics import loops, network
-from dlnflow.dynamics.linear import Run
-from dlnflow.dynamics.network import Weights
-from dlnflow.dynamics.schedule import Schedule
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import verb
 
 
+@estimator(
+    title="leave-one-out",
+    page="derivations/response.md",
+    needs=[verb("losses")],
+)
 def leave_one_out(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     fraction: float = 1.0,
     query: Items = None,
@@ -36,7 +38,7 @@ def leave_one_out(
     ----------
     run : Run
         Any optimizer, depth and inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
         Strictly increasing within the run.
     fraction : float
         How much of the item's weight is removed, nonzero and at most 1 (negative: added).
@@ -69,15 +71,9 @@ def leave_one_out(
     """
     grid = Grid.of(run, steps, query, train)
     fraction = checks.removed_fraction(fraction)
-    problem, n_items = run.problem, run.task.n_items
-    y, x = problem.y[:, grid.query], run.task.x[:, grid.query]
-
-    def record(weights: Weights) -> FloatArray:
-        return network.losses(weights, x, y)  # (1 + n_train, n_query)
-
-    removed = 1.0 - fraction * np.eye(n_items)[grid.train]
-    schedule = Schedule.constant(np.vstack([np.ones(n_items), removed]))
-    losses = loops.run(problem, grid.steps, schedule, record)
-    difference = (losses[:, :1] - losses[:, 1:]) / fraction  # (T, n_train, n_query)
+    weights = np.ones((1 + len(grid.train), len(run.items)))
+    weights[1:] -= fraction * grid.train_directions
+    losses = run.losses(grid.steps, weights, query=grid.query)
+    difference = (losses[:1] - losses[1:]) / fraction  # (n_train, T, n_query)
     attrs = {"fraction": fraction, "retrainings": len(grid.train)}
-    return grid.result(np.swapaxes(difference, 1, 2), "leave_one_out", attrs=attrs)
+    return grid.result(np.moveaxis(difference, 0, -1), "leave_one_out", attrs=attrs)

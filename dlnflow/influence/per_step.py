@@ -4,15 +4,21 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow.dynamics import adjoint
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence import discrete_steps
-from dlnflow.influence.grid import Grid, Items
+from dlnflow import checks
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import DIFFERENTIABLE, STEPS, verb
 
 
+@estimator(
+    title="per step",
+    page="derivations/unrolling.md",
+    needs=[STEPS, DIFFERENTIABLE, verb("adjoint")],
+    in_all=False,
+)
 def per_step(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     at: str | int = "end",
     query: Items = None,
@@ -32,7 +38,7 @@ def per_step(
     ----------
     run : Run
         Optimizer "gd", "momentum" or "adam"; any depth and inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
         Steps k: the ``time`` of the result. Steps at or after ``at`` have no effect (0).
     at : "end" or int
         Step at which the losses are measured; "end" is the last of the run.
@@ -65,11 +71,10 @@ def per_step(
     True
     """
     grid = Grid.of(run, steps, query, train)
-    discrete_steps.refuse_flow("per_step", run)
-    measured = discrete_steps.measured(at, run, within=False)
+    measured = checks.measured_step(at, run.n_steps, within=False)
     values = np.zeros((len(grid.steps), len(grid.query), len(grid.train)))
     position = {int(step): k for k, step in enumerate(grid.steps)}
-    for step, effect in adjoint.step_effects(run.problem, measured, grid.query):
+    for step, effect in run.adjoint(measured, grid.query):
         if step in position:
             values[position[step]] = effect[:, grid.train]
     return grid.result(values, "per_step", attrs={"at": str(at)})

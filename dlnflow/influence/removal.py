@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlnflow._support.typing import FloatArray, IntArray
-from dlnflow.dynamics.defaults import MOMENTUM
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.theory import flow
 from dlnflow.theory.flow import riccati
 
@@ -37,16 +36,16 @@ class Removal:
     momentum: float
 
     @classmethod
-    def of(cls, run: Run, steps: IntArray, query: IntArray) -> "Removal":
+    def of(cls, run: Dynamics, steps: IntArray, query: IntArray) -> "Removal":
         """Take the start of `run`; its flow time counts in units of the mean eigenvalue of XX^T."""
         w1, w2 = run.initial_weights()
         x = run.task.x
         unit = x.shape[0] / np.sum(x**2)
         times, step = run.flow_time(steps) * unit, float(run.flow_time(1)) * unit
-        momentum = MOMENTUM if run.optimizer == "momentum" else 0.0
+        momentum = run.traits.momentum
         # Momentum starts from rest: it lags by momentum / (1 - momentum) steps.
         times = times - step * (1 - momentum**steps) * momentum / (1 - momentum)
-        step = 0.0 if run.optimizer == "flow" else step
+        step = 0.0 if run.traits.continuous else step
         return cls(w1, w2, x, run.task.y, times, query, step, momentum)
 
     @property

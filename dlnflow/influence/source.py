@@ -8,20 +8,21 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow._support.typing import IntArray
-from dlnflow.dynamics import item_gradients, replay
-from dlnflow.dynamics.linear import Run
-from dlnflow.dynamics.network import Weights, flatten, unflatten
-from dlnflow.influence.grid import Grid, Items
-from dlnflow.influence.segment import Segment
+from dlnflow.dynamics.protocol import Dynamics, Segment, Vectors
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import DESCENT, NARROW, TWO_LAYERS, verb
 
 DEFAULT_SEGMENTS = 3
-MAX_ENTRIES = 10**8
-"""Largest average of products of weights that is held (800 MB)."""
 
 
+@estimator(
+    title="SOURCE",
+    page="derivations/unrolling.md",
+    needs=[TWO_LAYERS, DESCENT, NARROW, verb("segments")],
+)
 def source(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     segments: int | None = None,
     filter: str = "discrete",
@@ -49,7 +50,7 @@ def source(
     ----------
     run : Run
         Two layers, optimizer "gd"; any inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
     segments : int, optional
         From 1 to the last requested step. Default: 3, or as many as there are steps.
     filter : {"discrete", "exponential"}
@@ -93,47 +94,29 @@ def source(
     grid = Grid.of(run, steps, query, train)
     checks.one_of("filter", filter, ("discrete", "exponential"))
     checks.one_of("curvature", curvature, ("hessian", "gauss_newton"))
-    check_run(run)
     bounds = _bounds(segments, int(grid.steps[-1]))
     respond = _discrete if filter == "discrete" else _exponential
-    values = np.zeros((len(grid.steps), len(grid.query), len(grid.train)))
-    d = [np.zeros((len(grid.train), *w.shape)) for w in run.problem.weights]
-    for first, segment, kept in _segments(grid, bounds, curvature == "gauss_newton"):
-        inside = sorted({*kept, first + segment.steps})
-        local = [s - first for s in inside]
+    values, d = np.zeros((len(grid.steps), len(grid.query), len(grid.train))), None
+    rows = {int(step): row for row, step in enumerate(grid.steps)}
+    for segment in run.segments(bounds, grid.steps, grid.train, matrix=curvature):
+        d = [0 * part for part in segment.gradients] if d is None else d
+        end = segment.first + segment.steps
+        inside = [step for step in rows if segment.first < step <= end]
+        local = [step - segment.first for step in sorted({*inside, end})]
         for step, moved in respond(segment, d, local, run.learning_rate):
-            if first + step in kept:
-                row = int(np.searchsorted(grid.steps, first + step))
-                products = item_gradients.item_pass(
-                    kept[first + step], run.problem.x, run.problem.y
-                )
-                values[row] = item_gradients.dot(moved, products)[:, grid.query].T
+            if segment.first + step in rows:
+                row = rows[segment.first + step]
+                values[row] = segment.along(segment.first + step, moved, grid.query)
         d = moved
     attrs = {"segments": len(bounds) - 1, "filter": filter, "curvature": curvature}
     return grid.result(values, "source", attrs=attrs)
 
 
-def _segments(
-    grid: Grid, bounds: IntArray, gauss_newton: bool
-) -> Iterator[tuple[int, Segment, dict[int, Weights]]]:
-    """Yield (first step, averages, weights at the requested steps up to the end) per segment."""
-    problem, wanted = grid.run.problem, set(grid.steps.tolist())
-    segment, kept, number = Segment(problem, grid.train, gauss_newton), {}, 0
-    for moment in replay.forward(problem, int(bounds[-1])):
-        segment.add(moment)
-        if moment.step + 1 in wanted:
-            kept[moment.step + 1] = moment.after
-        if moment.step + 1 == bounds[number + 1]:
-            yield int(bounds[number]), segment, kept
-            segment, kept, number = Segment(problem, grid.train, gauss_newton), {}, number + 1
-
-
 def _discrete(
-    segment: Segment, d: Weights, steps: list[int], rate: float
-) -> Iterator[tuple[int, Weights]]:
+    segment: Segment, d: Vectors, steps: list[int], rate: float
+) -> Iterator[tuple[int, Vectors]]:
     """D <- d - rate (H d + g / N), which is the filter (1 - rate H)^k applied step by step."""
     wanted = set(steps)
-    d = [part.copy() for part in d]
     for step in range(1, steps[-1] + 1):
         pulls = zip(d, segment.hessian_product(d), segment.gradients, strict=True)
         d = [part - rate * (curved + g) for part, curved, g in pulls]
@@ -142,17 +125,16 @@ def _discrete(
 
 
 def _exponential(
-    segment: Segment, d: Weights, steps: list[int], rate: float
-) -> Iterator[tuple[int, Weights]]:
+    segment: Segment, d: Vectors, steps: list[int], rate: float
+) -> Iterator[tuple[int, Vectors]]:
     """exp(-k rate H) d - (1 - exp(-k rate H)) H^-1 g / N in the eigenbasis of H."""
-    shapes = [part.shape[1:] for part in d]
     sigma, vectors = segment.eigen
-    start, g = flatten(d) @ vectors, flatten(segment.gradients) @ vectors
+    start, g = segment.flat(d) @ vectors, segment.flat(segment.gradients) @ vectors
     safe = np.where(sigma == 0, 1.0, sigma)
     for step in steps:
         time = rate * step
         gain = np.where(sigma == 0, time, -np.expm1(-time * sigma) / safe)
-        yield step, unflatten((np.exp(-time * sigma) * start - gain * g) @ vectors.T, shapes)
+        yield step, segment.vectors((np.exp(-time * sigma) * start - gain * g) @ vectors.T)
 
 
 def _bounds(segments: int | None, last: int) -> IntArray:
@@ -168,26 +150,3 @@ def _bounds(segments: int | None, last: int) -> IntArray:
             f"step; got {segments}."
         )
     return np.arange(segments + 1) * last // segments
-
-
-def check_run(run: Run) -> None:
-    """Require two narrow layers and gradient descent.
-
-    Raises
-    ------
-    ValueError
-        If the run is another.
-    """
-    checks.two_layers("source", run.depth)
-    if run.optimizer != "gd":
-        raise ValueError(
-            '`source` unrolls gradient descent, `optimizer` "gd"; the run has '
-            f"{run.optimizer!r}. `tangent` and `tracin` take the others."
-        )
-    (hidden, n_in), (n_out, _) = (w.shape for w in run.problem.weights)
-    entries = n_out * hidden * hidden * n_in
-    if entries > MAX_ENTRIES:
-        raise ValueError(
-            f"`source` averages {entries:.2g} products of weights for this network, above "
-            f"{MAX_ENTRIES:.0e}; use a narrower network or fewer features, or `tangent`."
-        )

@@ -1,19 +1,20 @@
 """Exact derivative of the training run with respect to the weight of a training item."""
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics import loops, network
-from dlnflow.dynamics.linear import Run
-from dlnflow.dynamics.network import Weights
-from dlnflow.dynamics.schedule import Schedule
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import DIFFERENTIABLE, verb
 
 
+@estimator(
+    title="exact tangent",
+    page="derivations/response.md",
+    needs=[DIFFERENTIABLE, verb("tangents")],
+)
 def tangent(
-    run: Run, steps: ArrayLike, *, query: Items = None, train: Items = None
+    run: Dynamics, steps: ArrayLike, *, query: Items = None, train: Items = None
 ) -> xr.DataArray:
     """Influence as the exact first-order response of the actual training run.
 
@@ -30,7 +31,7 @@ def tangent(
     ----------
     run : Run
         Any optimizer, depth and inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
         Times at which influence is wanted, strictly increasing within the run.
     query, train : item names, optional
         Default: all. Cost is proportional to the number of train items.
@@ -60,14 +61,5 @@ def tangent(
     [[-0.507, 0.052], [0.096, -0.006]]
     """
     grid = Grid.of(run, steps, query, train)
-    problem, n_items = run.problem, run.task.n_items
-    y = problem.y[:, grid.query]
-    x = run.task.x[:, grid.query]
-
-    def record(weights: Weights, tangents: Weights) -> FloatArray:
-        return network.loss_tangents(weights, tangents, x, y).T
-
-    directions = np.eye(n_items)[grid.train]
-    unit = Schedule.constant(np.ones(n_items))
-    values = loops.run_tangents(problem, grid.steps, unit, directions, record)
+    values = run.tangents(grid.steps, grid.train_directions, query=grid.query)
     return grid.result(values, "tangent")

@@ -7,19 +7,19 @@ from scipy.integrate import cumulative_simpson, cumulative_trapezoid
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics import loops, replay
-from dlnflow.dynamics.defaults import MOMENTUM
-from dlnflow.dynamics.item_gradients import dot, gram, item_pass, of_items, weighted_gram
-from dlnflow.dynamics.linear import Run
-from dlnflow.dynamics.network import Weights
-from dlnflow.dynamics.replay import Moment
-from dlnflow.dynamics.schedule import Schedule
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import verb
 
 
+@estimator(
+    title="TracIn",
+    page="derivations/unrolling.md",
+    needs=[verb("moments")],
+)
 def tracin(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     cumulative: bool = True,
     query_at: str = "each",
@@ -46,7 +46,7 @@ def tracin(
     ----------
     run : Run
         Any optimizer, depth and inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
     cumulative : bool
         False: the kernel at theta_t alone, - (eta / N) grad l_q^T P_t grad l_i, the effect of
         one step.
@@ -87,27 +87,28 @@ def tracin(
     checks.one_of("query_at", query_at, ("each", "final"))
     checks.flag("cumulative", cumulative)
     attrs = {"cumulative": int(cumulative), "query_at": query_at}
-    if query_at == "final" and (not cumulative or run.optimizer == "flow"):
+    continuous = run.traits.continuous
+    if query_at == "final" and (not cumulative or continuous):
         raise ValueError(
             "`query_at='final'` needs a sum over the steps of an optimizer: use "
             "`cumulative=True` and an optimizer other than 'flow', or `query_at='each'`."
         )
-    if run.optimizer == "flow":
-        values = _along_flow(grid, cumulative)
-    elif query_at == "final":
+    if query_at == "final":
         values = _with_final_query(grid)
+    elif continuous and cumulative:
+        values = _integral(grid)
     else:
-        values = _along_steps(grid, cumulative)
+        values = _each(grid, cumulative)
     return grid.result(-values, "tracin", attrs=attrs)
 
 
-def _along_steps(grid: Grid, cumulative: bool) -> FloatArray:
-    """(eta/N) grad l_q^T P grad l_i, summed or not, shape (T, n_query, n_train)."""
+def _each(grid: Grid, cumulative: bool) -> FloatArray:
+    """Grad l_q^T (eta P) grad l_i / N, summed or not, shape (T, n_query, n_train)."""
     total, kept = np.zeros((len(grid.query), len(grid.train))), []
     wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in replay.forward(grid.run.problem, stop):
+    for moment in grid.run.moments(stop):
         if cumulative or moment.step in wanted:
-            kernel = _kernel(grid, moment)
+            kernel = moment.kernel(grid.query, grid.train)
         if moment.step in wanted:
             kept.append(total.copy() if cumulative else kernel)
         if cumulative:
@@ -115,54 +116,23 @@ def _along_steps(grid: Grid, cumulative: bool) -> FloatArray:
     return np.stack(kept)
 
 
-def _kernel(grid: Grid, moment: Moment) -> FloatArray:
-    products, n_items = moment.products, grid.run.task.n_items
-    rate = _rate(grid.run, moment)
-    # The errors of a pass of the objective carry 1/N each, so one N remains to be given back.
-    if isinstance(rate, float):
-        return n_items * rate * gram(products, grid.query, grid.train)
-    return n_items * weighted_gram(products, rate, grid.query, grid.train)
+def _integral(grid: Grid) -> FloatArray:
+    """The same along gradient flow, by Simpson's rule with one step as spacing."""
+    every = grid.run.moments(int(grid.steps[-1]) + 1)
+    values = np.stack([moment.kernel(grid.query, grid.train) for moment in every])
+    if len(values) < 3:
+        return cumulative_trapezoid(values, axis=0, initial=0)[grid.steps]
+    return cumulative_simpson(values, axis=0, initial=0)[grid.steps]
 
 
 def _with_final_query(grid: Grid) -> FloatArray:
     """Grad l_q(theta_t) . sum_k (eta/N) P_k grad l_i(theta_k), shape (T, n_query, n_train)."""
-    problem, kept = grid.run.problem, []
-    moved = [np.zeros((len(grid.train), *w.shape)) for w in problem.weights]
+    kept, moved = [], None
     wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in replay.forward(problem, stop):
+    for moment in grid.run.moments(stop):
+        change = moment.displacements(grid.train)
+        moved = [0 * part for part in change] if moved is None else moved
         if moment.step in wanted:
-            # dot with the pass of the objective includes 1/N.
-            kept.append(problem.n_items * dot(moved, moment.products)[:, grid.query].T)
-        rate = _rate(grid.run, moment)
-        factors = [rate] * len(moved) if isinstance(rate, float) else rate
-        gradients = of_items(moment.products, grid.train)
-        for change, factor, gradient in zip(moved, factors, gradients, strict=True):
-            change += factor * gradient
+            kept.append(moment.along(moved, grid.query))
+        moved = [total + part for total, part in zip(moved, change, strict=True)]
     return np.stack(kept)
-
-
-def _rate(run: Run, moment: Moment) -> float | Weights:
-    """Eta P: what a gradient moves the weights by in the end."""
-    if run.optimizer == "momentum":
-        return run.learning_rate / (1 - MOMENTUM)
-    if run.optimizer == "adam":
-        return run.problem.optimizer.preconditioner(moment.base.state)
-    return run.learning_rate
-
-
-def _along_flow(grid: Grid, cumulative: bool) -> FloatArray:
-    """The same for gradient flow; the integral by Simpson's rule with one step as spacing."""
-    problem, run = grid.run.problem, grid.run
-    steps = np.arange(grid.steps[-1] + 1) if cumulative else grid.steps
-
-    def record(weights: Weights) -> FloatArray:
-        products = item_pass(weights, problem.x, problem.y)
-        return gram(products, grid.query, grid.train) * run.learning_rate / problem.n_items
-
-    unit = Schedule.constant(np.ones(problem.n_items))
-    values = loops.run(problem, steps, unit, record)
-    if not cumulative:
-        return values
-    if len(values) < 3:
-        return cumulative_trapezoid(values, axis=0, initial=0)[grid.steps]
-    return cumulative_simpson(values, axis=0, initial=0)[grid.steps]

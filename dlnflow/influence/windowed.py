@@ -6,20 +6,23 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics import adjoint
-from dlnflow.dynamics import windows as _windows
-from dlnflow.dynamics.linear import Run
-from dlnflow.dynamics.windows import Windows
-from dlnflow.influence import discrete_steps
-from dlnflow.influence.grid import Grid, Items
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics.schedule import Windows
+from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.requirements import DIFFERENTIABLE, STEPS, verb
 
 DEFAULT_WINDOW = 0.05
 """Default width, as a fraction of the run."""
 
 
+@estimator(
+    title="windowed",
+    page="derivations/unrolling.md",
+    needs=[STEPS, verb("branches")],
+)
 def windowed(
-    run: Run,
-    steps: ArrayLike,
+    run: Dynamics,
+    steps: ArrayLike | None = None,
     *,
     window: ArrayLike | None = None,
     weight: float = 0.0,
@@ -42,7 +45,7 @@ def windowed(
     ----------
     run : Run
         Optimizer "gd", "momentum" or "adam"; any depth and inputs.
-    steps : sequence of int
+    steps : sequence of int, optional
         Steps t at which windows open: the ``time`` of the result.
     window : int or list of int, optional
         Width in steps; a list of different widths becomes the leading dim ``window``. Every window
@@ -88,14 +91,15 @@ def windowed(
     [[-0.018, -0.004], [-0.047, 0.011]]
     """
     grid = Grid.of(run, steps, query, train)
-    discrete_steps.refuse_flow("windowed", run)
     weight = checks.window_weight(weight)
-    if checks.flag("first_order", first_order) and weight != 0:
+    if checks.flag("first_order", first_order) and (why := _no_derivative(run)):
+        raise ValueError(why)
+    if first_order and weight != 0:
         raise ValueError(
             f"`weight` {weight:g} does not belong to `first_order=True`, the derivative at weight "
             "1; leave one of them out."
         )
-    measured = discrete_steps.measured(at, run, within=True)
+    measured = checks.measured_step(at, run.n_steps, within=True)
     attrs = {"at": str(at), "first_order": int(first_order)}
     attrs |= {"retrainings": 0} if first_order else {"weight": weight}
     if window is None:
@@ -120,6 +124,11 @@ def windowed(
     return grid.result(np.stack(found), "windowed", attrs=attrs, leading={"window": widths})
 
 
+def _no_derivative(run: Dynamics) -> str:
+    """Why there is no first-order form, which only that option needs; or ""."""
+    return DIFFERENTIABLE.refusal("windowed(..., first_order=True)", run)
+
+
 def _branches(grid: Grid, windows: Windows) -> int:
     """One per train item and window that is not empty."""
     return int(np.sum(windows.widths > 0)) * len(grid.train)
@@ -129,7 +138,7 @@ def _values(grid: Grid, windows: Windows, weight: float, first_order: bool) -> F
     """Shape (T, n_query, n_train)."""
     run = grid.run
     if first_order:
-        return adjoint.window_effects(run.problem, windows, grid.query)[..., grid.train]
-    changed = 1 - (1 - weight) * np.eye(run.task.n_items)[grid.train]
-    difference = _windows.differences(run.problem, windows, changed, grid.query)
+        return run.window_adjoint(windows, grid.query)[..., grid.train]
+    changed = 1 - (1 - weight) * grid.train_directions
+    difference = run.branches(windows, changed, grid.query)
     return np.swapaxes(difference, 1, 2) / (1 - weight)

@@ -14,7 +14,7 @@ from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from dlnflow.dynamics.curvature.resolvent import hessian_influence
-from dlnflow.influence.damped_gauss_newton import _influence as gauss_newton_influence
+from dlnflow.dynamics.curvature.two_layers import gauss_newton_influence
 from tests.influence.dense import relative
 from tests.tolerances import ALGEBRA, CLOSED_FORM_VS_ODE
 

@@ -44,10 +44,9 @@ def test_width_matters_only_through_fluctuations_of_unused_directions():
     """Wider at equal used directions: order 1 is unchanged, order 2 grows linearly."""
     from dataclasses import replace
 
-    from dlnflow.dynamics.curvature.checkpoints import Checkpoints
     from dlnflow.dynamics.curvature.gaussian import fluctuations
 
-    points = Checkpoints.of(RUNS["wide"], np.array([60]), "test")
+    points = RUNS["wide"].curvature(np.array([60])).points
     lam, items = np.array([2.0]), np.arange(3)
     traces = [fluctuations(replace(points, spare=k), lam, items) for k in (0, 10, 20)]
     assert np.allclose(traces[2] - traces[1], traces[1] - traces[0], rtol=1e-10, atol=0)

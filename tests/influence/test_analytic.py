@@ -9,13 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlnflow as dln
-from dlnflow.influence import analytic, closed_form, low_rank
-from dlnflow.influence.analytic import matched_strength
+from dlnflow.influence import analytic, closed_form
+from dlnflow.theory import low_rank
 from dlnflow.theory.perturbation import derivative
 from dlnflow.theory.saxe import mode_strength_derivatives
+from dlnflow.theory.start import matched_strength as strength_of_weights
 from tests.reference import dense_influence
 from tests.strategies import GAPS, orthonormal, seeds, spectra, spectrum
 from tests.tolerances import ALGEBRA, CLOSED_FORM
+
+
+def matched_strength(run):
+    return strength_of_weights(run.initial_weights(copy=False), run.task.modes)
 
 
 def at_time(task, t, a0, depth=2):

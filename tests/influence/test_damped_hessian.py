@@ -81,7 +81,7 @@ def test_no_other_start_leads_below_the_proximal_point(name):
     """Where |G| < lambda the point is the global minimum, also when lambda is far below |H|."""
     run, lam = RUNS[name], 0.02
     dense, rng = Dense(run), np.random.default_rng(0)
-    points = Checkpoints.of(run, np.array([0]), "test")
+    points = run.curvature(np.array([0])).points
     centre = proximal_points(points, np.array([lam]))
     moved = np.sum((centre.w1 - points.w1) ** 2) + np.sum((centre.w2 - points.w2) ** 2)
     loss = 0.5 * np.sum(centre.residual**2) / run.task.n_items
@@ -160,7 +160,7 @@ def test_fitted_network_has_no_coupling():
 def test_damping_at_a_singular_value_of_the_correlation(offset):
     """Both sides of the branch that avoids the pole of D, which H + lambda does not have."""
     run = RUNS["narrow"]
-    points = Checkpoints.of(run, np.array([60]), "test")
+    points = run.curvature(np.array([60])).points
     for sigma in np.linalg.svd(points.correlation[0], compute_uv=False):
         lam = sigma * (1 + offset)
         found = _quiet(run, [60], damping=lam, damping_is="absolute").values[0]
@@ -211,7 +211,7 @@ def test_result_is_saved_and_stacked(tmp_path):
 def test_chunks_and_lanczos_change_nothing(monkeypatch):
     run = dln.Run(dln.semantic_hierarchy(), init_std=1e-3)
     steps = [0, 400, 900, 2000]
-    points = Checkpoints.of(run, np.array(steps), "test")
+    points = run.curvature(np.array(steps)).points
     found = _quiet(run, steps, damping=0.5).values
     small, large = extreme_eigenvalues(points)
     monkeypatch.setattr(resolvent, "CHUNK_ENTRIES", 1)
@@ -224,7 +224,7 @@ def test_chunks_and_lanczos_change_nothing(monkeypatch):
 def test_lanczos_finds_both_ends_of_a_narrow_network(monkeypatch):
     """No unused hidden directions, so that the smallest eigenvalue is not simply -|G|."""
     run = dln.Run(dln.semantic_hierarchy(), hidden=6)
-    points = Checkpoints.of(run, np.linspace(0, run.n_steps, 7).astype(int), "test")
+    points = run.curvature(np.linspace(0, run.n_steps, 7).astype(int)).points
     small, large = extreme_eigenvalues(points)
     monkeypatch.setattr(extremes, "DENSE_SIZE", 10**6)
     exact_small, exact_large = extreme_eigenvalues(points)
@@ -235,7 +235,7 @@ def test_lanczos_finds_both_ends_of_a_narrow_network(monkeypatch):
 
 
 def test_lanczos_that_gives_up_is_replaced(monkeypatch):
-    points = Checkpoints.of(dln.Run(dln.semantic_hierarchy()), np.array([5]), "test")
+    points = dln.Run(dln.semantic_hierarchy()).curvature(np.array([5])).points
     expected = extreme_eigenvalues(points)[1]
 
     def stuck(*_, **__):

@@ -87,7 +87,7 @@ def test_segments_differ_by_at_most_one_step():
 def test_long_segments_are_averaged_in_parts():
     """More steps than are held at once give the same averages."""
     run = dln.Run(dln.semantic_hierarchy(3), init_std=0.05, n_steps=600)
-    from dlnflow.influence import segment
+    from dlnflow.dynamics import segment
 
     whole = source(run, [600], segments=1).values
     held, segment.CHUNK = segment.CHUNK, 7

@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from dlnflow import checks
 from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import network
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.network import Weights
+from dlnflow.task import Task
 
 RANK_RTOL = 1e-12
 """Input directions below this, relative to the largest singular value of X, are unused."""
@@ -50,27 +50,20 @@ class Checkpoints:
     unused_inputs: bool
 
     @classmethod
-    def of(cls, run: Run, steps: IntArray, estimator: str) -> "Checkpoints":
-        """Train, and rotate weights and inputs into the bases they use.
-
-        Raises
-        ------
-        ValueError
-            If the network does not have two layers.
-        """
-        checks.two_layers(estimator, run.depth)
-        w1, w2 = run.train(steps).weights
-        x, unused = run.task.x, False
-        if not run.task.one_hot:
+    def of(cls, weights: Weights, task: Task, hidden: int) -> "Checkpoints":
+        """Rotate weights (T, out, in) of two layers and inputs into the bases they use."""
+        w1, w2 = weights
+        x, unused = task.x, False
+        if not task.one_hot:
             u, s, vt = linalg.svd(x, full_matrices=False)
             rank = int(np.sum(s > RANK_RTOL * s[0]))
-            w1, x, unused = w1 @ u[:, :rank], s[:rank, None] * vt[:rank], rank < len(run.task.x)
-        n_in, n_out = x.shape[0], run.task.n_out
+            w1, x, unused = w1 @ u[:, :rank], s[:rank, None] * vt[:rank], rank < len(task.x)
+        n_in, n_out = x.shape[0], task.n_out
         if w1.shape[1] > n_in + n_out:
             # Only products of the columns count, so R of their QR decomposition replaces them.
             r = np.linalg.qr(np.concatenate([w1, w2.mT], axis=2), mode="r")
             w1, w2 = r[..., :n_in], r[..., n_in:].mT
-        return cls(w1, w2, x, run.task.y, run.hidden - w1.shape[1], unused)
+        return cls(w1, w2, x, task.y, hidden - w1.shape[1], unused)
 
     def at(self, times: IntArray | slice) -> "Checkpoints":
         """Return a selection of checkpoints."""

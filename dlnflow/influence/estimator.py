@@ -1,0 +1,188 @@
+"""The record of an estimator, what it may need of a run, and what every estimator starts with.
+
+A new estimator is one file with a function under `@estimator(...)` and one import line in
+``dlnflow/influence/__init__.py``. Its requirement is stated once, here in words and in code: the
+check before any work, the message of the refusal, the table in docs/estimators.md and the title on
+figures all come from the record.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import checks, result
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.dynamics.protocol import Dynamics
+
+Items = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a run must have.
+
+    Parameters
+    ----------
+    words : str
+        For the table of estimators: "two layers".
+    refusal : function
+        (name of the estimator, run) -> why the run will not do and what to use, or "".
+    """
+
+    words: str
+    refusal: Callable[[str, Dynamics], str]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An estimator and everything that is said of it; calling it calls the function.
+
+    Parameters
+    ----------
+    function : callable
+        (run, steps=None, *, query=None, train=None, options) -> DataArray, which refuses a run
+        that does not meet the needs before any work.
+    title : str
+        On figures and in tables.
+    page : str
+        Derivation, below docs/.
+    needs : tuple of Need
+    in_all : bool
+        Whether it takes part when all estimators are asked for.
+    """
+
+    function: Callable[..., xr.DataArray]
+    title: str
+    page: str
+    needs: tuple[Need, ...]
+    in_all: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self.function.__name__
+
+    def __call__(
+        self, run: Dynamics, steps: ArrayLike | None = None, **options: Any
+    ) -> xr.DataArray:
+        """Estimate influence."""
+        return self.function(run, steps, **options)
+
+    def refusal(self, run: Dynamics) -> str:
+        """Return why the estimator does not take a run, or ""; nothing is trained."""
+        return next((why for need in self.needs if (why := need.refusal(self.name, run))), "")
+
+    def require(self, run: Dynamics) -> None:
+        """Refuse a run that does not meet the needs.
+
+        Raises
+        ------
+        TypeError
+            If it is no run at all.
+        ValueError
+            If a need is not met.
+        """
+        if not isinstance(run, Dynamics):
+            raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
+        if why := self.refusal(run):
+            raise ValueError(why)
+
+
+ESTIMATORS: dict[str, Estimator] = {}
+"""Estimators by name, as used by `dlnflow influence --estimator`."""
+
+
+def estimator(
+    *, title: str, page: str, needs: Sequence[Need] = (), in_all: bool = True
+) -> Callable[[Callable[..., xr.DataArray]], Callable[..., xr.DataArray]]:
+    """Register a function as an estimator; the record is its attribute ``record``.
+
+    Parameters
+    ----------
+    title, page, needs, in_all
+        Of the record.
+
+    Returns
+    -------
+    decorator
+        The function it returns checks the needs first.
+    """
+
+    def register(function: Callable[..., xr.DataArray]) -> Callable[..., xr.DataArray]:
+        @functools.wraps(function)
+        def checked(run: Dynamics, steps: ArrayLike | None = None, **options: Any) -> xr.DataArray:
+            record.require(run)
+            return function(run, steps, **options)
+
+        record = Estimator(checked, title, page, tuple(needs), in_all)
+        ESTIMATORS[record.name] = record
+        checked.record = record
+        return checked
+
+    return register
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times and items at which influence is wanted.
+
+    ``query`` and ``train`` are positions of items; ``run`` is the run they belong to.
+    """
+
+    run: Dynamics
+    steps: IntArray
+    query: IntArray
+    train: IntArray
+
+    @classmethod
+    def of(
+        cls, run: Dynamics, steps: ArrayLike | None, query: Items = None, train: Items = None
+    ) -> "Grid":
+        """Check steps (None: the run's own grid) and item names.
+
+        Raises
+        ------
+        ValueError
+            If steps are unsorted, not whole or beyond the run, or an item is unknown.
+        """
+        steps = run.grid() if steps is None else checks.recorded_steps(steps, run.n_steps)
+        query = checks.positions("query", query, run.queries)
+        return cls(run, steps, query, checks.positions("train", train, run.items))
+
+    @property
+    def train_directions(self) -> FloatArray:
+        """Unit vectors of the train items in item-weight space, shape (n_train, N)."""
+        directions = np.zeros((len(self.train), len(self.run.items)))
+        directions[np.arange(len(self.train)), self.train] = 1.0
+        return directions
+
+    @property
+    def flow_time(self) -> FloatArray:
+        """Dimensionless times, shape (T,)."""
+        return self.run.flow_time(self.steps)
+
+    def result(
+        self,
+        values: FloatArray,
+        estimator: str,
+        *,
+        attrs: Mapping[str, object] | None = None,
+        leading: Mapping[str, ArrayLike] | None = None,
+    ) -> xr.DataArray:
+        """Label `values`, shape (..., T, n_query, n_train); ``retrainings`` is 0 if not given."""
+        query, train = (np.asarray(n, dtype=str) for n in (self.run.queries, self.run.items))
+        return result.influence(
+            values,
+            self.steps,
+            query[self.query],
+            train[self.train],
+            estimator=estimator,
+            flow_time=self.flow_time,
+            attrs={"retrainings": 0} | dict(attrs or {}),
+            leading=leading,
+        )
