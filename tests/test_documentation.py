@@ -7,6 +7,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from dlnflow.influence.estimator import ESTIMATORS, table
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -43,3 +45,10 @@ def test_readme_is_short_and_ci_runs_its_test_command():
         ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert found.stdout in text and found.stdout.endswith("python -m pytest")
+
+
+def test_the_table_of_estimators_is_that_of_their_records():
+    page = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
+    assert table() in page
+    for record in ESTIMATORS.values():
+        assert (ROOT / "docs" / record.page).exists()

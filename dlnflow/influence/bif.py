@@ -29,7 +29,8 @@ from dlnflow.traces.pairs import matrix, top_k
 
 
 @estimator(
-    title="sampled BIF",
+    title="Bayesian influence",
+    choice="covariance of the localised posterior, sampled",
     page="sampling.md",
     needs=[TWO_LAYERS, verb("traces")],
     in_all=False,

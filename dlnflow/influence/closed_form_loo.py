@@ -21,6 +21,7 @@ STIFF = 30.0
 
 @estimator(
     title="closed-form leave-one-out",
+    choice="the same from the flow, without training",
     page="derivations/flow.md",
     needs=[LINEAR, TWO_LAYERS, FOLLOWS_FLOW, FULL_BATCH],
 )

@@ -11,6 +11,7 @@ from dlnflow.influence.requirements import TWO_LAYERS, verb
 
 @estimator(
     title="damped Gauss-Newton",
+    choice="the same with the Gauss-Newton matrix",
     page="derivations/damped.md",
     needs=[TWO_LAYERS, verb("curvature")],
 )

@@ -11,6 +11,7 @@ from dlnflow.influence.requirements import TWO_LAYERS, verb
 
 @estimator(
     title="damped Hessian",
+    choice="dynamics frozen at theta_t: (H + lambda)^-1",
     page="derivations/damped.md",
     needs=[TWO_LAYERS, verb("curvature")],
 )

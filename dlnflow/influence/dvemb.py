@@ -10,6 +10,7 @@ from dlnflow.influence.requirements import DIFFERENTIABLE, verb
 
 @estimator(
     title="data value embedding",
+    choice="the tangent with Gauss-Newton matrices",
     page="derivations/unrolling.md",
     needs=[DIFFERENTIABLE, verb("tangents")],
 )

@@ -29,7 +29,7 @@ class Need:
     Parameters
     ----------
     words : str
-        For the table of estimators: "two layers".
+        For the table of estimators: "two layers"; empty for what is not worth a word there.
     refusal : function
         (name of the estimator, run) -> why the run will not do and what to use, or "".
     """
@@ -49,6 +49,8 @@ class Estimator:
         that does not meet the needs before any work.
     title : str
         On figures and in tables.
+    choice : str
+        Which choice of the response kernel it is, or which finite quantity, in one line.
     page : str
         Derivation, below docs/.
     needs : tuple of Need
@@ -58,6 +60,7 @@ class Estimator:
 
     function: Callable[..., xr.DataArray]
     title: str
+    choice: str
     page: str
     needs: tuple[Need, ...]
     in_all: bool = True
@@ -98,13 +101,13 @@ ESTIMATORS: dict[str, Estimator] = {}
 
 
 def estimator(
-    *, title: str, page: str, needs: Sequence[Need] = (), in_all: bool = True
+    *, title: str, choice: str, page: str, needs: Sequence[Need] = (), in_all: bool = True
 ) -> Callable[[Callable[..., xr.DataArray]], Callable[..., xr.DataArray]]:
     """Register a function as an estimator; the record is its attribute ``record``.
 
     Parameters
     ----------
-    title, page, needs, in_all
+    title, choice, page, needs, in_all
         Of the record.
 
     Returns
@@ -119,12 +122,26 @@ def estimator(
             record.require(run)
             return function(run, steps, **options)
 
-        record = Estimator(checked, title, page, tuple(needs), in_all)
+        record = Estimator(checked, title, choice, page, tuple(needs), in_all)
         ESTIMATORS[record.name] = record
         checked.record = record
         return checked
 
     return register
+
+
+def table() -> str:
+    """The table of docs/estimators.md: every estimator, its choice, its needs, its derivation."""
+    rows = ["| estimator | choice | needs of a run |", "|---|---|---|"]
+    for one in ESTIMATORS.values():
+        needs = ", ".join(need.words for need in one.needs if need.words) or "any"
+        rows.append(f"| [`{one.name}`]({one.page}) | {one.choice} | {needs} |")
+    return "\n".join(rows)
+
+
+def title(name: str) -> str:
+    """What an estimator is called in figures and tables; other names as they are."""
+    return ESTIMATORS[name].title if name in ESTIMATORS else name.replace("_", " ")
 
 
 @dataclass(frozen=True)

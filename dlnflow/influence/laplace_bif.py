@@ -25,7 +25,8 @@ takes 10, with which sampled influence follows retraining better (docs/sampling.
 
 
 @estimator(
-    title="Laplace BIF",
+    title="Bayesian influence, Laplace",
+    choice="covariance of the posterior as a Gaussian",
     page="derivations/laplace_bif.md",
     needs=[LINEAR, TWO_LAYERS],
 )

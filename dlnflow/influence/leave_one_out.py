@@ -12,6 +12,7 @@ from dlnflow.influence.requirements import verb
 
 @estimator(
     title="leave-one-out",
+    choice="an item removed for the whole run, by retraining",
     page="derivations/response.md",
     needs=[verb("losses")],
 )

@@ -11,7 +11,8 @@ from dlnflow.influence.requirements import DIFFERENTIABLE, STEPS, verb
 
 
 @estimator(
-    title="per step",
+    title="single steps",
+    choice="the weight of an item at a single step (adjoint)",
     page="derivations/unrolling.md",
     needs=[STEPS, DIFFERENTIABLE, verb("adjoint")],
     in_all=False,

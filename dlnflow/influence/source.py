@@ -17,6 +17,7 @@ DEFAULT_SEGMENTS = 3
 
 @estimator(
     title="SOURCE",
+    choice="Phi constant in a few segments of training",
     page="derivations/unrolling.md",
     needs=[TWO_LAYERS, DESCENT, NARROW, verb("segments")],
 )

@@ -10,6 +10,7 @@ from dlnflow.influence.requirements import DIFFERENTIABLE, verb
 
 @estimator(
     title="exact tangent",
+    choice="the exact derivative of training",
     page="derivations/response.md",
     needs=[DIFFERENTIABLE, verb("tangents")],
 )

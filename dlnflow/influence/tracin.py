@@ -14,6 +14,7 @@ from dlnflow.influence.requirements import verb
 
 @estimator(
     title="TracIn",
+    choice="Phi = identity, summed over steps",
     page="derivations/unrolling.md",
     needs=[verb("moments")],
 )

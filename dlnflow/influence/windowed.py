@@ -16,7 +16,8 @@ DEFAULT_WINDOW = 0.05
 
 
 @estimator(
-    title="windowed",
+    title="windowed removal",
+    choice="an item removed in a window of steps",
     page="derivations/unrolling.md",
     needs=[STEPS, verb("branches")],
 )

@@ -22,20 +22,6 @@ OKABE_ITO = (
 """Okabe & Ito's colours, distinct for colour-blind readers; yellow darkened for white paper."""
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 """Line styles for estimators drawn over each other."""
-TITLES = {
-    "analytic": "closed form",
-    "tangent": "exact tangent",
-    "leave_one_out": "leave-one-out",
-    "closed_form_loo": "closed-form leave-one-out",
-    "windowed": "windowed removal",
-    "damped_hessian": "damped Hessian",
-    "damped_gauss_newton": "damped Gauss-Newton",
-    "tracin": "TracIn",
-    "source": "SOURCE",
-    "bif": "Bayesian influence",
-    "laplace_bif": "Bayesian influence, Laplace",
-}
-"""What estimators are called in figures."""
 TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
 SIGNED = "$\\leftarrow$ helps    harms $\\rightarrow$"
 INFLUENCE_LABEL = f"influence on loss\n{SIGNED}"
@@ -54,11 +40,6 @@ PAGE_WIDTH = 7.2
 """Of a journal page, in inches."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
-
-
-def title(estimator: str) -> str:
-    """Name of an estimator in figures."""
-    return TITLES.get(estimator, estimator.replace("_", " "))
 
 
 def draw_curves(
