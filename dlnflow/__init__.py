@@ -3,7 +3,7 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import analysis, influence, lm, sampling, traces
+from dlnflow import analysis, influence, lm, sampling, tables, traces
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
 from dlnflow.dynamics import initial
@@ -41,5 +41,6 @@ __all__ = [
     "saxe",
     "semantic_hierarchy",
     "stack",
+    "tables",
     "traces",
 ]

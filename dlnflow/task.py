@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from scipy import linalg
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.tables import options as table_options
+from dlnflow.tables.cleaning import Table, clean
+from dlnflow.tables.reading import read
 from dlnflow.theory.modes import Modes, modes_of
 
 WHITENING_RTOL = 1e-12
@@ -24,14 +28,17 @@ class Task:
 
     Parameters
     ----------
-    y : array, shape (d_out, N)
-        Features; column i belongs to item i.
+    y : array, shape (d_out, N), or pandas.DataFrame or Series
+        Features; column i belongs to item i. A frame has one item per row and is read as by
+        `from_frame`, a series is one feature of the items in its index.
     x : array, shape (n_in, N), optional
         Inputs. Default: one-hot, the identity of size N.
     items : sequence of str, length N, optional
         Item names, all different. Default: item0, item1, ...
     features : sequence of str, length d_out, optional
         Feature names. Default: feature0, feature1, ...
+    notes : sequence of str, optional
+        How the table was read: what was recognised, left out or changed.
 
     Raises
     ------
@@ -50,8 +57,10 @@ class Task:
     x: FloatArray = None  # type: ignore[assignment]  # filled in by __post_init__
     items: Sequence[str] = field(default=None, kw_only=True)  # type: ignore[assignment]
     features: Sequence[str] = field(default=None, kw_only=True)  # type: ignore[assignment]
+    notes: Sequence[str] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
+        self._take_frames()
         y = checks.finite_matrix("y", self.y)
         n_items = y.shape[1]
         if n_items < 2:
@@ -74,6 +83,31 @@ class Task:
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "items", _names("items", self.items, n_items, "item"))
         object.__setattr__(self, "features", _names("features", self.features, len(y), "feature"))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def _take_frames(self) -> None:
+        """Read `y` if it is a frame: as an array its rows would be features, not items."""
+        for name in ("y", "x"):
+            value = getattr(self, name)
+            if not isinstance(value, pd.DataFrame | pd.Series) and hasattr(value, "__dataframe__"):
+                raise ValueError(f"`{name}` is a frame of another library; give its to_pandas().")
+        if isinstance(self.x, pd.DataFrame | pd.Series):
+            raise ValueError(
+                "`x` is a frame, and columns of inputs belong to items: give an array, e.g. "
+                "x.to_numpy().T of a frame with one item per row in the order of `y`."
+            )
+        if not isinstance(self.y, pd.DataFrame | pd.Series):
+            return
+        if self.items is not None or self.features is not None:
+            raise ValueError(
+                "`y` is a frame, whose index and columns are the names: leave out `items` and "
+                "`features`, or give the array y.to_numpy().T of a frame with one item per row."
+            )
+        frame = self.y
+        if isinstance(frame, pd.Series):
+            frame = frame.to_frame("feature0" if frame.name is None else frame.name)
+        for name, value in _fields(clean(frame), tuple(self.notes)).items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         kind = "one-hot" if self.one_hot else f"{self.n_in}-dimensional"
@@ -138,49 +172,55 @@ class Task:
         return checks.item_positions(names, self.items)
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame) -> "Task":
-        """Read a table with one item per row: the index, or a first text column, names them.
+    def from_frame(cls, frame: pd.DataFrame, **options: object) -> "Task":
+        """Read a table with one item per row, named by the index or the first column.
+
+        Row numbers, which pandas gives to every table and keeps in any order, are not names.
 
         Parameters
         ----------
         frame : pandas.DataFrame
-            First column item names (unless the index is of strings), other columns numeric
-            features.
+            Columns of numbers, truth values, or text that is numbers or yes and no.
+        **options
+            Fields of `tables.CleanOptions`: `long`, `label_column`, `drop`, `one_hot`, `decimal`,
+            `thousands`, `drop_constant`, `center`, `standardize`.
 
         Returns
         -------
         Task
-            One-hot inputs, one feature per remaining column.
+            One-hot inputs, one feature per remaining column; `notes` says what was done.
 
         Raises
         ------
         ValueError
-            If names are missing or repeated, or a column is not numeric, has missing values or
-            is constant (a constant feature says nothing about items; zero columns included).
+            Listing every fault: names that are missing or repeated, columns that are not numeric,
+            have missing or absurd values or are constant (a constant feature says nothing about
+            items; zero columns included); or if an option is unknown.
+
+        Examples
+        --------
+        >>> frame = pd.DataFrame({"name": ["dog", "cod", "pine"], "moves": ["yes", "yes", "no"]})
+        >>> task = Task.from_frame(frame)
+        >>> task.items, task.y.tolist(), task.notes
+        (('dog', 'cod', 'pine'), [[1.0, 1.0, 0.0]], ("yes/no read as 1/0 in 'moves'",))
         """
-        if not isinstance(frame, pd.DataFrame) or frame.columns.nlevels + frame.index.nlevels > 2:
-            raise ValueError("`frame` must be a pandas DataFrame with plain rows and columns.")
-        if isinstance(frame.index, pd.RangeIndex):
-            if frame.shape[1] < 2 or pd.api.types.is_numeric_dtype(frame.iloc[:, 0]):
-                raise ValueError(
-                    "the table needs item names, as its index or in a first column of text, and "
-                    "at least one column of features."
-                )
-            frame = frame.set_index(frame.columns[0])
-        frame = frame.apply(lambda column: column.infer_objects())
-        _check_columns(frame)
-        items = ["" if pd.isna(name) else str(name).strip() for name in frame.index]
-        y = frame.to_numpy(dtype=np.float64).T
-        return cls(y, items=items, features=[str(c) for c in frame.columns])
+        return cls(**_fields(clean(frame, table_options.cleaning(options))))
 
     @classmethod
-    def from_csv(cls, path: str | PathLike[str]) -> "Task":
-        """Read a CSV file: a header line, then one item per row, its name in the first column.
+    def from_csv(cls, path: str | PathLike[str], **options: object) -> "Task":
+        """Read a file: a header line, then one item per row, its name in the first column.
+
+        Separator, encoding and number format are recognised where one reading alone is possible;
+        otherwise the error names the option that decides.
 
         Parameters
         ----------
         path : path-like
-            A comma-separated file in UTF-8.
+            A text file with cells separated by commas, semicolons, tabs or bars, or an Excel file
+            (.xlsx; needs the excel extra).
+        **options
+            Fields of `tables.ReadOptions` (`sep`, `encoding`, `header`, `sheet`) and those that
+            `from_frame` takes.
 
         Returns
         -------
@@ -194,12 +234,23 @@ class Task:
         FileNotFoundError
             If there is no such file.
         """
-        from dlnflow.tables.numeric import read_table
-
+        reading, cleaning = table_options.split(options)
         try:
-            return cls.from_frame(read_table(path))
+            frame, notes = read(path, reading)
+            table = clean(frame, cleaning)
+            return cls(**_fields(table, notes))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _fields(table: Table, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what a table holds, by the names that a task has for it."""
+    return {
+        "y": table.y,
+        "items": table.items,
+        "features": table.features,
+        "notes": (*notes, *table.notes),
+    }
 
 
 def _names(kind: str, names: Sequence[str] | None, count: int, stem: str) -> tuple[str, ...]:
@@ -220,26 +271,3 @@ def _names(kind: str, names: Sequence[str] | None, count: int, stem: str) -> tup
             "Labels select rows of results, so every one must be unique."
         )
     return tuple(names)
-
-
-def _check_columns(frame: pd.DataFrame) -> None:
-    """Refuse features that are not numbers, have gaps or do not vary."""
-    if frame.shape[1] == 0:
-        raise ValueError("the table has no feature column.")
-    for name, column in frame.items():
-        if not pd.api.types.is_numeric_dtype(column):
-            numeric = pd.to_numeric(column, errors="coerce")
-            bad = column[numeric.isna()]
-            example = f"; {bad.index[0]!r} has {bad.iloc[0]!r}" if len(bad) else ""
-            raise ValueError(f"feature {name!r} is not numeric{example}.")
-        values = column.to_numpy(dtype=np.float64)
-        gaps = np.flatnonzero(~np.isfinite(values))
-        if len(gaps):
-            raise ValueError(
-                f"feature {name!r} has no finite value for {frame.index[gaps[0]]!r}: the cell is "
-                "empty, NaN or infinite. Fill it in or drop the column."
-            )
-        if len(values) > 1 and np.all(values == values[0]):
-            raise ValueError(
-                f"feature {name!r} is constant ({values[0]:g} for every item); drop the column."
-            )

@@ -24,10 +24,11 @@ LAYERS = [
 """Lowest first."""
 SIDE = {
     "dynamics": {"sampling"},  # the verb `traces`, inside a function
+    "tables": {"task"},  # the examples, loaded on request
     "sampling": {"influence", "analysis"},
     "lm": {"analysis", "plots"},
 }
-"""What the torch sides may use beyond the layers below them."""
+"""What a side may use beyond the layers below it."""
 
 
 def _level(module):
@@ -71,7 +72,7 @@ def test_importing_the_package_loads_no_heavy_library():
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", [dlnflow, dlnflow.lm, dlnflow.sampling])
+@pytest.mark.parametrize("package", [dlnflow, dlnflow.lm, dlnflow.sampling, dlnflow.tables])
 def test_public_names_exist(package):
     for name in package.__all__:
         assert getattr(package, name) is not None

@@ -90,7 +90,7 @@ BAD_CSV = {
     "no feature": ("n\nx\ny\n", "one column"),
     "no header": ("dog,1,0.5\ncat,0,2\npine,3,4\n", "first line looks like data"),
     "underscore": ("n,a\nx,1_000\ny,2\n", "'x' has '1_000'"),
-    "other separator": ("n;a\nx;1\ny;2\n", "separated by commas"),
+    "other separator": ("n:a\nx:1\ny:2\n", "separated by commas"),
 }
 
 
