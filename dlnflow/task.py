@@ -106,7 +106,12 @@ class Task:
         frame = self.y
         if isinstance(frame, pd.Series):
             frame = frame.to_frame("feature0" if frame.name is None else frame.name)
-        for name, value in _fields(clean(frame), tuple(self.notes)).items():
+        try:
+            table = clean(frame)
+        except ValueError as error:
+            error.add_note("Options go to Task.from_frame(frame, ...).")
+            raise
+        for name, value in _fields(table, tuple(self.notes)).items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
@@ -13,6 +14,7 @@ from dlnflow.tables import labels, long, numbers, scaling
 from dlnflow.tables.labels import quoted
 from dlnflow.tables.options import CleanOptions, flag
 
+BoolArray = NDArray[np.bool_]
 Columns = list[tuple[str, pd.Series]]
 
 
@@ -70,11 +72,11 @@ def clean(frame: pd.DataFrame, options: CleanOptions | None = None) -> Table:
     columns = _chosen(columns, options, notes)
     if not columns:
         raise ValueError("the table has no feature column.")
-    values, bad = _numbers(columns, options, items, notes)
+    values, text, bad = _numbers(columns, options, items, notes)
+    if text[0].all() and len(set(items)) < len(items):
+        long.refuse([name for (name, _), row in zip(columns, text, strict=True) if row.all()])
     features = [name for name, _ in columns]
-    bad += scaling.faults(values, features, items, scaled=options.standardize)
-    if bad and len(set(items)) < len(items) and not options.long:
-        bad.append(long.HINT)
+    bad += scaling.faults(values, text, features, items, scaled=options.standardize)
     faults += bad
     if not bad and len(items) > 1:
         values, features, constant = _varying(values, features, options, notes)
@@ -144,8 +146,8 @@ def _indicators(name: str, column: pd.Series, notes: list[str]) -> Columns:
 
 def _numbers(
     columns: Columns, options: CleanOptions, items: list[str], notes: list[str]
-) -> tuple[FloatArray, list[str]]:
-    """Return all cells as numbers, shape (n_features, N), and the columns that are not."""
+) -> tuple[FloatArray, BoolArray, list[str]]:
+    """Return the cells as numbers, shape (n_features, N), which are text, and the faults."""
     truths = [(name, *numbers.truth(column)) for name, column in columns]
     for pair in dict.fromkeys(pair for *_, pair in truths if pair):
         those = [name for name, _, own in truths if own == pair]
@@ -153,26 +155,30 @@ def _numbers(
     texts = [column for _, column, _ in truths if not pd.api.types.is_numeric_dtype(column)]
     form = _format(texts, options, notes)
     rows, wrong = [], []
-    for name, column, _ in truths:
+    text = np.zeros((len(columns), len(items)), dtype=bool)
+    for k, (name, column, _) in enumerate(truths):
         row, bad = numbers.read_cells(column, form)
         rows.append(row)
+        text[k, bad] = True
         if bad:
-            shown = ", ".join(f"{items[k]!r} has {column.iloc[k]!r}" for k in bad[:1])
-            wrong.append((name, shown))
-    return np.stack(rows), _not_numeric(wrong)
+            wrong.append((name, f"{items[bad[0]]!r} has {column.iloc[bad[0]]!r}"))
+    return np.stack(rows), text, _not_numeric(wrong)
 
 
 def _format(texts: list[pd.Series], options: CleanOptions, notes: list[str]) -> numbers.Format:
     cells = {cell for column in texts for cell in column.tolist() if isinstance(cell, str)}
     plain = {numbers.plain(cell) for cell in cells}
     form = numbers.recognise(plain, options.decimal, options.thousands)
-    read = [cell for cell in plain if form.number(cell) is not None]
+    read = [cell for cell in plain if "," in cell or "." in cell]
+    read = [] if form == numbers.FORMATS[0] else [c for c in read if form.number(c) is not None]
     signs = {"decimal": ",.", "thousands": options.thousands or ""}
     for name, characters in signs.items():
         if getattr(options, name) and not any(
             sign in cell for cell in cells for sign in characters
         ):
-            warnings.warn(f"`{name}` has no effect: no cell of text holds it.", stacklevel=2)
+            warnings.warn(
+                f"`{name}` has no effect: no cell of text holds such a sign.", stacklevel=2
+            )
     if options.decimal is None and form.decimal == "," and any("," in cell for cell in read):
         notes.append("numbers with a decimal comma")
     if options.thousands is None and form.thousands and any(form.thousands in c for c in read):

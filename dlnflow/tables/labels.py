@@ -98,7 +98,8 @@ def problems(names: list[str]) -> list[str]:
     if repeated:
         found.append(
             f"`items` must all differ; repeated: {quoted(repeated)}. Every row is one item: merge "
-            f"such rows, or choose another {flag('label_column')}."
+            f"such rows, name another {flag('label_column')}, or number the rows: "
+            f"{flag('label_column', ROW_NUMBERS)}."
         )
     return found
 

@@ -20,11 +20,6 @@ BY_NUMBER = {
     3: ("item", "relation", "attribute"),
     4: ("item", "relation", "attribute", "value"),
 }
-HINT = (
-    "Items are repeated: is this a long table, one fact a row? One row per item is wanted; "
-    f"{flag('long', 'True')} reads (item, [relation,] attribute[, value]), and so does pandas' "
-    "frame.pivot(index=item, columns=attribute, values=value)."
-)
 
 
 def widened(frame: pd.DataFrame, options: CleanOptions, notes: list[str]) -> pd.DataFrame:
@@ -75,6 +70,22 @@ def widened(frame: pd.DataFrame, options: CleanOptions, notes: list[str]) -> pd.
     used = ", ".join(f"{role} in {str(column.name)!r}" for role, column in roles.items())
     notes.insert(0, f"{len(values)} facts read from a long table: {used}")
     return wide
+
+
+def refuse(columns: list[str]) -> None:
+    """Refuse a table of repeated items and columns of text, which is read as if it were wide.
+
+    Raises
+    ------
+    ValueError
+        With the two ways to one row per item.
+    """
+    raise ValueError(
+        f"items are repeated and the text in {quoted(columns)} is not numeric: a long table, one "
+        f"fact a row? One row per item is wanted. {flag('long', 'True')} reads (item, [relation,] "
+        "attribute[, value]); or pivot it, with pandas: frame.pivot(index=item, "
+        "columns=attribute, values=value)."
+    )
 
 
 def _roles(frame: pd.DataFrame, label: str | int | None) -> dict[str, pd.Series]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -25,6 +25,7 @@ PAIRS = (
     ("sim", "não"),
 )  # fmt: skip
 """Words for 1 and 0; a column is read so if it holds no others."""
+WORDS = frozenset(word for pair in PAIRS for word in pair)
 QUIET_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:[ \u00a0\u2009\u202f'’]\d{3})+(?![ '’\d])")
 """Thousands set apart by spaces or apostrophes, which mean nothing else in a number."""
 
@@ -36,20 +37,24 @@ class Format:
     decimal: str = "."
     thousands: str | None = None
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What a number in this format looks like."""
+        return _pattern(self.decimal, self.thousands)
+
     def number(self, cell: str) -> float | None:
         """Return the number that the cell is in this format, or None."""
-        if not _pattern(self.decimal, self.thousands).fullmatch(cell):
+        if not self.pattern.fullmatch(cell):
             return None
         if self.thousands:
             cell = cell.replace(self.thousands, "")
-        return float(cell.replace(self.decimal, "."))
+        return float(cell if self.decimal == "." else cell.replace(self.decimal, "."))
 
 
 FORMATS = (Format(".", None), Format(",", None), Format(".", ","), Format(",", "."))
 """Formats in which numbers are recognised; the first is that of CSV files."""
 
 
-@cache
 def _pattern(decimal: str, thousands: str | None) -> re.Pattern[str]:
     whole = r"\d+"
     if thousands:
@@ -61,7 +66,10 @@ def _pattern(decimal: str, thousands: str | None) -> re.Pattern[str]:
 
 def plain(cell: str) -> str:
     """Strip the cell, write minus as ASCII and drop spaces and apostrophes between thousands."""
-    cell = cell.strip().replace("\u2212", "-")
+    cell = cell.strip()
+    if cell.isascii() and " " not in cell and "'" not in cell:  # nearly all are
+        return cell
+    cell = cell.replace("\u2212", "-")
     grouped = QUIET_GROUPS.match(cell)
     return re.sub(r"[ \u00a0\u2009\u202f'’]", "", cell) if grouped else cell
 
@@ -75,7 +83,7 @@ def looks_numeric(cell: object) -> bool:
     return (
         word in MISSING
         or word in INFINITE
-        or any(word in pair for pair in PAIRS)
+        or word in WORDS
         or any(form.number(cell) is not None for form in FORMATS)
     )
 
@@ -104,6 +112,8 @@ def recognise(cells: Iterable[str], decimal: str | None, thousands: str | None) 
         decimals = [decimal] if decimal else [sign for sign in (".", ",") if sign != thousands]
         allowed = [Format(sign, thousands) for sign in decimals]
     cells = [cell for cell in set(cells) if "," in cell or "." in cell]
+    if allowed[0] == FORMATS[0] and all(map(FORMATS[0].pattern.fullmatch, cells)):
+        return allowed[0]
     readings = {form: [form.number(cell) for cell in cells] for form in allowed}
     counts = {form: sum(x is not None for x in values) for form, values in readings.items()}
     best = [form for form in allowed if counts[form] == max(counts.values())]
@@ -117,9 +127,10 @@ def recognise(cells: Iterable[str], decimal: str | None, thousands: str | None) 
 
 def _ambiguous(cell: str, values: dict[Format, float | None]) -> str:
     ways = []
-    for form, value in values.items():
+    first = {value: form for form, value in reversed(values.items())}
+    for value, form in sorted(first.items(), key=lambda way: way[1].decimal):
         name = "thousands" if form.thousands else "decimal"
-        ways.append(f"{value:g} with {flag(name, form.thousands or form.decimal)}")
+        ways.append(f"{value} with {flag(name, form.thousands or form.decimal)}")
     return f"{cell!r} may be {' or '.join(ways)}; the table has no number that tells."
 
 
@@ -155,10 +166,11 @@ def _plain_numbers(column: pd.Series) -> bool:
 
 def _text(cell: str, form: Format) -> float | None:
     cell = plain(cell)
+    number = form.number(cell)
+    if number is not None:
+        return number
     word = cell.casefold()
-    if word in MISSING:
-        return np.nan
-    return INFINITE[word] if word in INFINITE else form.number(cell)
+    return np.nan if word in MISSING else INFINITE.get(word)
 
 
 def _typed(cell: Any) -> float | None:
@@ -186,6 +198,9 @@ def truth(column: pd.Series) -> tuple[pd.Series, str]:
     if pd.api.types.is_numeric_dtype(column):
         return column, ""
     cells = column.tolist()
+    first = next((cell for cell in cells if not is_missing(cell)), None)
+    if isinstance(first, str) and first.strip().casefold() not in WORDS:
+        return column, ""
     kinds = {type(cell) for cell in cells if not is_missing(cell)}
     if kinds and kinds <= {bool, np.bool_}:
         return column.map(lambda c: np.nan if is_missing(c) else float(c)).astype(float), ""

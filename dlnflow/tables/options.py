@@ -1,6 +1,7 @@
 """How a table is to be read and cleaned; every field is an option of the command as well."""
 
 import codecs
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -133,7 +134,7 @@ def flag(name: str, value: str = "") -> str:
         return f"`{name}` ({command})"
     if value == "True":
         return f"`{name}=True` ({command})"
-    return f"`{name}={value!r}` ({command} {value})"
+    return f"`{name}={value!r}` ({command} {shlex.quote(value)})"
 
 
 def split(options: Mapping[str, object]) -> tuple[ReadOptions, CleanOptions]:

@@ -3,25 +3,35 @@
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlnflow._support.typing import FloatArray
 from dlnflow.tables.labels import SHOWN, quoted
 from dlnflow.tables.options import CleanOptions, flag
 
 LARGEST, SMALLEST = 1e50, 1e-50
-"""Beyond these the sixth powers of influence leave the range of floating-point numbers."""
+"""Products of six entries stay within floating-point numbers, and estimates keep their digits."""
 UNEVEN = 1e3
 """Ratio of feature sizes from which the largest decide nearly alone what is learned."""
 FLAT = 1e-12
 """Spread relative to size below which a feature differs by rounding only."""
 
 
-def faults(values: FloatArray, features: list[str], items: list[str], *, scaled: bool) -> list[str]:
+def faults(
+    values: FloatArray,
+    text: NDArray[np.bool_],
+    features: list[str],
+    items: list[str],
+    *,
+    scaled: bool,
+) -> list[str]:
     """Return the features with gaps, infinities or absurd values, and where they are.
 
     Parameters
     ----------
     values : array, shape (n_features, N)
+    text : array of bool, shape (n_features, N)
+        Cells that are text, and no gaps.
     features, items : list of str
     scaled : bool
         Whether values are standardized afterwards, so that their size does not matter.
@@ -30,7 +40,7 @@ def faults(values: FloatArray, features: list[str], items: list[str], *, scaled:
     -------
     list of str
     """
-    found = _gaps(values, features, items)
+    found = _gaps(~np.isfinite(values) & ~text, features, items)
     with np.errstate(invalid="ignore"):
         size = np.abs(values)
         absurd = np.isfinite(size) & ((size > LARGEST) | ((size > 0) & (size < SMALLEST)))
@@ -47,8 +57,7 @@ def faults(values: FloatArray, features: list[str], items: list[str], *, scaled:
     return found
 
 
-def _gaps(values: FloatArray, features: list[str], items: list[str]) -> list[str]:
-    gaps = ~np.isfinite(values)
+def _gaps(gaps: NDArray[np.bool_], features: list[str], items: list[str]) -> list[str]:
     rows = np.flatnonzero(gaps.any(axis=1))
     if not len(rows):
         return []
