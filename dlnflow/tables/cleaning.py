@@ -124,9 +124,11 @@ def _chosen(columns: Columns, options: CleanOptions, notes: list[str]) -> Column
             found += _indicators(name, column, notes)
         elif name not in options.drop:
             found.append((name, column))
-    new = _name_faults([name for name, _ in found])
-    if new:
-        raise ValueError(f"after `one_hot`, {new[0]}")
+    repeated = [name for name, times in Counter(name for name, _ in found).items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"`one_hot` makes columns that the table has already: {quoted(repeated)}. Rename them."
+        )
     return found
 
 

@@ -66,6 +66,11 @@ def _given(data: bytes, encoding: str) -> str:
         raise ValueError(
             f"not text in {encoding}: {error}. Give another {flag('encoding')}."
         ) from error
+    if not {"\n", "\r"} & set(text) and (b"\n" in data or b"\r" in data):
+        raise ValueError(
+            f"has no line break when read as {encoding}; expected one line per item. Give another "
+            f"{flag('encoding')}."
+        )
     return _no_nulls(text.removeprefix("\ufeff"), encoding)
 
 
@@ -95,7 +100,7 @@ def _unmarked_utf16(data: bytes) -> tuple[str, str]:
     """Text of mostly Latin letters in UTF-16 has a null in nearly every second byte."""
     halves = data[0::2], data[1::2]
     shares = [half.count(0) / max(len(half), 1) for half in halves]
-    if len(data) % 2 == 0 and max(shares) > 0.5 and min(shares) == 0:
+    if len(data) % 2 == 0 and max(shares) > 0.5 and min(shares) < 0.1:
         name = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
         return _no_nulls(_given(data, name), name), name
     raise ValueError(

@@ -43,6 +43,7 @@ def split(text: str, sep: str | None) -> tuple[list[Row], str]:
             readings[candidate] = _rows(text, candidate, skipped)
         except ValueError as error:
             failure = error
+    readings = {candidate: rows for candidate, rows in readings.items() if rows}
     if not readings:
         if failure:
             raise failure

@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
-from dlnflow import _checks
-from dlnflow._files import write_atomic
+from dlnflow import checks
+from dlnflow._support.files import write_atomic
 from dlnflow.task import Task
 
 DESCRIPTIONS = MappingProxyType(
@@ -56,7 +56,7 @@ def path(name: str) -> Path:
     ValueError
         If there is no such example.
     """
-    return _FOLDER / f"{_checks.one_of('name', name, names())}.csv"
+    return _FOLDER / f"{checks.one_of('name', name, names())}.csv"
 
 
 def load(name: str, **options: object) -> Task:

@@ -2,6 +2,8 @@
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 
@@ -51,13 +53,14 @@ def rows_of(data: bytes, sheet: str | int | None) -> tuple[list[Row], list[str]]
             "as CSV.",
             name="openpyxl",
         ) from error
-    try:
+    with _damage_named():
         book = pd.ExcelFile(io.BytesIO(data), engine="openpyxl")
-    except Exception as error:  # a damaged archive fails in many ways
-        raise ValueError(f"a damaged Excel file: {error}.") from error
     with book:
         name = _sheet(book.sheet_names, sheet)
-        cells = book.parse(name, header=None, dtype=object, keep_default_na=False, na_values=[])
+        with _damage_named():
+            cells = pd.read_excel(
+                book, sheet_name=name, header=None, dtype=object, keep_default_na=False
+            )
     rows = [
         (number, [_cell(cell) for cell in row])
         for number, row in enumerate(cells.itertuples(index=False), start=1)
@@ -67,6 +70,16 @@ def rows_of(data: bytes, sheet: str | int | None) -> tuple[list[Row], list[str]]
     if sheet is None and len(book.sheet_names) > 1:
         notes.append(f"sheet {name!r}, the first of {len(book.sheet_names)}; see {flag('sheet')}")
     return rows, notes
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Say of any failure that the file is damaged: archives and XML fail in many ways."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"a damaged Excel file, {kind}: {error}. Save it anew.") from error
 
 
 def _sheet(names: list[str], wanted: str | int | None) -> str:

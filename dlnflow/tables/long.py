@@ -109,7 +109,9 @@ def _roles(frame: pd.DataFrame, label: str | int | None) -> dict[str, pd.Series]
     if label is None and len(known) == len(names) and {"item", "attribute"} <= set(known):
         return {role: columns[known[role]] for role in ROLES if role in known}
     roles = BY_NUMBER[len(names)]
-    if len(names) == 3 and all(map(numbers.looks_numeric, columns[2].tolist())):
+    if len(names) == 3 and (
+        known.get("value") == 2 or all(map(numbers.looks_numeric, columns[2].tolist()))
+    ):
         roles = ("item", "attribute", "value")
     return dict(zip(roles, columns, strict=True))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dlnflow._command import explained
+from dlnflow._support.command import explained
 from dlnflow.tables import examples as tables
 
 
