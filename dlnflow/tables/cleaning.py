@@ -68,7 +68,10 @@ def clean(frame: pd.DataFrame, options: CleanOptions | None = None) -> Table:
     faults = labels.problems(items) + _name_faults(names)
     if len(set(names)) < len(names):  # options name columns, so their names come first
         _refuse(faults)
-    columns = [(name, rest.iloc[:, k].infer_objects()) for k, name in enumerate(names)]
+    columns = [
+        (name, column)
+        for name, (_, column) in zip(names, rest.infer_objects().items(), strict=True)
+    ]
     columns = _chosen(columns, options, notes)
     if not columns:
         raise ValueError("the table has no feature column.")

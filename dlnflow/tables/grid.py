@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dlnflow.tables.numbers import looks_numeric
@@ -64,10 +65,11 @@ def frame_of(
             f"{_lines(repeats)} the header again, as in joined files; remove such lines."
         )
     _check_unnamed(names)
-    columns = [[cells[k] for _, cells in body] for k in range(len(names))]
-    columns[0] = ["" if pd.isna(c) else str(c) for c in columns[0]]  # names, also where numbers
-    frame = pd.DataFrame({k: pd.Series(c, dtype=object) for k, c in enumerate(columns)})
-    return frame.set_axis(names, axis=1), notes
+    table = np.empty((len(body), len(names)), dtype=object)
+    for row, (_, cells) in zip(table, body, strict=True):
+        row[:] = cells
+    table[:, 0] = ["" if pd.isna(c) else str(c) for c in table[:, 0]]  # names, also if numbers
+    return pd.DataFrame(table, columns=names, dtype=object), notes
 
 
 def irregular(rows: Sequence[Row]) -> list[tuple[int, int]]:
