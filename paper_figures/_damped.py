@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dlnflow.influence import ESTIMATORS, tracin
-from dlnflow.plots import influence_plots, panels
+from dlnflow.influence.estimator import title
+from dlnflow.plots import influence_plots
 from paper_figures import _data, _scores, _style
 
 TRAIN = "dog"
@@ -111,7 +112,7 @@ def _key(figure: Figure, estimator: str) -> None:
     if estimator == "damped_hessian":
         handles.append(Line2D([], [], color="0.4", label="H + $\\lambda$ indefinite", **CROSS))
     handles += [
-        Line2D([], [], color=_style.ESTIMATOR_COLORS[name], label=panels.title(name),
+        Line2D([], [], color=_style.ESTIMATOR_COLORS[name], label=title(name),
                linestyle=(0, (4, 1.2)) if name == "tangent" else "-", linewidth=1.4)
         for name in REFERENCES
     ]  # fmt: skip
@@ -155,9 +156,7 @@ def _agreement(
         pairs = np.stack([_scores.pearson(row, reference).ravel() for row in found])
         low, middle, high = np.quantile(pairs, (0.25, 0.5, 0.75), axis=1)
         axis.fill_between(DAMPINGS, low, high, color=color, alpha=0.12, linewidth=0)
-        axis.plot(
-            DAMPINGS, middle, "o-", color=color, markersize=3.5, label=f"with {panels.title(name)}"
-        )
+        axis.plot(DAMPINGS, middle, "o-", color=color, markersize=3.5, label=f"with {title(name)}")
         best = int(np.argmax(middle))
         claims |= {
             f"{name}.best_pearson": middle[best],

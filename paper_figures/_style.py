@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dlnflow.influence.estimator import title
 from dlnflow.plots import influence_plots, panels
 
 KINSHIP_COLORS = {"sibling": "#0072B2", "cousin": "#D55E00", "far": "#009E73"}
@@ -36,7 +37,7 @@ def figure(width: float, height: float) -> Figure:
 
 def label(curve: xr.DataArray) -> str:
     """Return what a result is called, with the factor it is drawn with."""
-    name, scale = panels.title(curve.attrs["estimator"]), curve.attrs.get("scale")
+    name, scale = title(curve.attrs["estimator"]), curve.attrs.get("scale")
     return name if scale is None else f"{name} \u00d7 {scale:.0f}"
 
 

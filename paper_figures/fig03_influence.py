@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dlnflow.influence.estimator import title
 from dlnflow.plots import influence_plots, panels
 from paper_figures import _claims, _data, _style
 
@@ -82,7 +83,7 @@ def _one_query(
     shown = {name: curve.sel(query=[query], train=TRAIN) for name, curve in curves.items()}
     for name, curve in shown.items():
         panels.draw_curves(
-            axis, curve, width=1.2, labels=[panels.title(name)],
+            axis, curve, width=1.2, labels=[title(name)],
             colors=[_style.ESTIMATOR_COLORS[name]], styles=[_style.ESTIMATOR_STYLES[name]],
         )  # fmt: skip
     mine = found[(found["query"] == query) & (found["kind"] != "sign_flip")]

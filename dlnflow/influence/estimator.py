@@ -131,12 +131,14 @@ def estimator(
 
 
 def table() -> str:
-    """The table of docs/estimators.md: every estimator, its choice, its needs, its derivation."""
-    rows = ["| estimator | choice | needs of a run |", "|---|---|---|"]
+    """The tables of docs/estimators.md: the choice of every estimator, and what it needs."""
+    chosen = ["| estimator | choice |", "|---|---|"]
+    needed = ["| estimator | needs of a run |", "|---|---|"]
     for one in ESTIMATORS.values():
-        needs = ", ".join(need.words for need in one.needs if need.words) or "any"
-        rows.append(f"| [`{one.name}`]({one.page}) | {one.choice} | {needs} |")
-    return "\n".join(rows)
+        needs = ", ".join(need.words for need in one.needs if need.words) or "nothing"
+        chosen.append(f"| [`{one.name}`]({one.page}) | {one.choice} |")
+        needed.append(f"| `{one.name}` | {needs} |")
+    return "\n".join([*chosen, "", *needed])
 
 
 def title(name: str) -> str:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from dlnflow import checks, result
 from dlnflow._support.files import atomic_path
 from dlnflow.analysis import events as find_events
+from dlnflow.influence.estimator import title
 from dlnflow.plots import overviews, overviews_few, panels
-from dlnflow.plots.panels import OKABE_ITO, STYLES, title
+from dlnflow.plots.panels import OKABE_ITO, STYLES
 
 MAX_LINES = len(OKABE_ITO)
 """More curves than colours in one panel are shown as a heat map instead."""

@@ -10,6 +10,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import pdist
 
 from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.influence.estimator import title
 from dlnflow.plots import panels
 
 CURVE_PANELS = 12
@@ -79,7 +80,7 @@ def _who(figure: Figure, curves: xr.DataArray) -> None:
     axis.set_ylabel("query item")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    name = panels.title(str(curves["estimator"].values))
+    name = title(str(curves["estimator"].values))
     axis.set_title(f"a  Who: largest influence over training ({name})", loc="left")
     bar = figure.colorbar(image, ax=axis, aspect=40, pad=0.01, extend="both")
     bar.set_label(panels.INFLUENCE_BAR)
@@ -121,7 +122,7 @@ def _when(figure: Figure, curves: xr.DataArray, time: str, log: bool) -> None:
     order = np.argsort(np.abs(relative[0]).argmax(axis=1), kind="stable")
     for axis, name, values in zip(axes, curves["estimator"].values, relative, strict=True):
         mesh = panels.draw_heat(axis, curves[time].values, values[order], limit=1.0)
-        axis.set_title(panels.title(str(name)))
+        axis.set_title(title(str(name)))
         axis.set_yticks([])
         scale(axis, curves[time].values, log)
     axes[0].set_ylabel(f"{len(order)} pairs, earliest peak on top")
@@ -184,7 +185,7 @@ def draw_strongest(axis: Axes, curves: xr.DataArray, time: str, count: int) -> N
 
 def draw_key(figure: Figure, axis: Axes, curves: xr.DataArray, where: str) -> None:
     """Write which line style is which estimator outside of the panels, at `where`."""
-    names = [panels.title(str(name)) for name in curves["estimator"].values]
+    names = [title(str(name)) for name in curves["estimator"].values]
     lines = [
         axis.plot([], [], color="0.3", linestyle=style, label="_")[0]
         for _, style in zip(names, panels.STYLES * 9, strict=False)

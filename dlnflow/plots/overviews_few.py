@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow._support.typing import IntArray
+from dlnflow.influence.estimator import title
 from dlnflow.plots import overviews, panels
 
 MAX_TRAIN = 4
@@ -48,7 +49,7 @@ def _heats(
         values = curves.isel(estimator=k, query=order).transpose("query", "time").values
         mesh = panels.draw_heat(axis, curves[time].values, values, limit=limit)
         overviews.scale(axis, curves[time].values, log)
-        axis.set_title(panels.title(str(curves["estimator"].values[k])))
+        axis.set_title(title(str(curves["estimator"].values[k])))
         axis.set_xlabel(time.replace("_", " "))
         axis.set_yticks([])
     own = str(curves["train"].values)

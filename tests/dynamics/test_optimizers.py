@@ -60,7 +60,7 @@ def test_estimators_of_lion():
 
 
 def test_tracin_of_lion_is_the_step_with_its_size_held_fixed():
-    """Summed over train items, the kernel of a query is - grad l_q . (step of a single gradient)."""
+    """Over all train items it is - grad l_q . (the step of every single gradient)."""
     run = lion_run(learning_rate=1e-3)
     single = dln.influence.tracin(run, [0], cumulative=False)
     w1, w2 = run.initial_weights()
