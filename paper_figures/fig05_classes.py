@@ -4,7 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from dlnflow.plots import tokens
-from dlnflow.traces.groups import groups
+from dlnflow.traces import groups
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 

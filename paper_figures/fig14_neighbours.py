@@ -4,7 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from dlnflow.plots import tokens
-from dlnflow.traces.neighbours import neighbours
+from dlnflow.traces import neighbours
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 

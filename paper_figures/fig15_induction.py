@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from dlnflow.lm.experiment import left_out
 from dlnflow.lm.figures import rise
 from dlnflow.plots import tokens
-from dlnflow.traces.groups import groups
+from dlnflow.traces import groups
 from paper_figures import _lm_data
 from paper_figures._data import Scale
 

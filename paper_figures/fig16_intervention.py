@@ -12,7 +12,7 @@ from dlnflow.lm.experiment import left_out
 from dlnflow.lm.intervene import Window, intervene, windows
 from dlnflow.lm.runs.train import load_data
 from dlnflow.plots import influence_plots
-from dlnflow.traces.groups import groups
+from dlnflow.traces import groups
 from paper_figures import _lm_data, _style
 from paper_figures._data import Scale
 

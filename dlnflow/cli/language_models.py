@@ -183,7 +183,7 @@ def sample(
 def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with errors and a mixing verdict."""
     from dlnflow.lm import experiment
-    from dlnflow.traces.groups import groups as between
+    from dlnflow.traces import groups as between
 
     traces, members = experiment.read(folder, store)
     found = between(traces, members, exclude=experiment.left_out(members))
@@ -209,7 +209,7 @@ def knn(
 ) -> None:
     """Print how often nearest neighbours in influence tell a token's class, against chance."""
     from dlnflow.lm import experiment
-    from dlnflow.traces.neighbours import neighbours
+    from dlnflow.traces import neighbours
 
     traces, members = experiment.read(folder, store)
     found = neighbours(traces, members, k=k, exclude=experiment.left_out(members))

@@ -8,12 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from dlnflow.influence.bif import bif
 from dlnflow.lm import experiment
 from dlnflow.lm.induction import crossing, measure
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from dlnflow.plots import influence_plots, tokens
-from dlnflow.traces.neighbours import neighbours
+from dlnflow.traces import groups, neighbours
 
 NEIGHBOURS = 30
 """k of the recall; a thirtieth of the tokens where there are few."""
@@ -64,7 +63,7 @@ def of_text(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Figure]:
         By name.
     """
     k = max(1, min(NEIGHBOURS, traces.sizes["item"] // NEIGHBOURS))
-    between = [bif.groups(traces, classes, exclude=e) for e in ("item", "token")]
+    between = [groups(traces, classes, exclude=e) for e in ("item", "token")]
     near = [neighbours(traces, classes, k=k, exclude=e) for e in ("item", "token")]
     return {
         "fig05_classes": tokens.class_influence(between[0], traces, between[1]),
@@ -81,9 +80,7 @@ def of_repeats(traces: xr.DataArray, classes: xr.DataArray, ladder: Checkpoints)
         Not saved.
     """
     exclude = experiment.left_out(classes)
-    plain, fast = (
-        bif.groups(traces, classes, exclude=exclude, differences=d) for d in (False, True)
-    )
+    plain, fast = (groups(traces, classes, exclude=exclude, differences=d) for d in (False, True))
     scores = measure(ladder, experiment.sequences(traces))
     return tokens.repeats(plain, fast, scores, rise(scores))
 

@@ -53,7 +53,7 @@ def repeated_sequences(
     deals : int
         How often the same ids are dealt out, for more sequences than the vocabulary has disjoint
         ones; the first ``n_sequences / deals`` are one deal, and so on. Leave out pairs of the
-        same id then (`dlnflow.influence.bif.groups` with exclude=("row", "token")).
+        same id then (`dlnflow.traces.groups` with exclude=("row", "token")).
 
     Returns
     -------

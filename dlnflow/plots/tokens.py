@@ -35,7 +35,7 @@ def class_influence(
     Parameters
     ----------
     found : DataArray, dims (time, query, train)
-        From `dlnflow.influence.bif.groups`.
+        From `dlnflow.traces.groups`.
     traces : DataArray
         The loss traces.
     apart : DataArray, optional
@@ -124,7 +124,7 @@ def repeats(
     Parameters
     ----------
     plain, fast : DataArray, dims (time, query, train)
-        From `dlnflow.influence.bif.groups`: losses, and draw-to-draw differences.
+        From `dlnflow.traces.groups`: losses, and draw-to-draw differences.
     scores : Dataset
         From `dlnflow.lm.induction.measure`.
     span : (float, float)

@@ -1,4 +1,7 @@
-"""Loss traces as standardised columns, a block of items at a time; shared by groups and pairs."""
+"""Loss traces as standardised columns z, with sum over draws of z_k z_l the estimate.
+
+Shared by item influence, groups and pairs; long traces are read a block of items at a time.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,42 +12,54 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import result
 from dlnflow._support.typing import FloatArray
-from dlnflow.traces import diagnostics
-from dlnflow.traces.format import check_traces
+from dlnflow.traces.format import LEAST_DRAWS, check_traces
 
 BLOCK = 1024
 """Items that are held in float64 at the same time."""
 
 
-def usable(traces: xr.DataArray, differences: bool) -> list[NDArray[np.intp]]:
-    """Return the chains of every checkpoint that did not diverge; empty if fewer than two are left.
+def enough_draws(traces: xr.DataArray, differences: bool) -> xr.DataArray:
+    """Return loss traces in standard order, refused where differences of draws are too few.
 
     Raises
     ------
+    TypeError
+        If they are no DataArray.
     ValueError
-        If there are too few draws.
+        If they are no loss traces, or have too few draws.
     """
     traces = check_traces(traces)
-    least = 4 + differences
+    least = LEAST_DRAWS + differences
     if traces.sizes["draw"] < least:
         raise ValueError(
             f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
             f"least {least}. Sample more: the store continues the chains."
         )
-    good = ~diagnostics.diverged(traces).values
-    needed = min(2, traces.sizes["chain"])
-    return [np.flatnonzero(g) if g.sum() >= needed else np.flatnonzero(g)[:0] for g in good]
+    return traces
+
+
+def standardise(losses: FloatArray, normalised: bool) -> FloatArray:
+    """Turn losses (chains, draws, K) into z in place: sum over chains and draws of z_k z_l.
+
+    Centred per chain (nearly constant losses would lose their digits otherwise). The pooled sum
+    is the Pearson correlation if `normalised`, else the covariance. Items that never move are 0.
+    """
+    losses -= losses.mean(axis=1, keepdims=True)
+    if normalised:
+        norm = np.sqrt(np.einsum("cdk,cdk->k", losses, losses))
+    else:
+        norm = np.full(losses.shape[2], np.sqrt(losses.shape[0] * (losses.shape[1] - 1)))
+    losses /= np.where(norm > 0, norm, 1.0)
+    return losses
 
 
 def blocks(
     traces: xr.DataArray, t: int, kept: NDArray[np.intp], *, normalised: bool, differences: bool,
     parts: Sequence[slice | NDArray[np.intp]] | None = None,
 ) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:  # fmt: skip
-    """Yield z (chains, draws, block), so that sum over chains and draws of z_k z_l is the estimate.
+    """Yield parts of the items and their z (chains, draws, part); by default stretches of `BLOCK`.
 
-    Centred per chain (nearly constant losses would lose their digits otherwise). The pooled sum
-    is the Pearson correlation if `normalised`, else the covariance. Items that never move are 0.
-    `parts` are the items of the blocks; by default stretches of `BLOCK`.
+    `differences`: of the draw-to-draw differences of the losses.
     """
     losses = traces.transpose("time", "chain", "draw", "item").values[t]
     if parts is None:
@@ -54,13 +69,19 @@ def blocks(
         z = losses[kept][:, :, part].astype(np.float64)
         if differences:
             z = np.diff(z, axis=1)
-        z -= z.mean(axis=1, keepdims=True)
-        if normalised:
-            norm = np.sqrt(np.einsum("cdk,cdk->k", z, z))
-        else:
-            norm = np.full(z.shape[2], np.sqrt(z.shape[0] * (z.shape[1] - 1)))
-        z /= np.where(norm > 0, norm, 1.0)
-        yield part, z
+        yield part, standardise(z, normalised)
+
+
+def standardised(
+    traces: xr.DataArray, t: int, chains: NDArray[np.intp], *, normalised: bool, differences: bool
+) -> FloatArray:
+    """Return z (chains * draws, K) of all items, with z^T z the correlation or covariance."""
+    draws = traces.sizes["draw"] - differences
+    z = np.empty((len(chains) * draws, traces.sizes["item"]))
+    options = {"normalised": normalised, "differences": differences}
+    for part, block in blocks(traces, t, chains, **options):
+        z[:, part] = block.reshape(len(z), -1)
+    return z
 
 
 def scale_of(traces: xr.DataArray, normalised: bool) -> float:

@@ -20,13 +20,15 @@ regular model with P parameters. Losses may be negative (minus the log of a dens
 Diverged chains are left out of everything here and named by `diverged`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import fft
 
 from dlnflow._support.typing import FloatArray
-from dlnflow.traces import ess
-from dlnflow.traces.format import DIMS
+from dlnflow.traces.format import check_traces
 
 R_HAT_LIMIT = 1.05
 """Above this, chains disagree."""
@@ -34,6 +36,67 @@ ESS_LIMIT = 200.0
 """Below this, error bars are themselves uncertain by more than 5 %."""
 LOSS_BOUND = 100.0
 """Multiple of the expected scale of the loss beyond which a chain counts as diverged."""
+
+
+def summary(traces: xr.DataArray) -> xr.Dataset:
+    """Judge every checkpoint.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+
+    Returns
+    -------
+    Dataset
+        Per time: `verdict` (text), `r_hat` (the largest over losses and products), `ess` (the
+        smallest), `noise_floor` = 1/sqrt(ess), `n_diverged`, and `diverged_chains`, their numbers
+        as text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no loss traces.
+    """
+    traces = check_traces(traces)
+    rows = [_judge(block) for block in kept_losses(traces)]
+    bad = diverged(traces)
+    names = [" ".join(map(str, traces.chain.values[row])) for row in bad.values]
+    worst_r, least = np.array(rows, dtype=np.float64).T
+    verdicts = [_verdict(r, e) for r, e in zip(worst_r, least, strict=True)]
+    with np.errstate(divide="ignore"):
+        floor = 1 / np.sqrt(least)
+    return xr.Dataset(
+        {
+            "verdict": ("time", np.array(verdicts, dtype=str)),
+            "r_hat": ("time", worst_r),
+            "ess": ("time", least),
+            "noise_floor": ("time", floor),
+            "n_diverged": ("time", bad.sum("chain").values),
+            "diverged_chains": ("time", np.array(names, dtype=str)),
+        },
+        coords={"time": traces.time.values},
+    )
+
+
+def r_hat(traces: xr.DataArray) -> xr.DataArray:
+    """Return split R-hat of the losses, dims (time, item)."""
+    return _per_item(traces, split_r_hat, "r_hat")
+
+
+def ess(traces: xr.DataArray) -> xr.DataArray:
+    """Return the effective sample size of the losses, dims (time, item)."""
+    return _per_item(traces, effective_size, "ess")
+
+
+def r_hat_products(traces: xr.DataArray) -> xr.DataArray:
+    """Return split R-hat of the loss products, dims (time, query, train)."""
+    return _per_pair(traces, split_r_hat, "r_hat")
+
+
+def ess_products(traces: xr.DataArray) -> xr.DataArray:
+    """Return the effective sample size of the loss products, dims (time, query, train)."""
+    return _per_pair(traces, effective_size, "ess")
 
 
 def loss_bound(traces: xr.DataArray) -> float:
@@ -57,27 +120,33 @@ def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
     Returns
     -------
     DataArray of bool, dims (time, chain)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no loss traces.
     """
+    traces = check_traces(traces)
     bound = loss_bound(traces) if bound is None else bound
     worst = traces.astype(np.float64).mean("item", skipna=False).max("draw", skipna=False)
     excess = worst.reset_coords(drop=True) - traces.checkpoint_loss.mean("item", skipna=False)
     return (~(excess <= bound)).transpose("time", "chain").rename("diverged")
 
 
-def kept_chains(traces: xr.DataArray) -> list[FloatArray]:
-    """Return the losses (kept chains, draws, items) of every checkpoint in float64."""
-    # Empty where too few chains are left to be anything but "diverged".
-    bad = diverged(traces).values
+def kept_chains(traces: xr.DataArray) -> list[NDArray[np.intp]]:
+    """Return the chains of every checkpoint that did not diverge; none if fewer than two are left.
+
+    One is enough where only one was run.
+    """
+    good = ~diverged(traces).values
     needed = min(2, traces.sizes["chain"])
-    losses = traces.transpose(*DIMS).values
-    kept = (losses[t][~bad[t]].astype(np.float64) for t in range(len(losses)))
-    return [block if len(block) >= needed else block[:0] for block in kept]
+    return [np.flatnonzero(g) if g.sum() >= needed else np.flatnonzero(g)[:0] for g in good]
 
 
-def products(losses: FloatArray, query: NDArray, train: NDArray) -> FloatArray:
-    """Return d_query d_train, shape (chains, draws, query, train), centred per chain."""
-    d = losses - losses.mean(axis=1, keepdims=True)
-    return d[:, :, query, None] * d[:, :, None, train]
+def kept_losses(traces: xr.DataArray) -> list[FloatArray]:
+    """Return the losses (kept chains, draws, items) of every checkpoint in float64."""
+    losses = check_traces(traces).values
+    return [losses[t][chains].astype(np.float64) for t, chains in enumerate(kept_chains(traces))]
 
 
 def stuck(losses: FloatArray) -> bool:
@@ -86,7 +155,7 @@ def stuck(losses: FloatArray) -> bool:
     return bool((np.ptp(losses, axis=1) == 0).all(axis=-1).any())
 
 
-def r_hat(values: FloatArray) -> FloatArray:
+def split_r_hat(values: FloatArray) -> FloatArray:
     """Return split R-hat of values (chains, draws, ...); 1 for constants, infinite if empty."""
     # A single chain is compared with itself, half against half.
     from arviz_stats.base import array_stats
@@ -102,12 +171,32 @@ def r_hat(values: FloatArray) -> FloatArray:
 
 
 def effective_size(values: FloatArray) -> FloatArray:
-    """Return the ESS of the mean of values (chains, draws, ...); 0 without chains."""
+    """Return the ESS of the mean of values (chains, draws, ...); 0 without chains; draws >= 4.
+
+    With rho_t the autocorrelation at lag t, from within-chain autocovariances of split chains and
+    the variance over all of them, and P_k = rho_{2k} + rho_{2k+1},
+
+        ESS = (chains draws) / tau,   tau = -1 + 2 sum_{k < last} min_{j <= k} P_j + rho_{2 last},
+
+    where `last` is the first pair that is not positive: Geyer's initial positive and monotone
+    sequences, as in arviz-stats (`array_stats.ess(method="mean")`), which goes through series one
+    by one in Python; a training curve has thousands of them. Tests hold the two equal.
+    """
     if len(values) == 0:
         return np.zeros(values.shape[2:])
     scaled, constant = _scaled(values)
-    found = ess.effective_size(scaled.reshape(*scaled.shape[:2], -1)).reshape(scaled.shape[2:])
+    found = _geyer(scaled.reshape(*scaled.shape[:2], -1)).reshape(scaled.shape[2:])
     return np.where(constant, float(values.shape[0] * values.shape[1]), found)
+
+
+def mean_and_error(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the mean over chains and draws, and its standard error sd / sqrt(ESS)."""
+    # NaN for both without chains.
+    if len(values) == 0:
+        nothing = np.full(values.shape[2:], np.nan)
+        return nothing, nothing
+    error = values.std(axis=(0, 1), ddof=1) / np.sqrt(effective_size(values))
+    return values.mean(axis=(0, 1)), error
 
 
 def _scaled(values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -124,49 +213,39 @@ def _scaled(values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     return scaled, constant
 
 
-def mean_and_error(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the mean over chains and draws, and its standard error sd / sqrt(ESS)."""
-    # NaN for both without chains.
-    if len(values) == 0:
-        nothing = np.full(values.shape[2:], np.nan)
-        return nothing, nothing
-    error = values.std(axis=(0, 1), ddof=1) / np.sqrt(effective_size(values))
-    return values.mean(axis=(0, 1)), error
+def _geyer(values: FloatArray) -> FloatArray:
+    """Return the ESS of values (chains, draws, K) at scale 1, shape (K,)."""
+    half = values.shape[1] // 2
+    split = np.concatenate([values[:, :half], values[:, -half:]])
+    chains, draws = split.shape[:2]
+    covariance = _autocovariance(split).mean(0)  # (draws, K)
+    variance = covariance[0] * draws / (draws - 1.0)
+    total = covariance[0] + (split.mean(1).var(0, ddof=1) if chains > 1 else 0.0)
+    rho = 1.0 - (variance - covariance) / total
+    rho[0] = 1.0
+    # The reference looks at lags up to draws - 2.
+    pairs = max((draws - 3) // 2 + 1, 1)
+    even, odd = rho[0 : 2 * pairs : 2], rho[1 : 2 * pairs : 2]
+    sums = even + odd
+    stop = sums <= 0
+    last = np.where(stop.any(0), stop.argmax(0), pairs - 1)
+    before = np.arange(pairs)[:, None] < last
+    decreasing = np.minimum.accumulate(sums, axis=0)
+    edge = np.take_along_axis(even, last[None], axis=0)[0]
+    # A negative edge counts only where its pair was kept, at the cut.
+    edge = np.where(stop.any(0), np.maximum(edge, 0.0), edge)
+    tau = -1.0 + 2.0 * np.sum(decreasing, axis=0, where=before) + edge
+    count = chains * draws
+    return count / np.maximum(tau, 1 / np.log10(count))
 
 
-def summary(traces: xr.DataArray) -> xr.Dataset:
-    """Judge every checkpoint.
-
-    Parameters
-    ----------
-    traces : DataArray, dims (time, chain, draw, item)
-        Loss traces.
-
-    Returns
-    -------
-    Dataset
-        Per time: `verdict` (text), `r_hat` (the largest over losses and products), `ess` (the
-        smallest), `noise_floor` = 1/sqrt(ess), `n_diverged`, and `diverged_chains`, their numbers
-        as text.
-    """
-    rows = [_judge(block) for block in kept_chains(traces)]
-    bad = diverged(traces)
-    names = [" ".join(map(str, traces.chain.values[row])) for row in bad.values]
-    worst_r, least = np.array(rows, dtype=np.float64).T
-    verdicts = [_verdict(r, e) for r, e in zip(worst_r, least, strict=True)]
-    with np.errstate(divide="ignore"):
-        floor = 1 / np.sqrt(least)
-    return xr.Dataset(
-        {
-            "verdict": ("time", np.array(verdicts, dtype=str)),
-            "r_hat": ("time", worst_r),
-            "ess": ("time", least),
-            "noise_floor": ("time", floor),
-            "n_diverged": ("time", bad.sum("chain").values),
-            "diverged_chains": ("time", np.array(names, dtype=str)),
-        },
-        coords={"time": traces.time.values},
-    )
+def _autocovariance(series: FloatArray) -> FloatArray:
+    """Return autocovariances at all lags along axis 1, divided by the length."""
+    draws = series.shape[1]
+    size = fft.next_fast_len(2 * draws, real=True)
+    spectrum = fft.rfft(series - series.mean(1, keepdims=True), size, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    return fft.irfft(power, size, axis=1)[:, :draws] / draws
 
 
 def _judge(losses: FloatArray) -> tuple[float, float]:
@@ -179,7 +258,7 @@ def _judge(losses: FloatArray) -> tuple[float, float]:
         return np.inf, 1.0
     d = losses - losses.mean(axis=1, keepdims=True)
     both = np.concatenate([losses, d**2], axis=2)
-    return float(r_hat(both).max()), float(effective_size(both).min())
+    return float(split_r_hat(both).max()), float(effective_size(both).min())
 
 
 def _verdict(worst_r: float, least: float) -> str:
@@ -189,3 +268,23 @@ def _verdict(worst_r: float, least: float) -> str:
     if not worst_r <= R_HAT_LIMIT:
         return "not mixed"
     return "mixed" if least >= ESS_LIMIT else "short"
+
+
+def _per_item(
+    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
+) -> xr.DataArray:
+    traces = check_traces(traces)
+    values = np.stack([measure(block) for block in kept_losses(traces)])
+    coords = {"time": traces.time.values, "item": traces["item"].values}
+    return xr.DataArray(values, coords, ("time", "item"), name=name)
+
+
+def _per_pair(
+    traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
+) -> xr.DataArray:
+    traces = check_traces(traces)
+    centred = [losses - losses.mean(1, keepdims=True) for losses in kept_losses(traces)]
+    rows = [[measure(d[:, :, k, None] * d) for k in range(d.shape[2])] for d in centred]
+    items = traces["item"].values
+    coords = {"time": traces.time.values, "query": items, "train": items}
+    return xr.DataArray(np.array(rows), coords, ("time", "query", "train"), name=name)

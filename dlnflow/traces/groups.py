@@ -6,10 +6,16 @@ With z the standardised loss, s_g = sum_{k in g} z_k and pairs of the same item 
 
     sum_{k in g, l in h} z_k z_l - sum_{k in g and h} z_k^2 = s_g s_h - sum_{k in g and h} z_k^2,
 
-so one pass over the losses gives every entry.
+so one pass over the losses gives every entry. With s_v[g] the sum of z over the items of class g
+whose vocabulary id is v, and s_rv[g] that in row r, pairs of the same id are taken out by
+
+    same id:                sum_v s_v[g] s_v[h]
+    same id, without row r: sum_v (s_v - s_rv)[g] (s_v - s_rv)[h]
+
+so a pass over the rows gives both, and a second one is needed for the jackknife over rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,10 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow import result
 from dlnflow._support.typing import FloatArray
 from dlnflow.traces import diagnostics
-from dlnflow.traces.columns import about, blocks, membership, scale_of, usable
-from dlnflow.traces.excluded import excluded, numbered
+from dlnflow.traces.columns import about, blocks, enough_draws, membership, scale_of
+from dlnflow.traces.excluded_pairs import excluded, numbered
 from dlnflow.traces.format import labelled
-from dlnflow.traces.same_token import same_token
 
 
 def groups(
@@ -67,8 +72,9 @@ def groups(
         If a class has no tokens, draws are too few, or shapes disagree.
     """
     without = excluded(exclude)
+    traces = enough_draws(traces, differences)
     members, names = membership(classes, traces.sizes["item"])
-    kept = usable(traces, differences)
+    kept = diagnostics.kept_chains(traces)
     layout = _layout(traces, members, without)
     ones = np.ones((1, 1, traces.sizes["item"]))
     pairs = layout.sums(lambda parts=None: ((p, ones[:, :, p]) for p in parts or [slice(None)]))
@@ -169,6 +175,69 @@ def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp]):
             sums[r] += z[:, :, mine] @ m
             own[r] += np.einsum("ck,kg,kh->cgh", squares[:, mine], m, m, optimize=True)
     return sums, own
+
+
+Rows = Callable[[], Iterator[tuple[NDArray[np.intp], FloatArray]]]
+"""Gives, again at every call, the items of each row and their z (chains, draws, items)."""
+
+
+class Within(NamedTuple):
+    """Sums over pairs to leave out: by chain (C, G, G), and those lost without a row (R, G, G)."""
+
+    total: FloatArray
+    by_row: FloatArray
+
+
+def same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], *, or_row: bool) -> Within:
+    """Sum z_k z_l over k in g and l in h with the same id, or with the same id or row.
+
+    Parameters
+    ----------
+    rows : callable
+        See `Rows`.
+    members : (K, G) array
+        Which item is in which class.
+    ids : (K,) int array
+        Vocabulary ids, numbered from 0 without gaps.
+    or_row : bool
+        Add pairs of the same row.
+
+    Returns
+    -------
+    Within
+        The sums.
+    """
+    of_id = None
+    for items, z in rows():
+        if of_id is None:
+            of_id = np.zeros((*z.shape[:2], ids.max() + 1, members.shape[1]))
+        here, sums = _by_id(z, members[items], ids[items])
+        of_id[:, :, here] += sums
+    total = np.einsum("cdvg,cdvh->cgh", of_id, of_id, optimize=True)
+    by_row = []
+    for items, z in rows():
+        here, sums = _by_id(z, members[items], ids[items])
+        crossed = np.einsum("cdvg,cdvh->gh", of_id[:, :, here], sums, optimize=True)
+        own = np.einsum("cdvg,cdvh->cgh", sums, sums, optimize=True)
+        lost = crossed + crossed.T - own.sum(0)
+        if or_row:
+            row = sums.sum(2)
+            # pairs that share both would count twice
+            extra = np.einsum("cdg,cdh->cgh", row, row) - own
+            total += extra
+            lost += extra.sum(0)
+        by_row.append(lost)
+    return Within(total, np.stack(by_row))
+
+
+def _by_id(
+    z: FloatArray, members: FloatArray, ids: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], FloatArray]:
+    """Return the ids of a row and the sums (chains, draws, id, class) over their items."""
+    here, number = np.unique(ids, return_inverse=True)
+    spread = np.zeros((len(ids), len(here), members.shape[1]))
+    spread[np.arange(len(ids)), number] = members
+    return here, np.tensordot(z, spread, 1)
 
 
 def _estimate(sums: Sums, pairs: Sums) -> Estimate:

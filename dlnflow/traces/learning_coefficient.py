@@ -53,7 +53,7 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     mean = centred.mean("item", skipna=False).expand_dims(item=["mean loss"], axis=-1)
     start = traces.checkpoint_loss.mean("item").expand_dims(item=["mean loss"], axis=-1)
     mean = (mean + start).assign_coords(checkpoint_loss=start).assign_attrs(traces.attrs)
-    blocks = diagnostics.kept_chains(mean)
+    blocks = diagnostics.kept_losses(mean)
     n_beta = traces.attrs["n_beta"]
     excess = [b - s for b, s in zip(blocks, start.values, strict=True)]
     rows = np.array([diagnostics.mean_and_error(b) for b in excess])[..., 0]  # (T, 2)

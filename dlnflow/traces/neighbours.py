@@ -15,9 +15,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._support.typing import FloatArray
-from dlnflow.traces.columns import BLOCK, about, membership, usable
-from dlnflow.traces.excluded import Barred, excluded
-from dlnflow.traces.pairs import checked_k, nearest, standardised
+from dlnflow.traces.columns import BLOCK, about, enough_draws, membership, standardised
+from dlnflow.traces.diagnostics import kept_chains
+from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded
+from dlnflow.traces.pairs import checked_k, nearest
 
 TOO_RARE = 30
 """Classes with fewer tokens have intervals wider than 0.3 and are marked."""
@@ -65,22 +66,23 @@ def neighbours(
         If a class has no tokens, `traces` lack the rows or ids to exclude, or a token has fewer
         than `k` possible neighbours.
     """
-    without = sorted(excluded(exclude))
+    kinds = sorted(excluded(exclude))
+    traces = enough_draws(traces, differences)
     k = checked_k(k, traces)
     members, names = membership(classes, traces.sizes["item"])
-    barred = Barred.of(traces, without)
+    without = ExcludedPairs.of(traces, kinds)
     tokens = np.flatnonzero(members.any(1))
-    frequency = _frequencies(members, barred, tokens, k)
+    frequency = _frequencies(members, without, tokens, k)
     recall = np.full((traces.sizes["time"], len(names)), np.nan)
-    for t, chains in enumerate(usable(traces, differences)):
+    for t, chains in enumerate(kept_chains(traces)):
         if len(chains) == 0:
             continue
         z = standardised(traces, t, chains, normalised=True, differences=differences)
         hits = np.zeros((len(tokens), len(names)), bool)
-        for part, best, _ in nearest(z, k, tokens, barred):
+        for part, best, _ in nearest(z, k, tokens, without):
             hits[part] = predicted(members, frequency[part], best)
         recall[t] = _recall(hits, members[tokens])
-    chance = _chance(members, frequency, tokens, barred, k=k, seed=seed)
+    chance = _chance(members, frequency, tokens, without, k=k, seed=seed)
     count = members.sum(0).astype(int)
     low, high = wilson(recall, count)
     rare = ("token_class", count < TOO_RARE)
@@ -92,7 +94,7 @@ def neighbours(
             "count": ("token_class", count), "too_rare": rare,
         },
         coords={"time": traces.time.values, "token_class": names},
-        attrs=about(traces, True) | {"k": k, "exclude": ", ".join(without)},
+        attrs=about(traces, True) | {"k": k, "exclude": ", ".join(kinds)},
     )  # fmt: skip
 
 
@@ -122,21 +124,21 @@ def _recall(hits: NDArray, members: FloatArray) -> FloatArray:
 
 
 def _frequencies(
-    members: FloatArray, barred: Barred, tokens: NDArray[np.intp], k: int
+    members: FloatArray, without: ExcludedPairs, tokens: NDArray[np.intp], k: int
 ) -> FloatArray:
     """Return f_c(q) for the tokens, (n, G)."""
     ones = np.ones((len(members), 1))
-    left = len(members) - barred.total(ones)[tokens]
+    left = len(members) - without.total(ones)[tokens]
     if left.min() < k:
         raise ValueError(
             f"`k` must be at most {int(left.min())}, the fewest possible neighbours of a token "
             f"under this `exclude`; got {k}. Ask for fewer or exclude less."
         )
-    return (members.sum(0) - barred.total(members)[tokens]) / left
+    return (members.sum(0) - without.total(members)[tokens]) / left
 
 
 def _chance(
-    members: FloatArray, frequency: FloatArray, tokens: NDArray[np.intp], barred: Barred,
+    members: FloatArray, frequency: FloatArray, tokens: NDArray[np.intp], without: ExcludedPairs,
     *, k: int, seed: int,
 ) -> FloatArray:  # fmt: skip
     """Return the recall when neighbours are drawn at random, over 20 draws per token."""
@@ -144,7 +146,7 @@ def _chance(
     hits = np.zeros((len(tokens), members.shape[1]))
     for start in range(0, len(tokens), BLOCK):
         part = slice(start, start + BLOCK)
-        no_pair = barred.pairs(tokens[part])
+        no_pair = without.pairs(tokens[part])
         for _ in range(20):
             order = rng.random(no_pair.shape, np.float32)
             order[no_pair] = 2.0  # after all that may be drawn

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from dlnflow import result
 from dlnflow._support.typing import FloatArray
 from dlnflow.checks import positive_integer
-from dlnflow.traces.columns import BLOCK, about, blocks, scale_of, usable
-from dlnflow.traces.excluded import Barred
+from dlnflow.traces.columns import BLOCK, about, enough_draws, scale_of, standardised
+from dlnflow.traces.diagnostics import kept_chains
+from dlnflow.traces.excluded_pairs import ExcludedPairs
 from dlnflow.traces.format import positions
 
 
@@ -45,8 +46,9 @@ def matrix(
     ValueError
         If draws are too few or an item was not observed.
     """
+    traces = enough_draws(traces, differences)
     rows = positions(traces, query, "query")
-    kept = usable(traces, differences)
+    kept = kept_chains(traces)
     names = traces["item"].values.astype(str)
     values = np.full((len(kept), len(rows), len(names)), np.nan)
     for t, chains in enumerate(kept):
@@ -93,9 +95,10 @@ def top_k(
     ValueError
         If `k` is not below the number of items.
     """
+    traces = enough_draws(traces, differences)
     k = checked_k(k, traces)
     rows = positions(traces, query, "query")
-    kept = usable(traces, differences)
+    kept = kept_chains(traces)
     names = traces["item"].values.astype(str)
     values = np.full((len(kept), len(rows), k), np.nan)
     found = np.full(values.shape, "", dtype=names.dtype)
@@ -103,7 +106,7 @@ def top_k(
         if len(chains) == 0:
             continue
         z = standardised(traces, t, chains, normalised=normalised, differences=differences)
-        for part, best, similarity in nearest(z, k, rows, Barred.of(traces)):
+        for part, best, similarity in nearest(z, k, rows, ExcludedPairs.of(traces)):
             values[t, part] = scale_of(traces, normalised) * similarity
             found[t, part] = names[best]
     dims = ("time", "query", "rank")
@@ -114,27 +117,15 @@ def top_k(
     )
 
 
-def standardised(
-    traces: xr.DataArray, t: int, chains: NDArray[np.intp], *, normalised: bool, differences: bool
-) -> FloatArray:
-    """Return z (chains * draws, K) with z^T z the correlation or covariance."""
-    draws = traces.sizes["draw"] - differences
-    z = np.empty((len(chains) * draws, traces.sizes["item"]))
-    options = {"normalised": normalised, "differences": differences}
-    for part, block in blocks(traces, t, chains, **options):
-        z[:, part] = block.reshape(len(z), -1)
-    return z
-
-
-def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], barred: Barred):
+def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], without: ExcludedPairs):
     """Yield (part of `rows`, positions of the k largest z_q . z_k, their values), block by block.
 
-    Each of the rows needs k items that are not barred from it.
+    Each of the rows needs k items that are no excluded pair with it.
     """
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
         similarity = z[:, rows[part]].T @ z
-        similarity[barred.pairs(rows[part])] = -np.inf
+        similarity[without.pairs(rows[part])] = -np.inf
         best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(similarity, best, 1), axis=1, kind="stable")
         best = np.take_along_axis(best, order, 1)

@@ -49,7 +49,7 @@ def test_full_bif_costs_at_most_twice_its_noise(run, settings):
         traces = sampling.trace_run(run, steps, **settings)
         sampled = time.process_time() - started
         started = time.process_time()
-        dln.influence.bif.from_traces(traces)
+        dln.traces.influence(traces)
         judged = time.process_time() - started
         ratios.append(sampled / noise)
         print(

@@ -6,9 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dlnflow.traces.groups import groups
-from dlnflow.traces.pairs import matrix
-from tests.traces.test_groups import make
+from dlnflow.traces import groups, matrix
+from tests.traces.samples import make
 
 pytestmark = pytest.mark.benchmark
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dlnflow.cli.changes import Sampling, changed
-from dlnflow.influence import bif
 from dlnflow.lm import experiment
 from dlnflow.lm.data import hub
 from dlnflow.lm.data.batches import GradientData, Observed
@@ -20,6 +19,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling.store import CorruptedError
 from dlnflow.lm.sampling.token_traces import sample_traces
+from dlnflow.traces import groups
 from tests.lm.test_command import answer, call
 
 
@@ -205,16 +205,16 @@ def test_too_few_draws_and_chains_for_an_error_bar(whole):
     members = np.zeros((24, 2), bool)
     members[::2, 0] = members[1::2, 1] = True
     with pytest.raises(ValueError, match=r"4 draws; .* at least 5. Sample more"):
-        bif.groups(whole, members, differences=True)
+        groups(whole, members, differences=True)
     with pytest.raises(ValueError, match="3 draws"):
-        bif.groups(whole.isel(draw=slice(3)), members)
-    alone = bif.groups(whole.isel(chain=[0]), members)
+        groups(whole.isel(draw=slice(3)), members)
+    alone = groups(whole.isel(chain=[0]), members)
     assert np.isfinite(alone).all() and alone.chain_error.isnull().all()
     members[:, 1] = False
     with pytest.raises(ValueError, match="`classes` 1 have no tokens"):
-        bif.groups(whole, members)
+        groups(whole, members)
     with pytest.raises(ValueError, match="which classes it is in"):
-        bif.groups(whole, members[:-1])
+        groups(whole, members[:-1])
 
 
 def test_a_hub_name_without_network(monkeypatch):

@@ -14,8 +14,7 @@ from dlnflow.lm.data.tokenizer import train_bpe
 from dlnflow.lm.experiment import halves
 from dlnflow.lm.intervene import Window
 from dlnflow.lm.runs.model import CONFIGURATIONS
-from dlnflow.traces.groups import groups
-from dlnflow.traces.neighbours import neighbours
+from dlnflow.traces import groups, neighbours
 from paper_figures import (
     _lm_data,
     fig05_classes,

@@ -8,9 +8,9 @@ import dlnflow as dln
 from dlnflow import sampling
 from dlnflow.sampling import Settings, toy
 from dlnflow.theory.rlct import learning_coefficient
-from dlnflow.traces.learning_coefficient import llc
+from dlnflow.traces import llc
 from tests.tolerances import ALGEBRA
-from tests.traces.test_diagnostics import autoregressive, traces
+from tests.traces.samples import autoregressive, traces
 
 
 def _random(one_hot, seed=0):
@@ -246,7 +246,7 @@ def test_chains_that_blow_up_give_a_verdict_not_a_silent_nan(run):
     w1, w2 = run.train([run.n_steps]).w1, run.train([run.n_steps]).w2
     settings = Settings(100.0, 0.01, 0.05, draws=200)
     found = toy.sample(w1, w2, run.task, time=[9], kernel="sgld", settings=settings)
-    inf = dln.influence.bif.from_traces(found)
+    inf = dln.traces.influence(found)
     assert inf.verdict.item() == "diverged" and inf.n_diverged.item() == 4
     assert np.isnan(inf.values).all()
 

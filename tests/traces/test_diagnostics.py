@@ -5,31 +5,8 @@ import pytest
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from dlnflow.influence.bif import bif
-from dlnflow.sampling import llc
-from dlnflow.traces import diagnostics
-from dlnflow.traces.format import labelled
-
-
-def autoregressive(chains, draws, items, rho, seed=0):
-    """AR(1) with variance 1: integrated autocorrelation time (1 + rho) / (1 - rho)."""
-    rng = np.random.default_rng(seed)
-    z = rng.standard_normal((chains, draws, items))
-    z[:, 1:] *= np.sqrt(1 - rho**2)
-    for k in range(1, draws):
-        z[:, k] += rho * z[:, k - 1]
-    return z
-
-
-def traces(losses, n_beta=100.0, checkpoint_loss=None, **attrs):
-    """Loss traces of (time, chain, draw, item) values."""
-    losses = np.asarray(losses)
-    items = [f"i{k}" for k in range(losses.shape[-1])]
-    start = np.ones((len(losses), len(items))) if checkpoint_loss is None else checkpoint_loss
-    about = {"n_beta": n_beta, "localization": 1.0, "n_train": len(items), "n_parameters": 4}
-    return labelled(
-        losses, time=range(len(losses)), items=items, checkpoint_loss=start, attrs=about | attrs
-    )
+from dlnflow.traces import diagnostics, influence, labelled, llc
+from tests.traces.samples import autoregressive, traces
 
 
 def _verdict(z):
@@ -54,7 +31,7 @@ def test_a_chain_that_never_moves_is_no_sample(chains):
     """MALA with too large a step rejects everything: constant losses, R-hat 1, error 0."""
     losses = autoregressive(4, 1000, 3, 0.0)
     losses[chains] = 0.25
-    found = bif.from_traces(traces(5 + losses[None]))
+    found = influence(traces(5 + losses[None]))
     assert found.verdict.item() == "not mixed" and found.ess.item() == 1
     assert np.isnan(found.standard_error).all()
     coefficient = llc(traces(5 + losses[None]))
@@ -85,16 +62,16 @@ def test_ess_of_short_chains_is_that_of_arviz(chains, draws):
 def test_r_hat_is_that_of_arviz_and_scale_free():
     z = autoregressive(4, 200, 3, 0.8)
     reference = array_stats.rhat(z, chain_axis=0, draw_axis=1, method="split")
-    np.testing.assert_allclose(diagnostics.r_hat(z), reference, rtol=1e-9)
-    np.testing.assert_allclose(diagnostics.r_hat(1e-9 * z), reference, rtol=1e-6)
-    assert diagnostics.r_hat(np.full((4, 50, 2), 3.0)).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(diagnostics.split_r_hat(z), reference, rtol=1e-9)
+    np.testing.assert_allclose(diagnostics.split_r_hat(1e-9 * z), reference, rtol=1e-6)
+    assert diagnostics.split_r_hat(np.full((4, 50, 2), 3.0)).tolist() == [1.0, 1.0]
 
 
 def test_a_single_chain_is_compared_with_itself():
     z = autoregressive(1, 2000, 2, 0.0)
-    assert diagnostics.r_hat(z).max() < 1.02
+    assert diagnostics.split_r_hat(z).max() < 1.02
     z[:, 1000:] += 2
-    assert diagnostics.r_hat(z).min() > 1.2
+    assert diagnostics.split_r_hat(z).min() > 1.2
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e6])

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dlnflow.influence import bif
 from dlnflow.lm import experiment
 from dlnflow.lm.data.token_classes import CLASSES
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.text_plan import plan_from_text
 from dlnflow.plots import influence_plots
+from dlnflow.traces import groups
 from paper_figures import fig05_classes
 
 CONFIG = {
@@ -70,7 +70,7 @@ def test_from_folders_to_figure_5(neox, tmp_path):
     # ln 50304 = 10.8: nothing is learned
     np.testing.assert_allclose(traces.checkpoint_loss.mean("item"), 10.8, atol=0.4)
     traces, classes = experiment.read(tmp_path / "model", tmp_path / "store")
-    found = bif.groups(traces, classes)
+    found = groups(traces, classes)
     assert np.isfinite(found).all()
     figure, claims = fig05_classes.show(found, traces)
     assert np.isfinite(list(claims.values())).all()

@@ -38,18 +38,20 @@ def numbered(traces: xr.DataArray, kind: str) -> IntArray:
     """
     if kind not in traces.coords:
         what = "vocabulary ids" if kind == "token" else "sequences"
-        raise ValueError(f'`exclude` has "{kind}", but `traces` have no coordinate "{kind}" with '
-                         f"the {what} of the items; assign one.")  # fmt: skip
+        raise ValueError(
+            f'`exclude` has "{kind}", but `traces` have no coordinate "{kind}" with the {what} of '
+            "the items; assign one."
+        )
     return np.unique(traces[kind].values, return_inverse=True)[1]
 
 
-class Barred(NamedTuple):
+class ExcludedPairs(NamedTuple):
     """Items that are no pair, because they agree in one of the labels, each (K,)."""
 
     labels: tuple[IntArray, ...]
 
     @classmethod
-    def of(cls, traces: xr.DataArray, exclude: str | Sequence[str] = "item") -> "Barred":
+    def of(cls, traces: xr.DataArray, exclude: str | Sequence[str] = "item") -> "ExcludedPairs":
         """Label the items by what they must not share."""
         kinds = sorted(excluded(exclude))
         if kinds == ["item"]:
@@ -57,11 +59,11 @@ class Barred(NamedTuple):
         return cls(tuple(numbered(traces, kind) for kind in kinds))
 
     def pairs(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return whether items `rows` are barred from every item, (n, K)."""
+        """Return whether items `rows` are excluded pairs with every item, (n, K)."""
         return np.any([label[rows][:, None] == label for label in self.labels], axis=0)
 
     def total(self, weights: FloatArray) -> FloatArray:
-        """Sum (K, G) weights over the items barred from each item, (K, G)."""
+        """Sum (K, G) weights over the items excluded as partners of each item, (K, G)."""
         found = sum(_within(label, weights) for label in self.labels)
         if len(self.labels) == 2:  # those that agree in both were counted twice
             both = np.unique(np.stack(self.labels), axis=1, return_inverse=True)[1].ravel()
