@@ -18,7 +18,7 @@ MEAN_LOSS = "(1/N) sum_i w_i l_i"
 """What any model is trained on."""
 OBJECTIVE = f"{MEAN_LOSS},  l_i = 1/2 |y_i - W x_i|^2"
 CORE_DIMS = ("time", "query", "train")
-SAMPLED = ("standard_error", "verdict")
+SAMPLED = ("standard_error", "dof", "verdict")
 """Coordinates that say how far a sampled result can be believed."""
 
 
@@ -138,8 +138,8 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        dims (estimator, time, query, train), labelled by each result's estimator. `verdict` and
-        `standard_error` of sampled results are kept ("" and NaN for the others).
+        dims (estimator, time, query, train), labelled by each result's estimator. `verdict`,
+        `standard_error` and `dof` of sampled results are kept ("" and NaN for the others).
 
     Raises
     ------
@@ -194,6 +194,7 @@ def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
     alike = []
     for array in arrays:
         none = {"standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
+                "dof": (CORE_DIMS, np.full(array.shape, np.nan)),
                 "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9"))}  # fmt: skip
         missing = {name: none[name] for name in sampled - set(array.coords)}
         alike.append(array.drop_vars(set(array.coords) - kept).assign_coords(missing))

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from dlnflow._support.typing import FloatArray
 from dlnflow.influence import bif
 from dlnflow.plots import influence_plots
+from dlnflow.traces.intervals import TWO_SIGMA, interval
 from paper_figures import _data, _localized, _scores, _style
 from paper_figures._localized import HELD, RATIOS
 
@@ -117,10 +118,11 @@ def _entries(axis: Axes, found: Found, scale: _data.Scale, n_beta: float) -> Non
             axis.plot(FINE, scaled, color=color, linestyle=style, linewidth=1.3)
         strength = np.array(RATIOS) * unit
         entry = dots.sel(query=query, train=TRAIN)
+        half = interval(entry, TWO_SIGMA).upper.values - entry.values
         for chosen, shade in ((mixed, color), (~mixed, "0.6")):
             axis.errorbar(
                 np.array(RATIOS)[chosen], (strength * entry.values)[chosen],
-                yerr=2 * (strength * entry.standard_error.values)[chosen], color=shade,
+                yerr=(strength * half)[chosen], color=shade,
                 linestyle="", marker="o", markersize=3.2, elinewidth=0.9, capsize=1.5,
             )  # fmt: skip
     axis.set(

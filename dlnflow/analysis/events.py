@@ -9,6 +9,7 @@ from pandas.api.extensions import ExtensionArray
 from dlnflow import result
 from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.analysis import extrema
+from dlnflow.traces.intervals import TWO_SIGMA, interval
 
 COLUMNS = ("kind", "step", "flow_time", "value", "sign", "prominence", "floor")
 DEFAULT_RULE = (
@@ -18,8 +19,6 @@ DEFAULT_RULE = (
 """The noise floor where none is given."""
 KINDS = ("peak", "trough", "sign_flip")
 """In the order in which simultaneous events of a curve are listed."""
-STANDARD_ERRORS = 2.0
-"""Both sides of a sampled sign flip are this many standard errors from zero."""
 CHUNK_NUMBERS = 2**18
 """Numbers of all curves that are looked at together, so that temporaries stay small."""
 
@@ -33,7 +32,8 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     line between the samples around the sign change meets zero. Both are exact to second order in
     the spacing of the recorded steps. The ends of the record are never extrema. A curve with a
     value that is not finite has no events. Where the result has a coordinate ``standard_error``
-    (sampled influence), both sides of a flip must also differ from zero by 2 standard errors.
+    (sampled influence), both sides of a flip must also differ from zero by 2 standard errors, or by
+    more where these have few degrees of freedom (`dlnflow.traces.interval` at 95.4 %).
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
 
 
 def _unsure(curves: xr.DataArray, rows: FloatArray) -> NDArray[np.bool_] | None:
-    """Whether values (P, T) are within `STANDARD_ERRORS` of zero; None without standard errors."""
+    """Whether intervals of values (P, T) hold zero; None without standard errors."""
     if "standard_error" not in curves.coords:
         return None
-    error = curves["standard_error"].broadcast_like(curves).transpose(*curves.dims).values
-    return np.abs(rows) < STANDARD_ERRORS * np.nan_to_num(error.reshape(rows.shape))
+    ends = interval(curves, TWO_SIGMA)
+    return ((ends.lower < 0) & (ends.upper > 0)).values.reshape(rows.shape)
 
 
 def _of_rows(

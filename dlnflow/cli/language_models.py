@@ -181,20 +181,25 @@ def sample(
 @app.command()
 @explained
 def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
-    """Print the influence of every class on every class, with errors and a mixing verdict."""
+    """Print the influence of every class on every class, with 95 % intervals and a verdict."""
     from dlnflow.lm import experiment
     from dlnflow.traces import groups as between
+    from dlnflow.traces import interval
 
     traces, members = experiment.read(folder, store)
     found = between(traces, members, exclude=experiment.left_out(members))
+    ends = interval(found)
     rows = [
         {
             "step": int(t), "query": str(q), "train": str(i),
-            "influence": float(found.sel(time=t, query=q, train=i)),
-            "standard_error": float(found.standard_error.sel(time=t, query=q, train=i)),
+            "influence": float(found.sel(one)), "low": float(ends.lower.sel(one)),
+            "high": float(ends.upper.sel(one)),
+            "standard_error": float(found.standard_error.sel(one)),
+            "dof": float(found.dof.sel(one)),
             "verdict": str(found.verdict.sel(time=t).item()),
         }
         for t in found.time.values for q in found["query"].values for i in found["train"].values
+        for one in [{"time": t, "query": q, "train": i}]
     ]  # fmt: skip
     _table(rows, as_json)
 

@@ -10,8 +10,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from dlnflow.analysis.events import STANDARD_ERRORS
 from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.traces.intervals import TWO_SIGMA
 
 MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""
@@ -66,8 +66,8 @@ def print_events(table: pd.DataFrame) -> None:
     console.print(
         f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
         f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
-        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also beyond "
-        f"{STANDARD_ERRORS:g} standard errors.",
+        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also with "
+        f"{100 * TWO_SIGMA:.0f} % intervals off zero on both sides.",
         highlight=False,
     )
 

@@ -53,7 +53,7 @@ def bif(
     seed : int
         With the step and the chain number it fixes a chain's random numbers.
     errors : bool
-        False leaves `standard_error` out, which is faster; verdicts stay.
+        False leaves `standard_error` and `dof` out, which is faster; verdicts stay.
     **sampling
         n_beta, localization, step_size, chains, draws, burn_in, thin, kernel, kernel_options,
         dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the curvature of the
@@ -62,13 +62,14 @@ def bif(
     Returns
     -------
     xarray.DataArray
-        dims (time, query, train), with coordinates `standard_error` (time, query, train) and,
-        per time, `verdict` ("mixed", "short", "not mixed", "diverged"), `r_hat`, `ess`,
-        `noise_floor`, `n_diverged`, `diverged_chains`; for MALA, `acceptance` (mean over
-        chains); for SGLD and RMSProp-SGLD, `relative_step`, the step times the largest
-        curvature x (median over chains): variances are 1 / (1 - x/4) times too large. NaN where
-        the verdict is "diverged"; the standard error is NaN too where a chain never moved. The
-        attribute `target_changed` names options that changed the posterior.
+        dims (time, query, train), with coordinates `standard_error` and its degrees of freedom
+        `dof` (time, query, train; see `dlnflow.traces.interval`) and, per time, `verdict` ("mixed",
+        "short", "not mixed", "diverged"), `r_hat`, `ess`, `noise_floor`, `n_diverged`,
+        `diverged_chains`; for MALA, `acceptance` (mean over chains); for SGLD and RMSProp-SGLD,
+        `relative_step`, the step times the largest curvature x (median over chains): variances are
+        1 / (1 - x/4) times too large. NaN where the verdict is "diverged"; the standard error is
+        NaN too where a chain never moved. The attribute `target_changed` names options that changed
+        the posterior.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def bif(
     from dlnflow import sampling as samplers
 
     grid = Grid.of(run, steps, query, train)
-    losses = samplers.trace_run(run, steps, seed=seed, **sampling)
+    losses = samplers.trace_run(run, grid.steps, seed=seed, **sampling)
     losses.attrs["objective"] = result.OBJECTIVE
     names = np.asarray(run.task.items)
     return traces.influence(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
+from dlnflow.traces.intervals import TWO_SIGMA, interval
 
 OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A90F",
@@ -119,8 +120,10 @@ def draw_uncertainty(
     """
     at = curve[time].values
     if "standard_error" in curve.coords and np.any(np.isfinite(curve.standard_error)):
-        low, high = (curve.values + k * curve.standard_error.values for k in (-2, 2))
-        axis.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0, zorder=1)
+        ends = interval(curve, TWO_SIGMA)
+        axis.fill_between(
+            at, ends.lower, ends.upper, color=color, alpha=0.25, linewidth=0, zorder=1
+        )
     if "verdict" not in curve.coords or np.all(_believed(curve)):
         return
     axis.plot(at, curve, color=NOT_MIXED, linewidth=width, zorder=1.5, label="_not mixed")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dlnflow.plots.influence_plots import STYLE
 from dlnflow.plots.panels import LEGEND, PAGE_WIDTH, SIGNED, letters
+from dlnflow.traces.intervals import interval, t_quantile
 
 CLASS_COLORS = {
     "word_part": "#0072B2", "word_end": "#56B4E9", "formatting": "#999999",
@@ -44,7 +45,7 @@ def class_influence(
     Returns
     -------
     matplotlib.figure.Figure
-        Bands are one standard error. Not saved; see `dlnflow.plots.influence_plots.save_figure`.
+        Bands are 95 % intervals. Not saved; see `dlnflow.plots.influence_plots.save_figure`.
     """
     names = [str(n) for n in found["query"].values]
     rows = -(-(len(names) + 1) // COLUMNS)
@@ -133,7 +134,7 @@ def repeats(
     Returns
     -------
     matplotlib.figure.Figure
-        Not saved. Bars are one standard error; crosses where chains have not mixed.
+        Not saved. Bars are 95 % intervals; crosses where chains have not mixed.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(PAGE_WIDTH * 0.62, 5.4), layout="constrained")
@@ -180,22 +181,21 @@ def _marker(curve: xr.DataArray | xr.Dataset) -> str:
 
 
 def _classes(axis: Axes, found: xr.DataArray) -> None:
-    """Influence of every class on one, with bands of one standard error."""
+    """Influence of every class on one, with 95 % intervals."""
     for name in found["train"].values:
         one, color = found.sel(train=name), color_of(str(name))
         axis.plot(one.time, one, color=color, label=str(name).replace("_", " "), linewidth=1.1,
                   marker=_marker(one))  # fmt: skip
-        axis.fill_between(
-            one.time, one - one.standard_error, one + one.standard_error, color=color, alpha=0.2,
-            linewidth=0,
-        )  # fmt: skip
+        ends = interval(one)
+        axis.fill_between(one.time, ends.lower, ends.upper, color=color, alpha=0.2, linewidth=0)
     axis.axhline(0, color="0.7", linewidth=0.5)
 
 
 def _companion(axis: Axes, traces: xr.DataArray) -> None:
     """Loss, and n_beta (E[L] - L(theta_t)), which is negative away from a minimum of L.
 
-    L here is the loss of the observed text, not that of the gradient data.
+    L here is the loss of the observed text, not that of the gradient data. Bars are 95 %
+    intervals from the spread of the chains.
     """
     loss = traces.checkpoint_loss.mean("item")
     away = (traces.mean("item", skipna=False) - loss).mean("draw", skipna=False)
@@ -205,7 +205,7 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
         n = kept.sum(1)
         mean = np.where(kept, by_chain, 0).sum(1) / n
         spread = np.where(kept, (by_chain - mean[:, None]) ** 2, 0).sum(1) / (n - 1)
-        error = np.sqrt(spread / n)
+        error = t_quantile(n - 1) * np.sqrt(spread / n)
     axis.plot(loss.time, loss, color="black", linewidth=1.1, marker=_marker(loss))
     axis.set_ylabel("held-out loss")
     other = axis.twinx()
@@ -215,11 +215,12 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
 
 
 def _groups(axis: Axes, found: xr.DataArray, title: str) -> None:
-    """Draw group means with bars of one standard error; crosses where chains have not mixed."""
+    """Draw group means with 95 % intervals; crosses where chains have not mixed."""
     for (query, train), color in GROUP_COLORS.items():
         one = found.sel(query=query, train=train)
-        axis.errorbar(one.time, one, one.standard_error, color=color, linewidth=1.1, capsize=2,
-                      label=f"{train} on {query}", marker="o", markersize=2.5)  # fmt: skip
+        half = interval(one).upper - one
+        style = {"linewidth": 1.1, "capsize": 2, "marker": "o", "markersize": 2.5}
+        axis.errorbar(one.time, one, half, color=color, label=f"{train} on {query}", **style)
     bad = found.verdict.isin(["not mixed", "diverged"]).values
     if bad.any():
         axis.plot(found.time[bad], found.sel(query="repeated", train="repeated")[bad], "x",

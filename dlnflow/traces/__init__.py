@@ -15,6 +15,7 @@ Influence, negative = the train item helps
     llc                 the local learning coefficient
 
 Can it be believed?
+    interval            lower and upper ends from standard errors and their degrees of freedom
     summary             verdict, R-hat, effective size and noise floor of every checkpoint
     diverged            which chains diverged
     r_hat, ess          of every item's losses
@@ -33,6 +34,7 @@ from dlnflow.traces.diagnostics import (
 from dlnflow.traces.format import check_traces, labelled
 from dlnflow.traces.groups import groups
 from dlnflow.traces.influence import influence
+from dlnflow.traces.intervals import interval
 from dlnflow.traces.learning_coefficient import llc
 from dlnflow.traces.neighbours import neighbours
 from dlnflow.traces.pairs import matrix, top_k
@@ -44,6 +46,7 @@ __all__ = [
     "ess_products",
     "groups",
     "influence",
+    "interval",
     "labelled",
     "llc",
     "matrix",

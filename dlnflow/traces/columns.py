@@ -38,24 +38,26 @@ def enough_draws(traces: xr.DataArray, differences: bool) -> xr.DataArray:
     return traces
 
 
-def standardise(losses: FloatArray, normalised: bool) -> FloatArray:
-    """Turn losses (chains, draws, K) into z in place: sum over chains and draws of z_k z_l.
+def standardise(losses: FloatArray, normalised: bool, *, by_chain: bool = False) -> FloatArray:
+    """Turn losses (chains, draws, K) into z in place, and return them.
 
-    Centred per chain (nearly constant losses would lose their digits otherwise). The pooled sum
-    is the Pearson correlation if `normalised`, else the covariance. Items that never move are 0.
+    Centred per chain (nearly constant losses would lose their digits otherwise). The sum of z_k z_l
+    over chains and draws is the Pearson correlation if `normalised`, else the covariance; the sum
+    over the draws of one chain is that chain's own if `by_chain`. Items that never move are 0.
     """
     losses -= losses.mean(axis=1, keepdims=True)
     if normalised:
-        norm = np.sqrt(np.einsum("cdk,cdk->k", losses, losses))
+        square = np.einsum("cdk,cdk->ck", losses, losses)
+        norm = np.sqrt(square if by_chain else square.sum(0, keepdims=True))[:, None]
     else:
-        norm = np.full(losses.shape[2], np.sqrt(losses.shape[0] * (losses.shape[1] - 1)))
+        norm = np.sqrt((1 if by_chain else losses.shape[0]) * (losses.shape[1] - 1))
     losses /= np.where(norm > 0, norm, 1.0)
     return losses
 
 
 def blocks(
     traces: xr.DataArray, t: int, kept: NDArray[np.intp], *, normalised: bool, differences: bool,
-    parts: Sequence[slice | NDArray[np.intp]] | None = None,
+    by_chain: bool = False, parts: Sequence[slice | NDArray[np.intp]] | None = None,
 ) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:  # fmt: skip
     """Yield parts of the items and their z (chains, draws, part); by default stretches of `BLOCK`.
 
@@ -69,7 +71,7 @@ def blocks(
         z = losses[kept][:, :, part].astype(np.float64)
         if differences:
             z = np.diff(z, axis=1)
-        yield part, standardise(z, normalised)
+        yield part, standardise(z, normalised, by_chain=by_chain)
 
 
 def standardised(

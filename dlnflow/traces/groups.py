@@ -13,6 +13,15 @@ whose vocabulary id is v, and s_rv[g] that in row r, pairs of the same id are ta
     same id, without row r: sum_v (s_v - s_rv)[g] (s_v - s_rv)[h]
 
 so a pass over the rows gives both, and a second one is needed for the jackknife over rows.
+
+Chains and rows are both samples, and every chain sees every row. The variance of the mean is that
+of two crossed random effects,
+
+    standard_error^2 = chain_error^2 + max(row_error^2 - both^2, 0),
+
+since each of the two errors holds what varies with chain and row together: `both` is the jackknife
+over rows of the differences between chains. Every chain enters with its own correlation, which
+moves with its standard deviations too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,11 +69,13 @@ def groups(
     Returns
     -------
     DataArray, dims (time, query, train)
-        Influence between classes, negative = helps. Coordinates: `standard_error`, the root of
-        the sum of squares of `chain_error` (spread of the chains / sqrt(chains), NaN with one
-        chain) and `row_error` (jackknife over sequences, 0 where items have no rows); `pairs`, how
-        many were averaged; `verdict`, `r_hat`, `ess` and `noise_floor` of the mean losses of the
-        classes. NaN where a class has no pairs or no two chains are left.
+        Influence between classes, negative = helps. Coordinates: `standard_error`, from
+        `chain_error` (spread of the chains / sqrt(chains), NaN with one chain) and `row_error`
+        (jackknife over sequences, 0 where items have no rows) without counting twice what both
+        hold; its degrees of freedom `dof` (chains - 1 and rows - 1, by Welch and Satterthwaite;
+        see `interval`); `pairs`, how many were averaged; `verdict`, `r_hat`, `ess` and
+        `noise_floor` of the mean losses of the classes. NaN where a class has no pairs or no two
+        chains are left.
 
     Raises
     ------
@@ -81,42 +92,49 @@ def groups(
     found = []
     for t, chains in enumerate(kept):
         if len(chains) == 0:
-            found.append(_nothing(len(names)))
+            nothing = np.full((len(Estimate._fields), *pairs.by_chain[0].shape), np.nan)
+            found.append(Estimate(*nothing))
             continue
         z = partial(blocks, traces, t, chains, normalised=normalised, differences=differences)
-        found.append(_estimate(layout.sums(z), pairs))
+        pooled = layout.sums(z)
+        single = layout.sums(partial(z, by_chain=True)) if normalised else pooled.times(len(chains))
+        found.append(_estimate(pooled, single, pairs))
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
     array = result.influence(
-        scale * stacked["value"], traces.time.values, names, names, estimator="bif",
+        scale * stacked.pop("value"), traces.time.values, names, names, estimator="bif",
         flow_time=np.full(traces.sizes["time"], np.nan),
         attrs=about(traces, normalised) | {"differences": int(differences),
                                            "exclude": ", ".join(sorted(without))},
     )  # fmt: skip
-    chain_error, row_error = (abs(scale) * stacked[n] for n in ("chain_error", "row_error"))
     judged = diagnostics.summary(_class_means(traces, members, names))
     return array.assign_coords(
-        standard_error=(array.dims, np.hypot(chain_error, row_error)),
-        chain_error=(array.dims, chain_error),
-        row_error=(array.dims, row_error),
+        dof=(array.dims, stacked.pop("dof")),
         pairs=(("query", "train"), pairs.by_chain[0]),
+        **{name: (array.dims, abs(scale) * value) for name, value in stacked.items()},
         **{name: ("time", value.values) for name, value in judged.items()},
     )
 
 
 class Estimate(NamedTuple):
-    """Mean over pairs and its two errors, each (G, G)."""
+    """Mean over pairs, its errors and the degrees of freedom of `standard_error`, each (G, G)."""
 
     value: FloatArray
+    standard_error: FloatArray
     chain_error: FloatArray
     row_error: FloatArray
+    dof: FloatArray
 
 
 class Sums(NamedTuple):
-    """Sums of z_k z_l over pairs that are kept: by chain (C, G, G), without each row (R, G, G)."""
+    """Sums of z_k z_l over kept pairs: by chain (C, G, G), and without each row (R, C, G, G)."""
 
     by_chain: FloatArray
     without_row: FloatArray
+
+    def times(self, factor: float) -> "Sums":
+        """Return them, multiplied by a factor."""
+        return Sums(factor * self.by_chain, factor * self.without_row)
 
 
 class Layout(NamedTuple):
@@ -138,7 +156,7 @@ class Layout(NamedTuple):
         total = by_row.sum(0)
         every = np.einsum("cdg,cdh->cgh", total, total)
         rest = total - by_row
-        every_rest = np.einsum("rcdg,rcdh->rgh", rest, rest, optimize=True)
+        every_rest = np.einsum("rcdg,rcdh->rcgh", rest, rest, optimize=True)
         if self.ids is not None:
             by_rows = partial(z, parts=self.rows)
             or_row = "row" in self.without
@@ -146,8 +164,8 @@ class Layout(NamedTuple):
         else:
             if "row" in self.without:
                 own = np.einsum("rcdg,rcdh->rcgh", by_row, by_row, optimize=True)
-            within, lost = own.sum(0), own.sum(1)
-        return Sums(every - within, every_rest - (within.sum(0) - lost))
+            within, lost = own.sum(0), own
+        return Sums(every - within, every_rest - (within - lost))
 
 
 def _layout(traces: xr.DataArray, members: FloatArray, without: frozenset[str]) -> Layout:
@@ -182,7 +200,7 @@ Rows = Callable[[], Iterator[tuple[NDArray[np.intp], FloatArray]]]
 
 
 class Within(NamedTuple):
-    """Sums over pairs to leave out: by chain (C, G, G), and those lost without a row (R, G, G)."""
+    """Sums over pairs to leave out: by chain (C, G, G), those lost without a row (R, C, G, G)."""
 
     total: FloatArray
     by_row: FloatArray
@@ -217,15 +235,15 @@ def same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], *, or_row
     by_row = []
     for items, z in rows():
         here, sums = _by_id(z, members[items], ids[items])
-        crossed = np.einsum("cdvg,cdvh->gh", of_id[:, :, here], sums, optimize=True)
+        crossed = np.einsum("cdvg,cdvh->cgh", of_id[:, :, here], sums, optimize=True)
         own = np.einsum("cdvg,cdvh->cgh", sums, sums, optimize=True)
-        lost = crossed + crossed.T - own.sum(0)
+        lost = crossed + crossed.swapaxes(1, 2) - own
         if or_row:
             row = sums.sum(2)
             # pairs that share both would count twice
             extra = np.einsum("cdg,cdh->cgh", row, row) - own
             total += extra
-            lost += extra.sum(0)
+            lost += extra
         by_row.append(lost)
     return Within(total, np.stack(by_row))
 
@@ -240,28 +258,44 @@ def _by_id(
     return here, np.tensordot(z, spread, 1)
 
 
-def _estimate(sums: Sums, pairs: Sums) -> Estimate:
-    """Turn sums into means over pairs, with the errors of chains and of rows."""
-    n_chains, n_rows = len(sums.by_chain), len(sums.without_row)
-    per_chain = _ratio(sums.by_chain, pairs.by_chain / n_chains)
-    value = per_chain.mean(0)
-    spread = per_chain.std(0, ddof=1) if n_chains > 1 else np.full(value.shape, np.nan)
-    row_error = np.zeros(value.shape)
-    if n_rows > 1:  # jackknife
-        without = _ratio(sums.without_row, pairs.without_row)
-        some = np.maximum(np.isfinite(without).sum(0), 1)
-        deviation = without - np.nansum(without, axis=0) / some
-        row_error = np.sqrt((n_rows - 1) / n_rows * np.nansum(deviation**2, axis=0))
-    return Estimate(value, spread / np.sqrt(n_chains), row_error)
+def _estimate(pooled: Sums, single: Sums, pairs: Sums) -> Estimate:
+    """Turn sums into means over pairs; errors are of chains that each have their own estimate."""
+    n_chains, n_rows = len(single.by_chain), len(single.without_row)
+    value = _ratio(pooled.by_chain.sum(0), pairs.by_chain[0])
+    per_chain = _ratio(single.by_chain, pairs.by_chain)
+    chain = per_chain.var(0, ddof=1) / n_chains if n_chains > 1 else np.full(value.shape, np.nan)
+    row = both = np.zeros(value.shape)
+    if n_rows > 1:
+        row = _jackknife(_ratio(pooled.without_row.sum(1), pairs.without_row[:, 0]))
+        alone = _ratio(single.without_row, pairs.without_row)
+        if n_chains > 1:
+            apart = alone - alone.mean(1, keepdims=True)
+            both = _jackknife(apart).sum(0) / (n_chains * (n_chains - 1))
+    apart = np.maximum(row - both, 0.0)
+    parts = [(chain, n_chains - 1), (apart, n_rows - 1)]
+    return Estimate(
+        value, np.sqrt(chain + apart), np.sqrt(chain), np.sqrt(row), welch_satterthwaite(parts)
+    )
+
+
+def welch_satterthwaite(parts: list[tuple[FloatArray, int]]) -> FloatArray:
+    """Return the degrees of freedom of a sum of variances, each with its own; NaN for no sum."""
+    total = sum(variance for variance, _ in parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return total**2 / sum(variance**2 / dof for variance, dof in parts if dof)
+
+
+def _jackknife(without: FloatArray) -> FloatArray:
+    """Return the jackknife variance of estimates that each lack one row, on the first axis."""
+    n_rows = len(without)
+    some = np.maximum(np.isfinite(without).sum(0), 1)
+    deviation = without - np.nansum(without, axis=0) / some
+    return (n_rows - 1) / n_rows * np.nansum(deviation**2, axis=0)
 
 
 def _ratio(numerator: FloatArray, pairs: FloatArray) -> FloatArray:
     """Divide, NaN where there are no pairs."""
     return np.where(pairs > 0, numerator / np.where(pairs > 0, pairs, 1.0), np.nan)
-
-
-def _nothing(n_classes: int) -> Estimate:
-    return Estimate(*(np.full((n_classes, n_classes), np.nan) for _ in range(3)))
 
 
 def _class_means(traces: xr.DataArray, members: FloatArray, names: list[str]) -> xr.DataArray:

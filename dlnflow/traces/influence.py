@@ -56,8 +56,8 @@ def influence(
     xarray.DataArray
         dims (time, query, train), negative = helps, with the coordinates of
         `dlnflow.influence.bif`. With p = d_q d_i the centred products, `standard_error` is
-        sd(p) / sqrt(ESS(p)); for correlations that of z_q z_i - (r/2)(z_q^2 + z_i^2), the delta
-        method.
+        sd(p) / sqrt(ESS(p)), with ESS(p) / 20 degrees of freedom (`dof`; see `interval`); for
+        correlations those of z_q z_i - (r/2)(z_q^2 + z_i^2), the delta method.
 
     Raises
     ------
@@ -92,6 +92,7 @@ def influence(
         extra["relative_step"] = ("time", traces.relative_step.median("chain").values)
     if errors:
         extra["standard_error"] = (array.dims, abs(scale) * np.stack([row[1] for row in rows]))
+        extra["dof"] = (array.dims, np.stack([row[2] for row in rows]))
     return array.assign_coords(extra)
 
 
@@ -103,26 +104,26 @@ def _estimate(
     *,
     observable: Callable[[FloatArray], FloatArray] | None,
     errors: bool,
-) -> tuple[FloatArray, FloatArray]:
-    """Return covariance (or correlation) and its standard error at one checkpoint."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return covariance (or correlation), its standard error and dof at one checkpoint."""
+    nothing = np.full((len(query), len(train)), np.nan)
     if len(losses) == 0:
-        nothing = np.full((len(query), len(train)), np.nan)
-        return nothing, nothing
+        return nothing, nothing, nothing
     a, b = losses[:, :, query], losses[:, :, train]
     a = a if observable is None else _observed(observable, a)
     a, b = (standardise(z, normalised) for z in (a, b))
     pooled = np.tensordot(a, b, axes=((0, 1), (0, 1)))
     if not errors or diagnostics.stuck(losses):
-        return pooled, np.full(pooled.shape, np.nan)
+        return pooled, nothing, nothing
     count = losses.shape[0] * (losses.shape[1] - (not normalised))
-    error = np.empty(pooled.shape)
+    error, dof = np.empty(pooled.shape), np.empty(pooled.shape)
     for k in range(len(query)):
         psi = a[:, :, k, None] * b
         if normalised:
             # The delta method: a correlation also moves with the two standard deviations.
             psi -= 0.5 * pooled[k] * (a[:, :, k, None] ** 2 + b**2)
-        error[k] = diagnostics.mean_and_error(count * psi)[1]
-    return pooled, error
+        _, error[k], dof[k] = diagnostics.mean_and_error(count * psi)
+    return pooled, error, dof
 
 
 def _observed(observable: Callable[[FloatArray], FloatArray], losses: FloatArray) -> FloatArray:

@@ -28,9 +28,10 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Per time: `llc`, `standard_error` (from the effective sample size of the mean loss), and
-        `verdict`, `r_hat`, `ess`, `n_diverged`, `diverged_chains` of the mean loss. NaN where the
-        verdict is "diverged"; the standard error is NaN too where a chain never moved.
+        Per time: `llc`, `standard_error` (from the effective sample size of the mean loss) and its
+        degrees of freedom `dof`, and `verdict`, `r_hat`, `ess`, `n_diverged`, `diverged_chains` of
+        the mean loss. NaN where the verdict is "diverged"; the standard error is NaN too where a
+        chain never moved.
 
     Raises
     ------
@@ -56,9 +57,9 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     blocks = diagnostics.kept_losses(mean)
     n_beta = traces.attrs["n_beta"]
     excess = [b - s for b, s in zip(blocks, start.values, strict=True)]
-    rows = np.array([diagnostics.mean_and_error(b) for b in excess])[..., 0]  # (T, 2)
+    rows = np.array([diagnostics.mean_and_error(b) for b in excess])[..., 0]  # (T, 3)
     found = diagnostics.summary(mean).drop_vars("noise_floor")
     error = np.where(np.isinf(found.r_hat), np.nan, n_beta * rows[:, 1])  # a chain never moved
     return found.assign(
-        llc=("time", n_beta * rows[:, 0]), standard_error=("time", error)
+        llc=("time", n_beta * rows[:, 0]), standard_error=("time", error), dof=("time", rows[:, 2])
     ).assign_attrs(traces.attrs)
