@@ -20,7 +20,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from dlnflow.plots import influence_plots, panels
 from dlnflow.sampling import sweep
-from dlnflow.sampling.grid_sweep import PAPER_GRID
+from dlnflow.analysis.sweep import PAPER_GRID
 from paper_figures import _data, _localized, _scores, _style
 
 GRIDS: dict[_data.Scale, dict[str, Sequence[float]]] = {

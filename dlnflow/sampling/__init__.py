@@ -7,24 +7,25 @@ What reads the loss traces that come out is in `dlnflow.traces`, which needs onl
 from dlnflow._support.lazy import on_request
 
 _WHERE = {
-    "KERNELS": "dlnflow.sampling.chains",
+    "KERNELS": "dlnflow.sampling.kernels",
     "Settings": "dlnflow.sampling.settings",
     "labelled": "dlnflow.traces.format",
     "llc": "dlnflow.traces.learning_coefficient",
-    "sample": "dlnflow.sampling.model",
+    "sample": "dlnflow.sampling.torch_module",
     "suggest": "dlnflow.sampling.suggested",
-    "sweep": "dlnflow.sampling.grid_sweep",
-    "trace_run": "dlnflow.sampling.runs",
+    "sweep": "dlnflow.analysis.sweep",
+    "trace_run": "dlnflow.sampling.linear_run",
 }
 """Public name -> the module that defines it."""
 _MODULES = {
     "chains": "dlnflow.sampling.chains",
     "kernels": "dlnflow.sampling.kernels",
     "known_targets": "dlnflow.sampling.known_targets",
+    "linear_run": "dlnflow.sampling.linear_run",
     "noise": "dlnflow.sampling.noise",
     "posterior": "dlnflow.sampling.posterior",
     "selftest": "dlnflow.sampling.selftest",
-    "toy": "dlnflow.sampling.toy",
+    "torch_module": "dlnflow.sampling.torch_module",
 }
 
 __all__ = sorted([*_WHERE, *_MODULES])

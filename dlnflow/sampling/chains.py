@@ -1,60 +1,114 @@
-"""The driver of all kernels: burn in, thin, record losses."""
+"""The driver of all kernels and evaluators: check, burn in, thin, record losses, judge."""
 
-import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from dlnflow import checks
-from dlnflow.sampling import stiffness
-from dlnflow.sampling.kernels import mala, rmsprop_sgld, sgld, underdamped
-from dlnflow.sampling.posterior import Kernel, Noise, Posterior
-
-KERNELS: dict[str, Callable[..., Kernel]] = {
-    "sgld": sgld.build,
-    "rmsprop_sgld": rmsprop_sgld.build,
-    "mala": mala.build,
-    "underdamped": underdamped.build,
-}
-"""Kernel builders by name."""
+from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow.sampling import kernels, step_checks
+from dlnflow.sampling.kernels.spec import Kernel, Noise
+from dlnflow.sampling.noise import Streams
+from dlnflow.sampling.posterior import Evaluator, Posterior
+from dlnflow.sampling.settings import Settings
+from dlnflow.traces.format import check_start
 
 
-def build(kernel: str, posterior: Posterior, options: dict[str, Any]) -> Kernel:
-    """Return the named kernel on a posterior.
+def check(kernel: str, settings: Settings, *, exact: bool) -> None:
+    """Refuse, before any work, settings that a kernel does not take, and warn of another target.
 
-    Returns
-    -------
-    Kernel
+    Parameters
+    ----------
+    kernel : str
+        Name in `KERNELS`.
+    settings : Settings
+        With the options of the kernel.
+    exact : bool
+        False if gradients will come from minibatches.
 
     Raises
     ------
     ValueError
-        If the name or an option is unknown.
+        If the kernel or an option is unknown, it does not take minibatches, or it does not declare
+        whether it adapts.
     """
-    make = KERNELS[checks.one_of("kernel", kernel, list(KERNELS))]
-    known = [name for name in inspect.signature(make).parameters if name != "posterior"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        told = ", ".join(name for name in known if name != "step_size") or "none"
-        raise ValueError(
-            f"kernel {kernel!r} does not take the option {unknown[0]!r}; its options: {told}."
-            + checks.did_you_mean(str(unknown[0]), known)
+    spec = kernels.named(kernel)
+    spec.check_names(settings.kernel_options)
+    spec.declared("adapts_until", "the burn-in it needs")
+    if not exact:
+        spec.check_minibatches()
+    if changed := spec.changes(settings.kernel_options):
+        warnings.warn(
+            f"these draws are not from the localised posterior ({'; '.join(changed)}); covariances "
+            "and learning coefficients change with the target. The result says so in "
+            "`target_changed`.",
+            stacklevel=4,
         )
-    return make(posterior, **options)
+
+
+def check_checkpoints(
+    kernel: str, settings: Settings, theta: Tensor, start: FloatArray, time: IntArray
+) -> None:
+    """Refuse checkpoints that have no posterior, or one that float32 does not resolve.
+
+    Parameters
+    ----------
+    kernel, settings : str, Settings
+        As in `check`.
+    theta : Tensor, shape (T, P)
+        The checkpoints.
+    start : array, shape (T, K)
+        Observed losses there.
+    time : array of int, shape (T,)
+        Their steps.
+
+    Raises
+    ------
+    ValueError
+        If a loss is not finite, or the precision is too coarse for the kernel.
+    """
+    check_start(start, time)
+    largest = float(start.mean(1).max())
+    step_checks.check_precision(settings, kernels.named(kernel), theta, largest)
+
+
+def around(
+    evaluator: Evaluator, center: Tensor, kernel: str, settings: Settings
+) -> tuple[Kernel, Posterior]:
+    """Return the posterior localised at some centers, and a kernel on it.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+        The model and its data.
+    center : Tensor, shape (C, P)
+        Where the chains start and the localisation pulls to.
+    kernel, settings : str, Settings
+        As in `check`.
+
+    Returns
+    -------
+    kernel : Kernel
+        `init` and `step`.
+    posterior : Posterior
+        Its target.
+    """
+    posterior = Posterior(evaluator, center, settings.n_beta, settings.localization)
+    return kernels.named(kernel)(posterior, **settings.for_kernel()), posterior
 
 
 def run(
     kernel: Kernel,
-    theta: Tensor,
+    evaluator: Evaluator,
+    state: Any,
     noise: Noise,
     *,
-    draws: int,
-    burn_in: int = 0,
-    thin: int = 1,
-    observe: Callable[[Any], Tensor] | None = None,
+    lengths: dict[str, int],
+    done: int = 0,
+    begin: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Any]:
     """Advance all chains and record the losses of the observed items.
 
@@ -62,31 +116,37 @@ def run(
     ----------
     kernel : Kernel
         What moves the chains.
-    theta : Tensor, shape (C, P)
-        Where they start.
+    evaluator : Evaluator
+        What is observed, where it does not come with the gradient.
+    state
+        Of `kernel.init`, or the last of a run that is to be continued.
     noise : Noise
-        Their random numbers.
-    draws, burn_in, thin : int
-        Record `draws` times, every `thin` steps, after `burn_in` steps.
-    observe : callable, optional
-        state -> (C, K) losses; default: the losses that came with the gradient.
+        Random numbers of the chains.
+    lengths : dict
+        `draws`: how many draws the chain has in the end; `burn_in`: steps before; `thin`: steps
+        between.
+    done : int
+        Draws that a chain that is continued has already.
+    begin : callable, optional
+        Called with the number of every step before it is taken, where minibatches and random
+        numbers are named by it.
 
     Returns
     -------
-    losses : Tensor, shape (C, draws, K)
+    losses : Tensor, shape (C, draws - done, K)
         Non-finite where a chain diverged; nothing is hidden.
     state
         The last state.
     """
-    observe = observe or (lambda state: state.value.items)
-    state = kernel.init(theta)
-    for _ in range(burn_in):
-        state = kernel.step(state, noise)
+    draws, burn_in, thin = (lengths[name] for name in ("draws", "burn_in", "thin"))
     recorded = []
-    for _ in range(draws):
-        for _ in range(thin):
-            state = kernel.step(state, noise)
-        recorded.append(observe(state))
+    for step in range(burn_in + done * thin if done else 0, burn_in + draws * thin):
+        if begin is not None:
+            begin(step)
+        state = kernel.step(state, noise)
+        if step >= burn_in and (step + 1 - burn_in) % thin == 0:
+            items = state.value.items
+            recorded.append(evaluator.observe(state.theta) if items is None else items)
     return torch.stack(recorded, dim=1), state
 
 
@@ -96,21 +156,45 @@ class Report(NamedTuple):
     acceptance: Tensor | None
     relative_step: Tensor | None
 
-    @classmethod
-    def of(cls, kernel: Kernel, posterior: Posterior, state: Any) -> "Report":
-        """Read a state; None where the kernel has no such number."""
-        rates = getattr(state, "acceptance", None)
-        return cls(rates, stiffness.relative_step(kernel, posterior, state))
+
+def sample(
+    evaluator: Evaluator,
+    center: Tensor,
+    kernel: str,
+    settings: Settings,
+    keys: Sequence[tuple[int, int, int]],
+) -> tuple[Tensor, Report]:
+    """Run chains from their centers to the end.
+
+    Parameters
+    ----------
+    evaluator, center, kernel, settings
+        As in `around`.
+    keys : sequence of (seed, checkpoint, chain)
+        Names of the random streams, one per chain.
+
+    Returns
+    -------
+    losses : Tensor, shape (C, draws, K)
+        Of the observed items.
+    report : Report
+        What the last state says.
+    """
+    built, posterior = around(evaluator, center, kernel, settings)
+    noise = Streams(keys, center.shape[1], center.dtype)
+    losses, state = run(built, evaluator, built.init(center), noise, lengths=settings.lengths())
+    rates = getattr(state, "acceptance", None)
+    return losses, Report(rates, step_checks.relative_step(built, posterior, state))
 
 
-def judged(traces: xr.DataArray, reports: list[Report]) -> xr.DataArray:
+def judged(traces: xr.DataArray, reports: Sequence[Report]) -> xr.DataArray:
     """Add the coordinates `acceptance` and `relative_step` (time, chain) of kernels with them.
 
     Parameters
     ----------
     traces : DataArray, dims (time, chain, draw, item)
         Loss traces.
-    reports : list of Report
+    reports : sequence of Report
         Of all chains, in the order of the traces.
 
     Returns
@@ -124,5 +208,5 @@ def judged(traces: xr.DataArray, reports: list[Report]) -> xr.DataArray:
         if all(value is not None for value in found):
             values = torch.cat(found).double().numpy().reshape(shape)
             traces = traces.assign_coords({name: (("time", "chain"), values)})
-    stiffness.warn_if_biased(traces)
+    step_checks.warn_if_biased(traces)
     return traces

@@ -23,8 +23,8 @@ from scipy import special
 from torch import Tensor
 
 from dlnflow._support.typing import FloatArray
-from dlnflow.sampling.posterior import Evaluation, Posterior
-from dlnflow.sampling.toy import evaluator
+from dlnflow.sampling.evaluators.linear import LinearEvaluator
+from dlnflow.sampling.posterior import Evaluation, FullBatch, Posterior
 from dlnflow.theory.rlct import learning_coefficient
 
 Predict = Callable[[FloatArray], FloatArray]
@@ -51,6 +51,8 @@ class Target:
         What SGLD with steps eps_hat should measure.
     ideal : float
         What a kernel without discretisation error should measure: 1 but for the localisation.
+    quadratic : bool
+        Whether U is quadratic (networks: nearly, at a large n_beta).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Target:
     precision: FloatArray
     discretised: Predict
     ideal: float = 1.0
+    quadratic: bool = True
 
 
 def gaussian(name: str, precision: FloatArray, chains: int, seed: int) -> Target:
@@ -74,7 +77,9 @@ def gaussian(name: str, precision: FloatArray, chains: int, seed: int) -> Target
         return Evaluation(0.5 * (theta * gradient).sum(-1), gradient)
 
     start = _gaussian_draws(precision, chains, seed)
-    posterior = Posterior(evaluate, torch.zeros_like(start), n_beta, 1e-9)
+    posterior = Posterior(
+        FullBatch(evaluate, len(precision)), torch.zeros_like(start), n_beta, 1e-9
+    )
     p = len(precision)
     values, vectors = np.linalg.eigh(precision)
     to_unit = torch.as_tensor(vectors * np.sqrt(values / p), dtype=torch.float32)
@@ -105,12 +110,13 @@ def quartic(chains: int, seed: int, p: int = 4) -> Target:
     sixth = 4 ** (6 / 4) * special.gamma(7 / 4) / special.gamma(0.25)
     return Target(
         "quartic",
-        Posterior(evaluate, torch.zeros_like(start), 1.0, 1e-9),
+        Posterior(FullBatch(evaluate, p), torch.zeros_like(start), 1.0, 1e-9),
         start,
         lambda state: state.theta.square().mean(-1) / variance,
         np.full(p, np.sqrt(sixth)),
         12 * variance * np.eye(p),
         lambda steps: np.interp(steps, trial, ratios).mean(-1),
+        quadratic=False,
     )
 
 
@@ -130,7 +136,7 @@ def network(n_in: int, hidden: int, d_out: int, rank: int, chains: int, seed: in
     precision = stiff + gamma * np.eye(len(stiff))
     center = torch.as_tensor(np.concatenate([w1t, w2]).ravel(), dtype=torch.float32)
     start = center + _gaussian_draws(precision, chains, seed)
-    evaluate = evaluator(None, torch.as_tensor(w2 @ w1t.T, dtype=torch.float32), hidden)
+    evaluate = LinearEvaluator(None, torch.as_tensor(w2 @ w1t.T, dtype=torch.float32), hidden)
     n_beta = kappa * n_in
     exact = learning_coefficient((n_in, hidden, d_out), rank).coefficient
     h = stiff / n_beta

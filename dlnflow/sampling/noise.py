@@ -1,4 +1,4 @@
-"""One random stream per chain, named by (seed, checkpoint, chain).
+"""Random streams, one per chain, named by (seed, checkpoint, chain), or by the step as well.
 
 A chain's numbers depend on its own key alone: not on the other chains of the batch, nor on how
 the batch is cut. torch fills Gaussians in groups of 16 and treats a remainder separately, so a
@@ -82,6 +82,37 @@ class Streams:
             self._next_uniform = 0
         self._next_uniform += 1
         return self._uniform_steps[self._next_uniform - 1]
+
+
+class StepNoise:
+    """Random numbers of one chain that depend on its step, not on what was drawn before.
+
+    Within a step, every call gives the same numbers.
+
+    Parameters
+    ----------
+    key : (seed, checkpoint, chain)
+        Of the chain.
+    like : Tensor, shape (1, P)
+        Shape, type and device of the Gaussian numbers.
+    """
+
+    def __init__(self, key: tuple[int, int, int], like: Tensor):
+        self._key, self._like, self.step = key, like, 0
+        self._generator = torch.Generator(like.device)
+
+    def normal(self) -> Tensor:
+        """Return the (1, P) Gaussian numbers of this step."""
+        like, generator = self._like, self._seeded(GAUSSIAN)
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def uniform(self) -> Tensor:
+        """Return the (1,) uniform number of this step."""
+        like, generator = self._like, self._seeded(UNIFORM)
+        return torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
+
+    def _seeded(self, stream: int) -> torch.Generator:
+        return self._generator.manual_seed(chain_seed(*self._key, stream, self.step))
 
 
 def generator(seed: int, checkpoint: int, chain: int, *, stream: int) -> torch.Generator:

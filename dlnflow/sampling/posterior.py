@@ -1,18 +1,15 @@
-"""The localised posterior that every kernel samples, and the shape of a kernel.
+"""The localised posterior that every kernel samples, and what must evaluate it.
 
     p(theta) ~ exp(-U),    U(theta) = n_beta L_w(theta) + (localization / 2) |theta - center|^2,
     L_w = (1/N) sum_i w_i l_i
 
-A kernel is `build(posterior, step_size=..., ...) -> Kernel(name, init, step)` with
-`init(theta) -> state` and `step(state, noise) -> state`; a state carries `theta` (C, P), with one
-row per chain, and `value`, the losses and the gradient *at that theta*. Losses at a draw therefore
-cost nothing beyond the gradient that the next step needs anyway. `init` copies theta; `step` may
-overwrite the state it is given (memory traffic is what a step costs), so keep only the new one.
+An evaluator knows a model and its data; kernels, the driver and the posterior ask it for no more
+than `Evaluator` says.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,28 +31,45 @@ class Evaluation(NamedTuple):
     items: Tensor | None = None
 
 
-class Noise(Protocol):
-    """Standard Gaussian (C, P) and uniform (C,) numbers, one stream per chain."""
+class Evaluator(Protocol):
+    """A model with its data, for C chains at once.
 
-    def normal(self) -> Tensor:
-        """Return the next (C, P) Gaussian numbers."""
-
-    def uniform(self) -> Tensor:
-        """Return the next (C,) uniform numbers in [0, 1)."""
-
-
-class Kernel(NamedTuple):
-    """A Markov kernel for all chains at once.
-
-    `changes` says in words how an option altered the target; empty when the target is U itself.
-    `steps` returns, at a state, what multiplies the drift, where that biases the variances.
+    Attributes
+    ----------
+    exact : bool
+        False if minibatches are drawn: loss and gradient are then noisy.
+    n_parameters : int
+        P.
     """
 
-    name: str
-    init: Callable[[Tensor], Any]
-    step: Callable[[Any, Noise], Any]
-    changes: tuple[str, ...] = ()
-    steps: Callable[[Any], Scale] | None = None
+    exact: bool
+    n_parameters: int
+
+    def __call__(self, theta: Tensor) -> Evaluation:
+        """Return mean loss and gradient at theta (C, P)."""
+
+    def observe(self, theta: Tensor) -> Tensor:
+        """Return the losses (C, K) of the observed items, without minibatches."""
+
+
+@dataclass(frozen=True)
+class FullBatch:
+    """A function theta (C, P) -> Evaluation as an evaluator; its `items` are what is observed."""
+
+    function: Callable[[Tensor], Evaluation]
+    n_parameters: int
+    exact: bool = True
+
+    def __call__(self, theta: Tensor) -> Evaluation:
+        """Return what the function returns."""
+        return self.function(theta)
+
+    def observe(self, theta: Tensor) -> Tensor:
+        """Return the losses of the items."""
+        items = self.function(theta).items
+        if items is None:
+            raise ValueError("the function gives no losses of items, so nothing can be observed.")
+        return items
 
 
 @dataclass(frozen=True)
@@ -64,21 +78,18 @@ class Posterior:
 
     Parameters
     ----------
-    evaluate : callable
+    evaluate : Evaluator
         theta (C, P) -> Evaluation.
     center : Tensor, shape (C, P)
         Where the chains start and the localisation pulls to.
     n_beta, localization : float or Tensor, shape (C, 1)
         Inverse temperature of the mean loss, and the precision of the Gaussian prior.
-    exact : bool
-        False if `evaluate` draws minibatches: its loss and gradient are then noisy.
     """
 
-    evaluate: Callable[[Tensor], Evaluation]
+    evaluate: Evaluator
     center: Tensor
     n_beta: Scale
     localization: Scale
-    exact: bool = True
 
     def __post_init__(self) -> None:
         """Refuse temperatures and localisations that define no posterior."""
@@ -88,6 +99,11 @@ class Posterior:
         ):
             if not bool(torch.all(torch.as_tensor(value) > 0)):
                 raise ValueError(f"`{name}` must be > 0, got {value}. {hint}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether loss and gradient are those of the full batch."""
+        return self.evaluate.exact
 
     def potential(self, theta: Tensor, value: Evaluation) -> Tensor:
         """Return U, shape (C,)."""

@@ -11,28 +11,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dlnflow.sampling import chains as driver
+from dlnflow import checks
+from dlnflow.sampling import kernels as registry
+from dlnflow.sampling.kernels.spec import Kernel, KernelSpec, Law
 from dlnflow.sampling.known_targets import Target, targets
 
 RELATIVE_STEPS = (0.03, 0.2, 0.8)
 """eps_hat times the largest curvature; 4 is the limit of stability."""
-RELATIVE_STABILITY = 0.01
-"""RMSProp's constant a over the typical gradient: full batch, where a does not hide the bias."""
 CHAINS = 4096
 Z_LIMIT = 3.5
 """With 105 rows a correct sampler is called wrong in one self-test of twenty."""
 SMALL_BIAS = 0.01
 """A predicted bias below this counts as none."""
-FREEZE_AFTER = 200
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "sgld": ("sgld", {}),
-    "rmsprop_sgld": ("rmsprop_sgld", {"warm_start": True}),
-    "rmsprop_sgld, frozen": ("rmsprop_sgld", {"warm_start": True, "freeze_after": FREEZE_AFTER}),
-    "mala": ("mala", {}),
-    "underdamped": ("underdamped", {"persistence": 0.5}),
+    f"{name}, {case}" if case else name: (name, dict(options))
+    for name, kernel in registry.KERNELS.items()
+    for case, options in kernel.traits.cases.items()
 }
-"""Row name -> kernel and options. V starts warm, so that only the stationary law is tested."""
+"""Row name -> kernel and options."""
 
 
 class _Noise:
@@ -88,8 +85,6 @@ def selftest(
     ValueError
         If a kernel is unknown or the seed out of range.
     """
-    from dlnflow import checks
-
     names = list(CASES) if kernels is None else list(kernels)
     for name in names:
         checks.one_of("kernels", name, list(CASES))
@@ -126,13 +121,15 @@ def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
         Statistic, error and prediction.
     """
     kernel_name, options = CASES[name]
-    options = dict(options) | _step(kernel_name, target, relative)
-    kernel = driver.build(kernel_name, target.posterior, options)
+    spec = registry.named(kernel_name)
+    options = options | _step(spec, target, relative)
+    kernel = spec(target.posterior, **options)
     noise = _Noise(target.start.shape, seed)
     state = kernel.init(target.start)
     burn_in, draws = 100 + int(6 / relative), 100 + int(3 / relative)
-    if "freeze_after" in options:  # the law of the adaptive phase must be forgotten first
-        burn_in += FREEZE_AFTER + int(50 / relative)
+    adapts = options.get(spec.declared("adapts_until", "the burn-in it needs"))
+    if adapts:  # the law of the adaptive phase must be forgotten first
+        burn_in += adapts + int(50 / relative)
     total = torch.zeros(len(target.start), dtype=torch.float64)
     for step in range(burn_in + draws):
         state = kernel.step(state, noise)
@@ -143,34 +140,28 @@ def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
     acceptance = float(state.acceptance.mean()) if hasattr(state, "acceptance") else np.nan
     error = kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.nan
     mean = kept.mean() if len(kept) > 1 else np.nan
-    predicted = _predicted(name, target, state, options)
+    predicted = _predicted(kernel, target, state)
     return Measured(float(mean), float(error), predicted, acceptance, len(values) - len(kept))
 
 
-def _step(kernel: str, target: Target, relative: float) -> dict[str, Any]:
-    """Return step_size (and stability) so that eps_hat * curvature is `relative`."""
-    if kernel != "rmsprop_sgld":
+def _step(kernel: KernelSpec, target: Target, relative: float) -> dict[str, Any]:
+    """Return step_size (and what goes with it) so that the step times curvature is `relative`."""
+    if kernel.has_fixed_step("the self-test"):
         return {"step_size": relative / float(np.linalg.eigvalsh(target.precision)[-1])}
-    stability = RELATIVE_STABILITY * float(np.median(target.gradient_scale))
-    root = np.sqrt(1 / (target.gradient_scale + stability))
-    scaled = root[:, None] * target.precision * root
-    return {
-        "step_size": relative / float(np.linalg.eigvalsh(scaled)[-1]),
-        "stability": stability,
-    }
+    at = kernel.declared("at_relative_step", "the self-test")
+    return at(relative, target.precision, target.gradient_scale)
 
 
-def _predicted(name: str, target: Target, state: Any, options: dict[str, Any]) -> float:
+def _predicted(kernel: Kernel, target: Target, state: Any) -> float:
     """Return what the kernel should measure, NaN where no law is known."""
-    if name == "rmsprop_sgld" or (name == "underdamped" and target.name == "quartic"):
-        return np.nan
-    if name in ("mala", "underdamped"):
+    if kernel.law is Law.EXACT or (kernel.law is Law.EXACT_ON_GAUSSIANS and target.quadratic):
         return target.ideal
-    if name == "sgld":
-        steps = np.full((1, target.start.shape[1]), options["step_size"])
-    else:
-        steps = state.step_hat.double().numpy()
-    return float(target.discretised(steps).mean())
+    if kernel.law is not Law.DISCRETISED:
+        return np.nan
+    steps = torch.as_tensor(kernel.steps(state)).double().numpy()
+    size = target.start.shape[1]
+    shape = (1, size) if steps.ndim == 0 else (len(steps), size)
+    return float(target.discretised(np.broadcast_to(steps, shape)).mean())
 
 
 def _row(name: str, target: str, relative: float, found: Measured) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dlnflow import checks
-from dlnflow.sampling.kernels.options import checked, target_changed, warn_if_target_changed
 from dlnflow.traces.format import check_lengths
+
+REVISION = 2
+"""Of the arithmetic of chains: kernels, random numbers, minibatches and evaluators. Part of every
+key, to be raised when the same settings give other draws."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Settings:
     dtype: str = "float32"
     kernel_options: Mapping[str, Any] = field(default_factory=dict)
 
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "chains": "a chain has its own random numbers, whatever the number of others",
+        "draws": "a longer chain begins with the draws of a shorter one",
+    }
+    """Fields that do not change what a chain draws, and why. All others identify it."""
+
     def __post_init__(self) -> None:
         for name in ("n_beta", "localization", "step_size"):
             object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
@@ -54,17 +63,29 @@ class Settings:
         for name in ("chains", "draws", "burn_in", "thin"):
             object.__setattr__(self, name, int(getattr(self, name)))  # 100.0 counts as 100
         object.__setattr__(self, "seed", checks.whole_number("seed", self.seed))
-        options = checked(self.kernel_options, self.burn_in)
-        object.__setattr__(self, "kernel_options", options)
+        object.__setattr__(self, "kernel_options", self._checked_options())
         checks.one_of("dtype", self.dtype, ["float32", "float64"])
 
-    def for_kernel(self) -> dict[str, Any]:
-        """Return what the kernel builder takes besides the posterior."""
-        return {"step_size": self.step_size, **self.kernel_options}
+    def _checked_options(self) -> dict[str, Any]:
+        """Return the options of the kernel as a dict, each in the range that kernels declare."""
+        options = self.kernel_options
+        if not isinstance(options, Mapping):
+            raise ValueError(
+                f"`kernel_options` must be a mapping of option to value, got {options!r}."
+            )
+        if "step_size" in options:
+            raise ValueError(
+                "`step_size` is a setting of its own; take it out of `kernel_options`."
+            )
+        if options:
+            from dlnflow.sampling import kernels  # torch is not needed to read a record's fields
 
-    def warn_if_target_changed(self) -> None:
-        """Warn that an option changes what is sampled, if one does."""
-        warn_if_target_changed(self.kernel_options)
+            kernels.check_values(options, self.burn_in)
+        return dict(options)
+
+    def for_kernel(self) -> dict[str, Any]:
+        """Return what the kernel takes besides the posterior."""
+        return {"step_size": self.step_size, **self.kernel_options}
 
     def lengths(self) -> dict[str, int]:
         """Return what the driver takes."""
@@ -72,11 +93,13 @@ class Settings:
 
     def attrs(self, kernel: str, n_train: int, n_parameters: int) -> dict[str, Any]:
         """Return the attributes of the traces; all numbers and text."""
+        from dlnflow.sampling import kernels
+
         record = asdict(self)
         options = record.pop("kernel_options")
         told = ", ".join(f"{k}={v}" for k, v in options.items())
-        if changed := target_changed(options):
-            record["target_changed"] = changed
+        if changed := kernels.named(kernel).changes(options):
+            record["target_changed"] = "; ".join(changed)
         return record | {
             "kernel": kernel, "kernel_options": told,
             "n_train": n_train, "n_parameters": n_parameters,

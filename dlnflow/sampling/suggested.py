@@ -7,7 +7,7 @@
 with |W| the spectral norm, enlarged by the chain's own spread 1/sqrt(localization). Then
 
     localization = 10 n_beta max_t |D_t|   ten times what keeps the posterior at a saddle local
-    step_size    = RELATIVE_STEP[kernel] / (n_beta * curvature + localization)
+    step_size    = relative_step / (n_beta * curvature + localization), as the kernel declares
     burn_in      = 20 / (step_size * localization)    ten relaxation times of a flat direction
 
 The steps t never depend on which checkpoints are sampled, so that adding a checkpoint changes
@@ -22,13 +22,10 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.protocol import Dynamics
 
 N_BETA = 1e4
 """Default inverse temperature: fluctuations of the outputs are then about 1 % of a feature."""
-RELATIVE_STEP = {"sgld": 0.2, "mala": 0.2, "underdamped": 1.0}
-"""eps times the largest curvature of U; stable below 4. SGLD then inflates no variance by > 5 %,
-MALA accepts 0.9 of the proposals of a wide network, and BAOAB has no error of first order."""
 MAX_BURN_IN = 5000
 """Given settings that need longer are left to the verdict."""
 LOCALIZATION_FACTOR = 10.0
@@ -37,7 +34,7 @@ the BIF follows retraining best (docs/sampling.md). `laplace_bif` takes 2, which
 
 
 def suggest(
-    run: Run,
+    run: Dynamics,
     steps: ArrayLike | None = None,
     *,
     n_beta: float | None = None,
@@ -51,15 +48,15 @@ def suggest(
 
     Parameters
     ----------
-    run : Run
+    run : Dynamics
         Two layers.
     steps : sequence of int, optional
         Where the curvature is taken; default 33 steps along the run, as in `bif`. One setting
         serves all checkpoints, so that a curve over training is not a curve of settings.
     n_beta : float, optional
         Default 1e4.
-    kernel : {"sgld", "mala", "underdamped"}
-        The step size depends on it.
+    kernel : str
+        Name in `dlnflow.sampling.KERNELS`; the step size depends on it.
 
     Returns
     -------
@@ -83,7 +80,7 @@ def suggest(
     return complete(run, {"n_beta": n_beta}, kernel, steps)
 
 
-def along(run: Run) -> list[int]:
+def along(run: Dynamics) -> list[int]:
     """Return 33 steps along the run, both ends included (all of a shorter run)."""
     return np.unique(np.linspace(0, run.n_steps, 33).astype(int)).tolist()
 
@@ -100,17 +97,22 @@ def _relative_step(kernel: str) -> float:
     ValueError
         If the kernel is unknown, or its step does not follow from the curvature.
     """
-    if kernel == "rmsprop_sgld":
-        raise ValueError(
-            "kernel 'rmsprop_sgld' needs a `step_size`: its effective step is "
-            "step_size / (sqrt(V) + stability), which no curvature bound fixes beforehand."
+    from dlnflow.sampling import kernels  # torch is not needed for the constants of this module
+
+    traits = kernels.named(kernel).traits
+    if traits.relative_step is None:
+        why = (
+            "it does not declare its `relative_step`"
+            if traits.effective_step in (None, kernels.spec.STEP_SIZE)
+            else f"its effective step is {traits.effective_step}, which no curvature bound fixes "
+            "beforehand"
         )
-    checks.one_of("kernel", kernel, list(RELATIVE_STEP))
-    return RELATIVE_STEP[kernel]
+        raise ValueError(f"kernel {kernel!r} needs a `step_size`: {why}.")
+    return traits.relative_step
 
 
 def complete(
-    run: Run, given: dict[str, Any], kernel: str, steps: ArrayLike | None = None
+    run: Dynamics, given: dict[str, Any], kernel: str, steps: ArrayLike | None = None
 ) -> dict[str, Any]:
     """Fill in what the user left out from the curvature at `steps`, consistently with `given`.
 
@@ -150,7 +152,7 @@ def complete(
     return given
 
 
-def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def checkpoints(run: Dynamics, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return W1 (T, h, n_in) and W2 (T, d_out, h).
 
     Returns
@@ -167,7 +169,7 @@ def checkpoints(run: Run, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return _trained(run, tuple(checks.recorded_steps(steps, run.n_steps).tolist()))
 
 
-def require_two_layers(run: Run) -> None:
+def require_two_layers(run: Dynamics) -> None:
     """Refuse a deeper run, before anything is trained.
 
     Raises
@@ -180,7 +182,7 @@ def require_two_layers(run: Run) -> None:
 
 
 @lru_cache(maxsize=2)
-def _trained(run: Run, steps: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+def _trained(run: Dynamics, steps: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     """Train once for all settings of a sweep; a Run never changes and is its own key."""
     # Two entries: the steps that set the defaults and those that are sampled.
     trajectory = run.train(steps)
@@ -190,12 +192,14 @@ def _trained(run: Run, steps: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     return layers
 
 
-def stiffest(run: Run, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float) -> float:
+def stiffest(
+    run: Dynamics, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float
+) -> float:
     """Return the largest curvature of U at the checkpoints themselves, without noise."""
     return n_beta * float(_loss_curvature(run, w1, w2, 0.0).max()) + localization
 
 
-def residual_norm(run: Run, w1: FloatArray, w2: FloatArray) -> FloatArray:
+def residual_norm(run: Dynamics, w1: FloatArray, w2: FloatArray) -> FloatArray:
     """Return the spectral norm of D_t = (1/N) (W X - Y) X^T, shape (T,)."""
     task = run.task
     d = (w2 @ w1 @ task.x - task.y) @ task.x.T / task.n_items
@@ -203,14 +207,14 @@ def residual_norm(run: Run, w1: FloatArray, w2: FloatArray) -> FloatArray:
 
 
 def curvature(
-    run: Run, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float
+    run: Dynamics, w1: FloatArray, w2: FloatArray, n_beta: float, localization: float
 ) -> float:
     """Return an upper bound on the curvature of U over checkpoints and typical draws."""
     spread = 1 / np.sqrt(localization)
     return n_beta * float(_loss_curvature(run, w1, w2, spread).max()) + localization
 
 
-def _loss_curvature(run: Run, w1: FloatArray, w2: FloatArray, spread: float) -> FloatArray:
+def _loss_curvature(run: Dynamics, w1: FloatArray, w2: FloatArray, spread: float) -> FloatArray:
     """Return (|W1|^2 + |W2|^2) |X X^T| / N + |D| per checkpoint, with weights off by `spread`."""
     layers = [
         np.linalg.norm(w, 2, axis=(1, 2)) + spread * (np.sqrt(w.shape[1]) + np.sqrt(w.shape[2]))

@@ -2,7 +2,7 @@
 
 import torch
 
-from dlnflow.sampling.posterior import Evaluation, Posterior
+from dlnflow.sampling.posterior import Evaluation, FullBatch, Posterior
 
 
 class Fixed:
@@ -43,7 +43,7 @@ def quadratic(hessian, chains, *, n_beta=1.0, localization=1e-12, center=0.0):
         return Evaluation(loss, gradient, loss[:, None])
 
     start = torch.full((chains, len(hessian)), float(center), dtype=torch.float64)
-    return Posterior(evaluate, start, n_beta, localization)
+    return Posterior(FullBatch(evaluate, len(hessian)), start, n_beta, localization)
 
 
 def exact_draws(precision, chains, seed=1):

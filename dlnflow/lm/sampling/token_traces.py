@@ -17,6 +17,7 @@ from dlnflow.lm.data.overlap import LEAST, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling.store import CorruptedError, Store
 from dlnflow.lm.sampling.unit import Result, Sampler, Unit, run
+from dlnflow.sampling import chains
 from dlnflow.traces import format as loss_traces
 
 NO_MATTER = ("transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -78,12 +79,11 @@ def sample_traces(
         Naming the damaged unit.
     """
     _check(checkpoints, gradient_data, observed)
-    if store is not None:
-        sampler.settings.warn_if_target_changed()
-    else:
+    if store is None:
         with tempfile.TemporaryDirectory() as folder:
             return sample_traces(checkpoints, gradient_data, observed, sampler, store=folder,
                                  executor=executor, progress=progress)  # fmt: skip
+    chains.check(sampler.kernel, sampler.settings, exact=False)
     key = {"gradient": gradient_data.key(), "observed": observed.key(), "sampler": sampler.key(),
            "version": __version__}  # fmt: skip
     steps = checkpoints.steps.tolist()

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dlnflow import checks
+from dlnflow._support.hashes import identity
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import threads
-from dlnflow.lm.runs.losses import token_losses
 from dlnflow.lm.runs.model import SHORT
-from dlnflow.sampling import chains
-from dlnflow.sampling.functional import matching
-from dlnflow.sampling.noise import GAUSSIAN, MINIBATCH, UNIFORM, chain_seed
-from dlnflow.sampling.posterior import Evaluation, Kernel, Posterior
-from dlnflow.sampling.settings import Settings
+from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
+from dlnflow.sampling import chains, kernels
+from dlnflow.sampling.noise import StepNoise
+from dlnflow.sampling.settings import REVISION, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PRECISIONS = ("fp32", "bf16-gradient", "bf16")
 """Where bfloat16 autocast is used."""
-TARGETS = 4096
-"""Observed tokens in one forward pass."""
-REVISION = 2
-"""Of the arithmetic: part of a store's key, to be raised when the same unit gives other bits."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,14 @@ class Sampler:
     device: str = "cpu"
     threads: int = 1
 
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"settings": "its fields stand beside the others"}
+    """Fields that are not written as they are, and why."""
+    SINCE: ClassVar[Mapping[str, Any]] = {"threads": 1}
+    """Fields that older stores lack -> the value at which chains were run then."""
+
     def __post_init__(self) -> None:
         checks.one_of("precision", self.precision, PRECISIONS)
-        checks.one_of("kernel", self.kernel, list(chains.KERNELS))
+        kernels.named(self.kernel).check_minibatches()
         one = isinstance(self.parameters, str)
         object.__setattr__(
             self, "parameters", (self.parameters,) if one else tuple(self.parameters)
@@ -76,14 +78,10 @@ class Sampler:
 
     def key(self) -> dict[str, Any]:
         """Return what identifies a chain in a manifest; its length and number do not."""
-        s = self.settings
-        return {
-            "kernel": self.kernel, "n_beta": s.n_beta, "localization": s.localization,
-            "step_size": s.step_size, "burn_in": s.burn_in, "thin": s.thin, "seed": s.seed,
-            "dtype": s.dtype, "options": dict(s.kernel_options),
-            "parameters": list(self.parameters), "precision": self.precision,
-            "device": torch.device(self.device).type, "revision": REVISION,
-        } | ({} if self.threads == 1 else {"threads": self.threads})  # fmt: skip
+        settings = identity(self.settings, leave_out=self.settings.NOT_IN_KEY)
+        settings["options"] = settings.pop("kernel_options")  # its name in stores that exist
+        own = identity(self, leave_out=self.NOT_IN_KEY, since=self.SINCE)
+        return settings | own | {"device": torch.device(self.device).type, "revision": REVISION}
 
 
 @dataclass(frozen=True)
@@ -114,82 +112,6 @@ class Result:
     n_parameters: int
 
 
-class StepNoise:
-    """Gaussian numbers that depend on the chain and the step, not on what was drawn before."""
-
-    def __init__(self, words: tuple[int, int, int], like: Tensor):
-        self.words, self.like, self.step = words, like, 0
-        self.generator = torch.Generator(like.device)
-
-    def normal(self) -> Tensor:
-        """Return the (1, P) Gaussian numbers of this step."""
-        self._seed(GAUSSIAN)
-        return torch.randn(self.like.shape, generator=self.generator, dtype=self.like.dtype,
-                           device=self.like.device)  # fmt: skip
-
-    def uniform(self) -> Tensor:
-        """Return the (1,) uniform number of this step."""
-        self._seed(UNIFORM)
-        return torch.rand(1, generator=self.generator, dtype=self.like.dtype,
-                          device=self.like.device)  # fmt: skip
-
-    def _seed(self, stream: int) -> None:
-        self.generator.manual_seed(chain_seed(*self.words, stream, self.step))
-
-
-class FlatModel:
-    """A model whose moving parameters are one vector (1, P), and their gradient another."""
-
-    def __init__(self, unit: Unit):
-        sampler = unit.sampler
-        self.unit, self.precision = unit, sampler.precision
-        self.model = unit.checkpoints.load(unit.step, device=sampler.device)
-        self.model.to(getattr(torch, sampler.settings.dtype)).requires_grad_(False)
-        if _plain_is_faster(sampler, unit.gradient.length):
-            self.model.set_attn_implementation("eager")
-        every = dict(self.model.named_parameters())
-        self.moving = [every[name] for name in matching(every, sampler.parameters)]
-        self.center = torch.cat([p.flatten() for p in self.moving])[None].clone()
-        self.gradient = torch.zeros_like(self.center)
-        for p, piece in zip(self.moving, self._pieces(self.gradient), strict=True):
-            p.requires_grad_(True)
-            p.grad = piece
-        self.observed = torch.from_numpy(unit.observed.ids).to(self.center.device)
-        self.step = 0
-
-    def _pieces(self, flat: Tensor) -> Iterator[Tensor]:
-        start = 0
-        for p in self.moving:
-            yield flat[0, start : start + p.numel()].view(p.shape)
-            start += p.numel()
-
-    def place(self, theta: Tensor) -> None:
-        """Let the model's parameters be views of `theta`."""
-        for p, piece in zip(self.moving, self._pieces(theta), strict=True):
-            p.data = piece
-
-    def evaluate(self, theta: Tensor) -> Evaluation:
-        """Return mean loss and gradient on the next minibatch; the gradient is a shared buffer."""
-        unit = self.unit
-        self.place(theta)
-        self.gradient.zero_()
-        seed = unit.sampler.settings.seed
-        rows = unit.gradient.batch(seed, unit.step, unit.chain, MINIBATCH, self.step)
-        ids = torch.from_numpy(rows).long().to(theta.device)
-        loss = token_losses(self.model, ids, bf16=self.precision != "fp32").mean()
-        loss.backward()
-        return Evaluation(loss.detach()[None], self.gradient)
-
-    def observe(self, theta: Tensor) -> NDArray[np.float32]:
-        """Return the losses (K,) of the observed tokens."""
-        self.place(theta)
-        rows = max(1, TARGETS // (self.observed.shape[1] - 1))
-        with torch.inference_mode():
-            parts = [token_losses(self.model, ids, bf16=self.precision == "bf16").flatten()
-                     for ids in self.observed.split(rows)]  # fmt: skip
-        return torch.cat(parts).float().cpu().numpy()
-
-
 def run(unit: Unit) -> Result:
     """Run one chain from its checkpoint, or on from its stored state.
 
@@ -212,37 +134,38 @@ def run(unit: Unit) -> Result:
 
 
 def _run(unit: Unit) -> Result:
-    settings = unit.sampler.settings
-    flat = FlatModel(unit)
-    at_checkpoint = flat.observe(flat.center)
-    posterior = Posterior(flat.evaluate, flat.center, settings.n_beta, settings.localization,
-                          exact=False)  # fmt: skip
-    kernel = chains.build(unit.sampler.kernel, posterior, settings.for_kernel())
-    state = kernel.init(flat.center)
-    first = 0
+    sampler, settings = unit.sampler, unit.sampler.settings
+    key = (settings.seed, unit.step, unit.chain)
+    evaluator = LanguageModelEvaluator(
+        _model(unit), unit.gradient, unit.observed, key,
+        parameters=sampler.parameters, precision=sampler.precision,
+    )  # fmt: skip
+    center = evaluator.center
+    start = evaluator.observe(center)[0].numpy()
+    kernel, _ = chains.around(evaluator, center, sampler.kernel, settings)
+    state = kernel.init(center)
     if unit.state is not None:
-        state = _unpack(state, unit.state, flat.center.device)
-        first = settings.burn_in + unit.done * settings.thin
-    words = (settings.seed, unit.step, unit.chain)
-    noise = StepNoise(words, flat.center)
-    losses, state = _advance(kernel, state, noise, first=first, flat=flat)
-    shape = (unit.draws - unit.done, unit.observed.n_targets)
-    losses = np.asarray(losses, np.float32).reshape(shape)
-    return Result(losses, at_checkpoint, _pack(state), flat.center.shape[1])
+        state = _unpack(state, unit.state, center.device)
+    noise = StepNoise(key, center)
+
+    def begin(step: int) -> None:
+        noise.step, evaluator.step = step, step + 1
+
+    lengths = settings.lengths() | {"draws": unit.draws}
+    losses, state = chains.run(
+        kernel, evaluator, state, noise, lengths=lengths, done=unit.done, begin=begin
+    )
+    return Result(losses[0].numpy(), start, _pack(state), evaluator.n_parameters)
 
 
-def _advance(
-    kernel: Kernel, state: Any, noise: StepNoise, *, first: int, flat: FlatModel
-) -> tuple[list[NDArray[np.float32]], Any]:  # fmt: skip
-    """Step to the last draw, observing every `thin`-th state after the burn-in."""
-    s, losses = flat.unit.sampler.settings, []
-    for step in range(first, s.burn_in + flat.unit.draws * s.thin):
-        noise.step, flat.step = step, step + 1
-        state = kernel.step(state, noise)
-        after = step + 1 - s.burn_in
-        if after > 0 and after % s.thin == 0:
-            losses.append(flat.observe(state.theta))
-    return losses, state
+def _model(unit: Unit) -> PreTrainedModel:
+    """Return the model of a unit without gradients, with the faster kind of attention."""
+    sampler = unit.sampler
+    model = unit.checkpoints.load(unit.step, device=sampler.device)
+    model.to(getattr(torch, sampler.settings.dtype)).requires_grad_(False)
+    if _plain_is_faster(sampler, unit.gradient.length):
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _plain_is_faster(sampler: Sampler, length: int) -> bool:

@@ -10,15 +10,15 @@ Bias: none; exp(-U) is stationary exactly for every eps. Too large an eps shows 
 Reference: Roberts & Tweedie (1996), "Exponential convergence of Langevin distributions".
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dlnflow.sampling.kernels.spec import STEP_SIZE, Kernel, KernelSpec, KernelTraits, Law, Noise
 from dlnflow.sampling.posterior import (
     Evaluation,
-    Kernel,
-    Noise,
     Posterior,
     Scale,
     axpy,
@@ -57,18 +57,8 @@ def build(posterior: Posterior, *, step_size: Scale) -> Kernel:
     -------
     Kernel
         `init` and `step`; the state has `acceptance`.
-
-    Raises
-    ------
-    ValueError
-        If the posterior draws minibatches.
     """
     eps = checked_step_size(step_size)
-    if not posterior.exact:
-        raise ValueError(
-            "`kernel` 'mala' compares losses and needs the full batch; leave `batch_size` out, "
-            "or choose 'sgld'."
-        )
 
     def init(theta: Tensor) -> State:
         value = posterior.evaluate(theta)
@@ -92,7 +82,7 @@ def build(posterior: Posterior, *, step_size: Scale) -> Kernel:
         value = _merge(accept, value, state.value)
         return state._replace(value=value, accepted=state.accepted + accept, steps=state.steps + 1)
 
-    return Kernel("mala", init, step)
+    return Kernel("mala", init, step, law=Law.EXACT)
 
 
 def _merge(accept: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
@@ -100,3 +90,17 @@ def _merge(accept: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
     # The gradient is not merged: the state keeps grad U.
     items = None if new.items is None else torch.where(accept[:, None], new.items, old.items)
     return Evaluation(torch.where(accept, new.loss, old.loss), new.gradient, items)
+
+
+KERNEL = KernelSpec(
+    "mala",
+    build,
+    KernelTraits(
+        full_batch_only=True,  # the acceptance compares losses
+        compares_losses=True,
+        effective_step=STEP_SIZE,
+        stable_below=math.inf,  # too large a step is rejected
+        relative_step=0.2,  # accepts 0.9 of the proposals of a wide network
+        adapts_until="",
+    ),
+)

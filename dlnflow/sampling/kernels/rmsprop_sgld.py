@@ -18,23 +18,30 @@ References: Li et al. (2016), "Preconditioned stochastic gradient Langevin dynam
 (2025), Algorithm 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dlnflow.sampling.kernels.options import changes
-from dlnflow.sampling.posterior import (
-    Evaluation,
+from dlnflow import checks
+from dlnflow._support.typing import FloatArray
+from dlnflow.sampling.kernels.spec import (
+    NOISE_SCALE,
     Kernel,
+    KernelSpec,
+    KernelTraits,
+    Law,
     Noise,
-    Posterior,
-    Scale,
-    checked_step_size,
+    Option,
+    changes,
 )
+from dlnflow.sampling.posterior import Evaluation, Posterior, Scale, checked_step_size
 
 KICK_LIMIT = 4.0
 """eps_hat * localization beyond which the first step alone is unstable."""
+RELATIVE_STABILITY = 0.01
+"""a over the typical gradient in `at_relative_step`."""
 
 
 class State(NamedTuple):
@@ -111,8 +118,9 @@ def build(
         theta.addcmul_(step_hat, drift, value=-0.5).addcmul_(kick, noise.normal())
         return State(theta, posterior.evaluate(theta), v, step_hat, kick, steps + 1)
 
-    name = "rmsprop_sgld" if freeze_after is None else "rmsprop_sgld_frozen"
-    return Kernel(name, init, step, changes(noise_scale), lambda state: state.step_hat)
+    changed = changes((NOISE_SCALE,), {"noise_scale": noise_scale})
+    law = Law.UNKNOWN if freeze_after is None else Law.DISCRETISED
+    return Kernel("rmsprop_sgld", init, step, changed, law, lambda state: state.step_hat)
 
 
 def check_kick(pull: Tensor, stability: float) -> None:
@@ -133,3 +141,47 @@ def check_kick(pull: Tensor, stability: float) -> None:
             f"the checkpoint, eps_hat * localization = {worst:.3g} exceeds {KICK_LIMIT:g}. "
             "Raise `stability`, lower `step_size`, or use `sgld`."
         )
+
+
+def at_relative_step(
+    relative: float, precision: FloatArray, gradient_scale: FloatArray
+) -> dict[str, Any]:
+    """Return `step_size` and `stability` at which eps_hat times curvature is `relative`.
+
+    V is taken at the mean square of the gradient, and the stability so small that it does not
+    hide the bias of Algorithm 1.
+
+    Returns
+    -------
+    dict
+    """
+    stability = RELATIVE_STABILITY * float(np.median(gradient_scale))
+    root = np.sqrt(1 / (gradient_scale + stability))
+    scaled = root[:, None] * precision * root
+    return {
+        "step_size": relative / float(np.linalg.eigvalsh(scaled)[-1]),
+        "stability": stability,
+    }
+
+
+KERNEL = KernelSpec(
+    "rmsprop_sgld",
+    build,
+    KernelTraits(
+        full_batch_only=False,
+        compares_losses=False,
+        effective_step="step_size / (sqrt(V) + stability)",
+        stable_below=4.0,
+        adapts_until="freeze_after",
+        options=(
+            Option("decay", checks.real_number),
+            Option("stability", checks.real_number),
+            Option("freeze_after", checks.positive_integer, optional=True),
+            Option("warm_start", checks.flag),
+            NOISE_SCALE,
+        ),
+        at_relative_step=at_relative_step,
+        # V starts warm, so that only the stationary law is tested
+        cases={"": {"warm_start": True}, "frozen": {"warm_start": True, "freeze_after": 200}},
+    ),
+)

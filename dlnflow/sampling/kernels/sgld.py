@@ -13,11 +13,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dlnflow.sampling.kernels.options import changes
+from dlnflow.sampling.kernels.spec import (
+    BOX,
+    NOISE_SCALE,
+    STEP_SIZE,
+    Kernel,
+    KernelSpec,
+    KernelTraits,
+    Law,
+    Noise,
+    changes,
+)
 from dlnflow.sampling.posterior import (
     Evaluation,
-    Kernel,
-    Noise,
     Posterior,
     Scale,
     axpy,
@@ -76,9 +84,25 @@ def build(
         theta = clamp(theta, posterior.center, box)
         return State(theta, posterior.evaluate(theta))
 
-    return Kernel("sgld", init, step, changes(noise_scale, box), lambda _: eps)
+    changed = changes((NOISE_SCALE, BOX), {"noise_scale": noise_scale, "box": box})
+    return Kernel("sgld", init, step, changed, Law.DISCRETISED, lambda _: eps)
 
 
 def clamp(theta: Tensor, center: Tensor, box: float | None) -> Tensor:
     """Return theta with every coordinate within `box` of the center; None leaves it alone."""
     return theta if box is None else theta.clamp(center - box, center + box)
+
+
+KERNEL = KernelSpec(
+    "sgld",
+    build,
+    KernelTraits(
+        full_batch_only=False,
+        compares_losses=False,
+        effective_step=STEP_SIZE,
+        stable_below=4.0,
+        relative_step=0.2,  # inflates no variance by more than 5 %
+        adapts_until="",
+        options=(NOISE_SCALE, BOX),
+    ),
+)

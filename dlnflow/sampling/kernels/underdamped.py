@@ -21,10 +21,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlnflow import checks
+from dlnflow.sampling.kernels.spec import (
+    STEP_SIZE,
+    Kernel,
+    KernelSpec,
+    KernelTraits,
+    Law,
+    Noise,
+    Option,
+)
 from dlnflow.sampling.posterior import (
     Evaluation,
-    Kernel,
-    Noise,
     Posterior,
     Scale,
     axpy,
@@ -92,7 +100,7 @@ def build(
         drift = posterior.gradient(theta, value)
         return State(theta, value, drift, axpy(v, drift, -0.5 * h))
 
-    return Kernel("underdamped", init, step)
+    return Kernel("underdamped", init, step, law=Law.EXACT_ON_GAUSSIANS)
 
 
 def _critical(eps: Scale, localization: Scale) -> Scale:
@@ -101,3 +109,19 @@ def _critical(eps: Scale, localization: Scale) -> Scale:
     if isinstance(exponent, Tensor):
         return exponent.exp().clamp(max=LONGEST_MEMORY)
     return min(math.exp(exponent), LONGEST_MEMORY)
+
+
+KERNEL = KernelSpec(
+    "underdamped",
+    build,
+    KernelTraits(
+        full_batch_only=False,
+        compares_losses=False,
+        effective_step=STEP_SIZE,
+        stable_below=4.0,
+        relative_step=1.0,  # BAOAB has no error of first order
+        adapts_until="",
+        options=(Option("persistence", checks.real_number, optional=True),),
+        cases={"": {"persistence": 0.5}},
+    ),
+)

@@ -72,7 +72,7 @@ def test_draws_chains_and_checkpoints_differ(whole):
 
 def test_one_step_is_algorithm_1(parts):
     """RMSProp-SGLD written out by hand with the same noise and minibatch."""
-    from dlnflow.lm.sampling.unit import GAUSSIAN, MINIBATCH
+    from dlnflow.sampling.noise import GAUSSIAN, MINIBATCH
 
     ladder, gradient, observed, _ = parts
     settings = Settings(n_beta=50.0, localization=30.0, step_size=1e-3, draws=4, seed=2)
@@ -169,15 +169,15 @@ def test_killed_at_random_moments(parts, whole, tmp_path):
 
 def test_the_number_of_threads_here_does_not_matter(parts, whole, tmp_path, monkeypatch):
     """Rounding depends on it, so chains bring their own, and give back what was there."""
-    from dlnflow.lm.sampling.unit import FlatModel
+    from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
 
-    observe, counts = FlatModel.observe, []
+    observe, counts = LanguageModelEvaluator.observe, []
 
     def counted(self, theta):
         counts.append(torch.get_num_threads())
         return observe(self, theta)
 
-    monkeypatch.setattr(FlatModel, "observe", counted)
+    monkeypatch.setattr(LanguageModelEvaluator, "observe", counted)
     torch.set_num_threads(2)
     try:
         sample_traces(*changed(parts, draws=4), store=tmp_path)

@@ -7,7 +7,7 @@ from torch import nn
 
 import dlnflow as dln
 from dlnflow import sampling
-from dlnflow.sampling import Settings, model, toy
+from dlnflow.sampling import Settings, linear_run, torch_module
 
 
 class Linear(nn.Module):
@@ -43,9 +43,9 @@ def test_model_chains_have_the_law_of_the_toy_program(setup):
     """Another order of parameters takes other noise, so compare means with their errors."""
     task, net, data = setup
     settings = Settings(50.0, 5.0, 4e-3, chains=64, draws=300, burn_in=200, dtype="float64")
-    found = model.sample(net, squared, data, settings=settings)
+    found = torch_module.sample(net, squared, data, settings=settings)
     w1, w2 = (p.detach().numpy()[None] for p in (net.a, net.b))
-    other = toy.sample(w1, w2, task, time=[0], kernel="sgld", settings=settings)
+    other = linear_run.sample(w1, w2, task, time=[0], kernel="sgld", settings=settings)
     np.testing.assert_allclose(found.checkpoint_loss, other.checkpoint_loss, rtol=1e-12)
     a, b = (z.mean("draw").values[0] for z in (found, other))  # (chains, items)
     z = (a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / 63)
@@ -57,8 +57,8 @@ def test_model_chains_have_the_law_of_the_toy_program(setup):
 def test_vectorised_and_sequential_chains_are_the_same(setup, batch_size):
     _, net, data = setup
     options = {"settings": SETTINGS, "batch_size": batch_size}
-    a = model.sample(net, squared, data, vectorise=True, **options)
-    b = model.sample(net, squared, data, vectorise=False, **options)
+    a = torch_module.sample(net, squared, data, vectorise=True, **options)
+    b = torch_module.sample(net, squared, data, vectorise=False, **options)
     np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
@@ -70,27 +70,29 @@ def test_models_that_vmap_refuses_run_one_by_one(setup):
         assert float(losses.detach().sum()) >= 0  # .item() is data-dependent: vmap refuses
         return losses
 
-    a = model.sample(net, stubborn, data, settings=SETTINGS)
+    a = torch_module.sample(net, stubborn, data, settings=SETTINGS)
     assert a.attrs["vectorised"] == 0
-    np.testing.assert_allclose(a, model.sample(net, squared, data, settings=SETTINGS), rtol=1e-9)
+    np.testing.assert_allclose(
+        a, torch_module.sample(net, squared, data, settings=SETTINGS), rtol=1e-9
+    )
 
 
 def test_the_model_is_left_as_it_was(setup):
     _, net, data = setup
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    model.sample(net, squared, data, settings=SETTINGS, kernel="underdamped")
+    torch_module.sample(net, squared, data, settings=SETTINGS, kernel="underdamped")
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
 def test_observed_items_and_their_names(setup):
     _, net, data = setup
-    whole = model.sample(net, squared, data, settings=SETTINGS)
-    part = model.sample(net, squared, data, [3, 1], settings=SETTINGS, items=["d", "b"])
+    whole = torch_module.sample(net, squared, data, settings=SETTINGS)
+    part = torch_module.sample(net, squared, data, [3, 1], settings=SETTINGS, items=["d", "b"])
     np.testing.assert_allclose(part.values, whole.values[..., [3, 1]], rtol=1e-12)
     assert part["item"].values.tolist() == ["d", "b"]
     new = tuple(t[:2] + 1 for t in data)
-    unseen = model.sample(net, squared, data, new, settings=SETTINGS, observe_at_once=1)
+    unseen = torch_module.sample(net, squared, data, new, settings=SETTINGS, observe_at_once=1)
     assert unseen.sizes["item"] == 2 and unseen.attrs["n_train"] == 4
 
 
@@ -100,28 +102,28 @@ def test_observed_loss_may_be_finer_than_an_item(setup):
     def per_output(call, batch):
         return 0.5 * (call(batch[0]) - batch[1]).square()  # (n, 3)
 
-    fine = model.sample(net, squared, data, settings=SETTINGS, observed_loss=per_output)
-    whole = model.sample(net, squared, data, settings=SETTINGS)
+    fine = torch_module.sample(net, squared, data, settings=SETTINGS, observed_loss=per_output)
+    whole = torch_module.sample(net, squared, data, settings=SETTINGS)
     summed = fine.values.reshape(1, 3, 30, 4, 3).sum(-1)
     np.testing.assert_allclose(summed, whole, rtol=1e-9)
 
 
 def test_only_named_parameters_move(setup):
     _, net, data = setup
-    found = model.sample(net, squared, data, settings=SETTINGS, parameters=["b"])
+    found = torch_module.sample(net, squared, data, settings=SETTINGS, parameters=["b"])
     assert found.attrs["n_parameters"] == 15
     with pytest.raises(ValueError, match="pattern 'c' matches none of a, b"):
-        model.sample(net, squared, data, settings=SETTINGS, parameters=["c"])
+        torch_module.sample(net, squared, data, settings=SETTINGS, parameters=["c"])
 
 
 def test_checkpoints_have_their_own_streams(setup):
     _, net, data = setup
     states = {10: net.state_dict(), 20: {k: 0.5 * v for k, v in net.state_dict().items()}}
-    both = model.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
-    alone = model.sample(net, squared, data, settings=SETTINGS, checkpoints={20: states[20]})
+    both = torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
+    alone = torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints={20: states[20]})
     np.testing.assert_array_equal(both.sel(time=[20]).values, alone.values)
     with pytest.raises(ValueError, match="lacks the parameter 'b'"):
-        model.sample(net, squared, data, settings=SETTINGS, checkpoints={1: {"a": net.a}})
+        torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints={1: {"a": net.a}})
 
 
 def test_minibatches_sample_the_same_posterior(setup):
@@ -129,7 +131,7 @@ def test_minibatches_sample_the_same_posterior(setup):
     _, net, data = setup
     settings = Settings(20.0, 5.0, 4e-4, chains=16, draws=200, burn_in=400)
     a, b = (
-        model.sample(net, squared, data, settings=settings, batch_size=size).mean().item()
+        torch_module.sample(net, squared, data, settings=settings, batch_size=size).mean().item()
         for size in (None, 2)
     )
     assert abs(a - b) < 0.15 * a
@@ -147,12 +149,12 @@ def test_dropout_in_training_mode_is_refused(setup):
     data = tuple(t.float() for t in setup[2])
     net = Noisy()
     with pytest.raises(ValueError, match=r"Call model.eval"):
-        model.sample(net, squared, data, settings=SETTINGS)
+        torch_module.sample(net, squared, data, settings=SETTINGS)
     net.eval()
     net[1].train()
     with pytest.raises(ValueError, match=r"training mode \(1\)"):
-        model.sample(net, squared, data, settings=SETTINGS)
-    found = model.sample(
+        torch_module.sample(net, squared, data, settings=SETTINGS)
+    found = torch_module.sample(
         net.eval(), squared, data, settings=Settings(10.0, 5.0, 1e-4, chains=2, draws=5)
     )
     first = found.values[0, :, 0] - found.checkpoint_loss.values
@@ -193,7 +195,7 @@ def test_bad_input(setup, change, message):
     _, net, data = setup
     arguments = {"data": data, "settings": SETTINGS} | change
     with pytest.raises(ValueError, match=message):
-        model.sample(net, squared, **arguments)
+        torch_module.sample(net, squared, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_bad_types(setup, change):
     _, net, data = setup
     arguments = {"model": net, "settings": SETTINGS} | change
     with pytest.raises(TypeError, match=next(iter(change))):
-        model.sample(arguments.pop("model"), squared, data, **arguments)
+        torch_module.sample(arguments.pop("model"), squared, data, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -221,26 +223,26 @@ def test_losses_that_give_no_posterior_are_refused(setup, loss, message):
     """A mean looks like one item, a detached loss samples the prior; both chains mix."""
     _, net, data = setup
     with pytest.raises(ValueError, match=f"`batch_loss`.*{message}|losses of `batch_loss`"):
-        model.sample(net, loss, data, settings=SETTINGS)
+        torch_module.sample(net, loss, data, settings=SETTINGS)
     if message not in ("do not depend on",):  # what is only observed needs no gradient
         with pytest.raises(ValueError, match=f"`observed_loss`.*{message}"):
-            model.sample(net, squared, data, settings=SETTINGS, observed_loss=loss)
+            torch_module.sample(net, squared, data, settings=SETTINGS, observed_loss=loss)
 
 
 def test_frozen_parameters_stay(setup):
     _, net, data = setup
     net.a.requires_grad_(False)
-    found = model.sample(net, squared, data, settings=SETTINGS)
+    found = torch_module.sample(net, squared, data, settings=SETTINGS)
     assert found.attrs["n_parameters"] == 15
     with pytest.raises(ValueError, match="pattern 'a' matches none of b"):
-        model.sample(net, squared, data, settings=SETTINGS, parameters=["a"])
+        torch_module.sample(net, squared, data, settings=SETTINGS, parameters=["a"])
 
 
 def test_default_names_are_positions_in_the_data(setup):
     _, net, data = setup
-    found = model.sample(net, squared, data, [3, 1], settings=SETTINGS)
+    found = torch_module.sample(net, squared, data, [3, 1], settings=SETTINGS)
     assert found["item"].values.tolist() == ["3", "1"]
-    fine = model.sample(
+    fine = torch_module.sample(
         net, squared, data, [3, 1], settings=SETTINGS,
         observed_loss=lambda call, batch: (call(batch[0]) - batch[1]).square(),
     )  # fmt: skip
@@ -250,9 +252,9 @@ def test_default_names_are_positions_in_the_data(setup):
 def test_checkpoints_may_come_in_any_order(setup):
     _, net, data = setup
     states = {20: net.state_dict(), 10: {k: 0.5 * v for k, v in net.state_dict().items()}}
-    found = model.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
+    found = torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints=states)
     assert found.time.values.tolist() == [10, 20]
-    alone = model.sample(net, squared, data, settings=SETTINGS, checkpoints={10: states[10]})
+    alone = torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints={10: states[10]})
     np.testing.assert_array_equal(found.sel(time=[10]), alone)
 
 
@@ -260,20 +262,20 @@ def test_checkpoints_that_are_not_finite_are_refused(setup):
     _, net, data = setup
     broken = {k: v * torch.nan for k, v in net.state_dict().items()}
     with pytest.raises(ValueError, match="checkpoint 3 are not finite"):
-        model.sample(net, squared, data, settings=SETTINGS, checkpoints={3: broken})
+        torch_module.sample(net, squared, data, settings=SETTINGS, checkpoints={3: broken})
 
 
 def test_acceptance_and_relative_step_are_reported(setup):
     _, net, data = setup
     states = {3: net.state_dict(), 5: net.state_dict()}
     options = {"settings": SETTINGS, "checkpoints": states}
-    rates = model.sample(net, squared, data, kernel="mala", **options).acceptance
+    rates = torch_module.sample(net, squared, data, kernel="mala", **options).acceptance
     assert rates.dims == ("time", "chain") and ((0 < rates) & (rates <= 1)).all()
-    whole = model.sample(net, squared, data, **options)
+    whole = torch_module.sample(net, squared, data, **options)
     assert whole.relative_step.shape == (2, 3) and (whole.relative_step > 0).all()
-    part = model.sample(net, squared, data, batch_size=2, **options)
+    part = torch_module.sample(net, squared, data, batch_size=2, **options)
     assert "relative_step" not in part.coords  # gradients are noisy
 
 
 def test_one_name_for_everything():
-    assert sampling.sample is model.sample
+    assert sampling.sample is torch_module.sample

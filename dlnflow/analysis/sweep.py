@@ -20,14 +20,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import checks
+from dlnflow import checks, result
 from dlnflow._support.files import write_json
-from dlnflow.dynamics.linear import Run
-from dlnflow.influence import bif
-from dlnflow.sampling.references import Reference, aligned
-from dlnflow.sampling.runs import trace_run
-from dlnflow.sampling.settings import Settings
+from dlnflow._support.typing import IntArray
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence import ESTIMATORS, bif
+from dlnflow.sampling.linear_run import trace_run
+from dlnflow.sampling.settings import REVISION, Settings
 
+Reference = str | xr.DataArray
+"""Name of an estimator, or an influence array."""
 PAPER_GRID: dict[str, tuple[float, ...]] = {
     "step_size": tuple(np.geomspace(1e-7, 1e-2, 6)),
     "n_beta": tuple(np.geomspace(1e1, 1e4, 4)),
@@ -41,7 +43,7 @@ PAPER_GRID: dict[str, tuple[float, ...]] = {
 
 
 def sweep(
-    run: Run,
+    run: Dynamics,
     steps: ArrayLike,
     grid: Mapping[str, Sequence[Any]],
     folder: str | PathLike[str],
@@ -58,7 +60,7 @@ def sweep(
 
     Parameters
     ----------
-    run : Run
+    run : Dynamics
         Two layers.
     steps : sequence of int
         Checkpoints.
@@ -142,10 +144,11 @@ def _read(path: Path, setting: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _key(
-    run: Run, steps: ArrayLike, setting: Mapping[str, Any], truth: Mapping[str, xr.DataArray]
+    run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any], truth: Mapping[str, xr.DataArray]
 ) -> str:
-    """Return a name that changes with the setting, the run, its data, steps and references."""
-    text = json.dumps([repr(run), np.asarray(steps).tolist(), _plain(setting)], sort_keys=True)
+    """Return a name of the setting, the run, its data, steps, references and the revision."""
+    about = [REVISION, repr(run), np.asarray(steps).tolist(), _plain(setting)]
+    text = json.dumps(about, sort_keys=True)
     digest = hashlib.sha256(text.encode())
     digest.update(json.dumps(sorted(truth)).encode())
     arrays = [run.task.x, run.task.y, *[truth[name].values for name in sorted(truth)]]
@@ -155,7 +158,7 @@ def _key(
 
 
 def _score(
-    run: Run,
+    run: Dynamics,
     steps: ArrayLike,
     setting: Mapping[str, Any],
     truth: Mapping[str, xr.DataArray],
@@ -179,7 +182,7 @@ def _score(
     write_json(path, row)
 
 
-def _sampled(run: Run, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
+def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
     """Return the BIF of one setting; what neither `bif` nor `Settings` knows is the kernel's."""
     known = {*signature(bif).parameters, *signature(trace_run).parameters,
              *Settings.__dataclass_fields__}  # fmt: skip
@@ -207,3 +210,64 @@ def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str,
 def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Return the setting with numbers that JSON knows."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in setting.items()}
+
+
+def aligned(
+    run: Dynamics, steps: IntArray, references: Sequence[Reference] | Mapping[str, Reference]
+) -> dict[str, xr.DataArray]:
+    """Return references by name, in the order of `steps` and of the items of the run.
+
+    Parameters
+    ----------
+    run : Dynamics
+        What estimators are computed for.
+    steps : array of int
+        Checkpoints of the sweep.
+    references : sequence, or mapping of name to reference
+        A sequence names each by its estimator.
+
+    Returns
+    -------
+    dict of str to DataArray, dims (time, query, train)
+
+    Raises
+    ------
+    ValueError
+        If an estimator is unknown, a name occurs twice, or an array lacks steps or items or has
+        dims of a sweep.
+    """
+    references = [references] if isinstance(references, str | xr.DataArray) else references
+    named = references if isinstance(references, Mapping) else dict.fromkeys(range(len(references)))
+    found: dict[str, xr.DataArray] = {}
+    for key in named:
+        reference = references[key]
+        if isinstance(reference, str):
+            estimator = ESTIMATORS[checks.one_of("references", reference, list(ESTIMATORS))]
+            reference = estimator(run, steps)
+        name = key if isinstance(key, str) else str(reference.attrs.get("estimator"))
+        if name in found:
+            raise ValueError(
+                f"two `references` are named {name!r}; give a mapping of your own names to them."
+            )
+        found[name] = _on(result.check(reference), name, steps, list(run.task.items))
+    return found
+
+
+def _on(array: xr.DataArray, name: str, steps: IntArray, items: list[str]) -> xr.DataArray:
+    """Return an influence at these steps and items."""
+    extra = array.dims[:-3]
+    if extra:
+        raise ValueError(
+            f"reference {name!r} has the dims {', '.join(map(str, extra))}; select one entry, e.g. "
+            f".isel({extra[0]}=0)."
+        )
+    for dim, wanted in (("time", steps.tolist()), ("query", items), ("train", items)):
+        have = set(array[dim].values.tolist())
+        missing = [label for label in wanted if label not in have]
+        if missing:
+            raise ValueError(
+                f"reference {name!r} lacks {len(missing)} of {len(wanted)} labels of the sweep on "
+                f"`{dim}`, the first is {missing[0]!r}. Compute it at the steps and for all items "
+                "of the sweep."
+            )
+    return array.sel(time=steps, query=items, train=items)

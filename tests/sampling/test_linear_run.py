@@ -6,7 +6,8 @@ import torch
 
 import dlnflow as dln
 from dlnflow import sampling
-from dlnflow.sampling import Settings, toy
+from dlnflow.sampling import Settings, linear_run
+from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
 from dlnflow.theory.rlct import learning_coefficient
 from dlnflow.traces import llc
 from tests.tolerances import ALGEBRA
@@ -29,10 +30,10 @@ def test_gradients_by_hand_are_those_of_autograd(one_hot, weighted):
     items = 0.5 * (w2 @ w1 @ inputs - y).square().sum(1)
     loss = (items * (w if weighted else 1)).mean(1)
     loss.sum().backward()
-    found = toy.evaluator(x, y, 6, w if weighted else None)(toy.pack(w1, w2).detach())
+    found = LinearEvaluator(x, y, 6, w if weighted else None)(pack(w1, w2).detach())
     np.testing.assert_allclose(found.items, items.detach(), rtol=ALGEBRA)
     np.testing.assert_allclose(found.loss, loss.detach(), rtol=ALGEBRA)
-    expected = toy.pack(w1.grad, w2.grad)
+    expected = pack(w1.grad, w2.grad)
     np.testing.assert_allclose(found.gradient, expected, rtol=ALGEBRA, atol=1e-13)
 
 
@@ -55,7 +56,7 @@ def test_a_chain_does_not_depend_on_its_batch(run, kernel, dtype, monkeypatch):
     np.testing.assert_array_equal(whole.sel(time=[100]).values, alone.values)
     more = sampling.trace_run(run, [100], **options | {"chains": 5})
     np.testing.assert_array_equal(more.values[:, :2], alone.values)
-    monkeypatch.setattr(toy, "SLAB_BYTES", 1)  # one chain at a time
+    monkeypatch.setattr(linear_run, "SLAB_BYTES", 1)  # one chain at a time
     single = sampling.trace_run(run, steps, **options)
     np.testing.assert_allclose(
         single.values, whole.values, rtol=1e-5 if dtype == "float32" else 1e-12
@@ -152,7 +153,7 @@ def test_relative_step_is_step_times_the_largest_curvature(run):
             w1t, w2 = theta[:24].view(4, 6), theta[24:].view(7, 6)
             return 0.5 * ((w2 @ w1t.mT - torch.tensor(run.task.y)) ** 2).sum() / 4
 
-        center = toy.pack(torch.tensor(trained.w1[t]), torch.tensor(trained.w2[t]))
+        center = pack(torch.tensor(trained.w1[t]), torch.tensor(trained.w2[t]))
         hessian = torch.autograd.functional.hessian(loss, center)
         largest = float(torch.linalg.eigvalsh(hessian).abs().max())
         expected = options["step_size"] * (options["n_beta"] * largest + options["localization"])
@@ -181,7 +182,7 @@ def test_a_preconditioner_with_too_large_steps_is_warned_about(freeze_after, war
         6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, kernel_options=options
     )  # fmt: skip
     with pytest.warns(UserWarning, match="`step_size` = 1e-08 is too large"):
-        toy.sample(w1, w2, task, time=[0], kernel="rmsprop_sgld", settings=settings)
+        linear_run.sample(w1, w2, task, time=[0], kernel="rmsprop_sgld", settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -238,14 +239,14 @@ def test_three_layers_are_refused():
 def test_a_checkpoint_that_is_not_finite_is_refused(run):
     w1, w2 = np.full((1, 6, 4), np.nan), np.ones((1, 7, 6))
     with pytest.raises(ValueError, match="checkpoint 7 are not finite"):
-        toy.sample(w1, w2, run.task, time=[7], kernel="sgld", settings=Settings(1, 1, 1e-3))
+        linear_run.sample(w1, w2, run.task, time=[7], kernel="sgld", settings=Settings(1, 1, 1e-3))
 
 
 def test_chains_that_blow_up_give_a_verdict_not_a_silent_nan(run):
     """Unstable only away from the checkpoint, so no check at the start can see it."""
     w1, w2 = run.train([run.n_steps]).w1, run.train([run.n_steps]).w2
     settings = Settings(100.0, 0.01, 0.05, draws=200)
-    found = toy.sample(w1, w2, run.task, time=[9], kernel="sgld", settings=settings)
+    found = linear_run.sample(w1, w2, run.task, time=[9], kernel="sgld", settings=settings)
     inf = dln.traces.influence(found)
     assert inf.verdict.item() == "diverged" and inf.n_diverged.item() == 4
     assert np.isnan(inf.values).all()
@@ -279,7 +280,9 @@ def sampled_llc(
         kappa * m, gamma, step, chains=chains, draws=draws, burn_in=600, thin=thin,
         kernel_options=options,
     )  # fmt: skip
-    return llc(toy.sample(w1, w2, task, time=[0], kernel=kernel, settings=settings)).isel(time=0)
+    return llc(linear_run.sample(w1, w2, task, time=[0], kernel=kernel, settings=settings)).isel(
+        time=0
+    )
 
 
 @pytest.mark.parametrize("kernel", ["mala", "underdamped"])

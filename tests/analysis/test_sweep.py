@@ -44,7 +44,7 @@ def test_scores_and_refused_settings(run, tmp_path):
 def test_a_second_call_reads_the_files(run, tmp_path, monkeypatch):
     grid = {"localization": [1e3, 1e5]}
     first = sweep(run, STEPS, grid, tmp_path, **SHORT)
-    module = sys.modules["dlnflow.sampling.grid_sweep"]
+    module = sys.modules["dlnflow.analysis.sweep"]
     monkeypatch.setattr(module, "_score", lambda *_: pytest.fail("ran again"))
     again = sweep(run, STEPS, grid, tmp_path, **SHORT)
     assert first.equals(again)

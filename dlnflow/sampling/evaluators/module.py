@@ -1,4 +1,4 @@
-"""A torch model as a function of theta (C, P): losses and gradients of all chains.
+"""Any torch module: losses and gradients of all chains as functions of theta (C, P).
 
 vmap over the chains where the model allows, else one chain after another; the model itself is
 never changed.
@@ -6,13 +6,14 @@ never changed.
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from dlnflow import checks
 from dlnflow.sampling.posterior import Evaluation
 
 Batch = tuple[Tensor, ...]
@@ -110,6 +111,71 @@ class Parameters:
         return named
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a torch module is evaluated while it is sampled.
+
+    Parameters
+    ----------
+    batch_size : int, optional
+        Items per gradient, drawn without replacement anew for each step and chain; default all.
+    parameters : sequence of str, optional
+        Sample only parameters whose names match (`*` matches anything); the others stay, and so
+        do those with requires_grad=False.
+    items : sequence of str, optional
+        Names of the observed losses; default their positions in `data` (in `observed` where it
+        holds tensors), "position.k" where an item has several losses.
+    observed_loss : callable, optional
+        (model, batch) -> (n,) or (n, k): what is recorded, e.g. one loss per token; default the
+        training loss.
+    observe_at_once : int
+        Items per forward pass when observing.
+    vectorise : bool, optional
+        All chains in one vmap. Default: try, and go one by one where the model refuses.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or a list is empty.
+    """
+
+    batch_size: int | None = None
+    parameters: Sequence[str] | None = None
+    items: Sequence[str] | None = None
+    observed_loss: ItemLosses | None = None
+    observe_at_once: int = 512
+    vectorise: bool | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive_integer("observe_at_once", self.observe_at_once)
+        if self.batch_size is not None:
+            checks.positive_integer("batch_size", self.batch_size)
+        if self.parameters is not None and len(self.parameters) == 0:
+            raise ValueError("`parameters` is empty: nothing would move. Leave it out for all.")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "EvaluationOptions":
+        """Return the options of keyword arguments.
+
+        Returns
+        -------
+        EvaluationOptions
+
+        Raises
+        ------
+        ValueError
+            If a keyword is unknown.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ValueError(
+                    f"`{name}` is not an option of `sample`; there are {', '.join(known)}."
+                    + checks.did_you_mean(name, known)
+                )
+        return cls(**options)
+
+
 class ChainLosses:
     """Losses and gradients of all chains.
 
@@ -134,6 +200,7 @@ class ChainLosses:
     ) -> None:
         self._model, self._losses, self._where = model, item_losses, where
         self.vectorise = vectorise
+        self.n_parameters = sum(shape.numel() for shape in where.shapes)
 
     def items(self, theta: Tensor, batch: Batch) -> Tensor:
         """Return the losses (C, n) of a batch that all chains share."""
@@ -215,6 +282,73 @@ class ChainLosses:
                 return answer
         rows = [function(*row) for row in zip(*stacked, strict=True)]
         return _stack(rows)
+
+
+class ModuleEvaluator:
+    """A torch module with its data around one checkpoint.
+
+    Parameters
+    ----------
+    training, watching : ChainLosses
+        Losses of the posterior, and those that are recorded.
+    data, watched : tuple of Tensor
+        Their items.
+    options : EvaluationOptions
+        Size of minibatches and of forward passes.
+    streams : sequence of torch.Generator
+        Of the minibatches, one per chain.
+    """
+
+    def __init__(
+        self,
+        training: ChainLosses,
+        watching: ChainLosses,
+        data: Batch,
+        watched: Batch,
+        options: EvaluationOptions,
+        streams: Sequence[torch.Generator],
+    ) -> None:
+        self._training, self._watching = training, watching
+        self._data, self._watched, self._options = data, watched, options
+        self._streams = streams
+        self.n_parameters = training.n_parameters
+        self.exact = options.batch_size in (None, len(data[0]))
+        # The gradient of the full batch already brings the losses of the training items.
+        self._free = watched is data and options.observed_loss is None
+
+    def __call__(self, theta: Tensor) -> Evaluation:
+        """Return mean loss and gradient, of a fresh minibatch for every chain unless `exact`."""
+        if self.exact:
+            value = self._training.gradient(theta, self._data, None)
+            return value if self._free else value._replace(items=None)
+        size, count = len(self._data[0]), self._options.batch_size
+        drawn = [torch.randperm(size, generator=s)[:count] for s in self._streams]
+        return self._training.gradient(theta, self._data, torch.stack(drawn))
+
+    def observe(self, theta: Tensor) -> Tensor:
+        """Return the losses (C, K) of the watched items, a few items at a time."""
+        at_once = self._options.observe_at_once
+        cut = range(0, len(self._watched[0]), at_once)
+        parts = [tuple(t[k : k + at_once] for t in self._watched) for k in cut]
+        return torch.cat([self._watching.items(theta, part) for part in parts], dim=1)
+
+    def check(self, theta: Tensor) -> None:
+        """Refuse loss functions that give no posterior, or nothing to observe, at theta (P,).
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `ChainLosses.check`.
+        """
+        some = _first(self._data, self._options.batch_size)
+        self._training.check("batch_loss", theta, some, differentiable=True)
+        name = "observed_loss" if self._options.observed_loss else "batch_loss"
+        self._watching.check(name, theta, _first(self._watched, self._options.observe_at_once))
+
+
+def _first(data: Batch, count: int | None) -> Batch:
+    """Return the first `count` items; None returns all."""
+    return tuple(d[:count] for d in data)
 
 
 def _stack(rows: list[Any]) -> Any:

@@ -1,0 +1,1 @@
+"""What a posterior is evaluated with: one file per kind of model."""

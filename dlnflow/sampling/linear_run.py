@@ -1,0 +1,174 @@
+"""Loss traces of a two-layer linear run: settings filled in, all checkpoints and chains sampled.
+
+Chains are independent of each other and their random numbers depend on (seed, checkpoint, chain)
+alone, so the batch of checkpoints x chains is advanced in slabs that stay in cache, and the answer
+does not depend on what else was in the batch.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import checks
+from dlnflow._support.progress import Progress
+from dlnflow._support.typing import FloatArray
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.sampling import chains, kernels, suggested
+from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
+from dlnflow.sampling.settings import Settings
+from dlnflow.sampling.step_checks import check_stable
+from dlnflow.task import Task
+from dlnflow.traces.format import labelled
+
+SLAB_BYTES = 400_000
+"""Positions of the chains that advance together; a handful of such arrays fits in L2."""
+
+
+def trace_run(
+    run: Dynamics,
+    steps: ArrayLike,
+    *,
+    kernel: str = "underdamped",
+    weights: ArrayLike | None = None,
+    **settings: Any,
+) -> xr.DataArray:
+    """Sample the localised posterior at checkpoints of a two-layer run.
+
+    Parameters
+    ----------
+    run : Dynamics
+        Two layers.
+    steps : sequence of int
+        Checkpoints.
+    kernel : str
+        Name in `dlnflow.sampling.KERNELS`: how the chains move. "underdamped" has no bias on
+        Gaussian targets and, per step, the largest effective sample size.
+    weights : array, shape (N,), optional
+        Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
+    **settings
+        Fields of `dlnflow.sampling.Settings`, among them the options of the kernel, e.g.
+        kernel_options={"freeze_after": 500, "stability": 0.1}; n_beta, localization, step_size
+        and burn_in are filled in where they are left out, as by `suggest(run)`: from the whole
+        run, whatever `steps` are.
+
+    Returns
+    -------
+    xarray.DataArray, dims (time, chain, draw, item)
+        Losses of all items.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or the step is beyond stability at a checkpoint.
+    """
+    steps = checks.recorded_steps(steps, run.n_steps)
+    unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
+    if unknown:
+        raise ValueError(
+            f"unknown sampling option `{unknown[0]}`."
+            + checks.did_you_mean(unknown[0], list(Settings.__dataclass_fields__))
+        )
+    suggested.require_two_layers(run)
+    full = Settings(**suggested.complete(run, settings, kernel))
+    w1, w2 = suggested.checkpoints(run, steps)
+    stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
+    check_stable(full, kernels.named(kernel), stiffness)
+    return sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
+
+
+def sample(
+    w1: ArrayLike,
+    w2: ArrayLike,
+    task: Task,
+    *,
+    time: ArrayLike,
+    kernel: str,
+    settings: Settings,
+    weights: ArrayLike | None = None,
+) -> xr.DataArray:
+    """Sample the localised posterior around every checkpoint.
+
+    Parameters
+    ----------
+    w1 : array, shape (T, h, n_in)
+        First layers of the checkpoints.
+    w2 : array, shape (T, d_out, h)
+        Second layers.
+    task : Task
+        N items.
+    time : array of int, shape (T,)
+        Steps of the checkpoints; part of the seeds.
+    kernel : str
+        Name in `KERNELS`.
+    settings : Settings
+        Posterior, lengths, seed, precision.
+    weights : array, shape (N,), optional
+        Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
+
+    Returns
+    -------
+    xarray.DataArray, dims (time, chain, draw, item)
+        Loss traces, with the coordinates and attributes of `dlnflow.sampling.sample`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, a loss at a checkpoint is not finite, or the step is beyond
+        stability.
+    """
+    chains.check(kernel, settings, exact=True)
+    dtype = getattr(torch, settings.dtype)
+    w1, w2, y = (torch.as_tensor(np.array(a), dtype=dtype) for a in (w1, w2, task.y))
+    x = None if task.one_hot else torch.as_tensor(np.array(task.x), dtype=dtype)
+    weights = None if weights is None else _item_weights(weights, task.n_items)
+    w = None if weights is None else torch.as_tensor(weights, dtype=dtype)
+    time = np.atleast_1d(np.asarray(time))
+    theta = pack(w1, w2)  # (T, P)
+    evaluator = LinearEvaluator(x, y, w1.shape[1], w)
+    start = evaluator.observe(theta).double().numpy()
+    chains.check_checkpoints(kernel, settings, theta, start, time)
+    centers = theta.repeat_interleave(settings.chains, 0)  # (T chains, P)
+    keys = [(settings.seed, int(t), c) for t in time for c in range(settings.chains)]
+    slab = max(1, SLAB_BYTES // (theta.shape[1] * theta.element_size()))
+    losses = np.empty((len(keys), settings.draws, task.n_items), np.float64)
+    reports = []
+    with Progress(len(keys), "sampling") as progress:
+        for first in range(0, len(keys), slab):
+            rows = slice(first, first + slab)
+            block, report = chains.sample(evaluator, centers[rows], kernel, settings, keys[rows])
+            losses[rows] = block.numpy()
+            reports.append(report)
+            progress.advance(len(block))
+    traces = labelled(
+        losses.reshape(len(time), settings.chains, settings.draws, task.n_items),
+        time=time,
+        items=task.items,
+        checkpoint_loss=start,
+        attrs=settings.attrs(kernel, task.n_items, theta.shape[1]),
+    )
+    if weights is not None:
+        traces = traces.assign_coords(weight=("item", weights))
+    return chains.judged(traces, reports)
+
+
+def _item_weights(weights: ArrayLike, n_items: int) -> FloatArray:
+    """Return item weights >= 0, one per item.
+
+    Returns
+    -------
+    array, shape (N,)
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    array = checks.nonnegative("weights", weights)
+    if array.shape != (n_items,):
+        raise ValueError(
+            f"`weights` must be one number per item, shape ({n_items},), got {array.shape}."
+        )
+    return array
