@@ -4,6 +4,7 @@ Exact in deep linear networks, sampled in language models.
 """
 
 from dlnflow import analysis, influence, lm, sampling, tables, traces
+from dlnflow._support import VERSION as __version__
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
 from dlnflow.dynamics import initial
@@ -16,7 +17,6 @@ from dlnflow.result import check, load, save, stack
 from dlnflow.task import Task
 from dlnflow.theory import flow, phases, rlct, saxe
 
-__version__ = "0.1.0"
 __all__ = [
     "ESTIMATORS",
     "DivergenceError",
@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "Task",
     "Trajectory",
+    "__version__",
     "analysis",
     "check",
     "compare",

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from dlnflow.analysis.sweep import PAPER_GRID
 from dlnflow.plots import influence_plots, panels
 from dlnflow.sampling import sweep
-from dlnflow.analysis.sweep import PAPER_GRID
 from paper_figures import _data, _localized, _scores, _style
 
 GRIDS: dict[_data.Scale, dict[str, Sequence[float]]] = {

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.sampling import kernels, step_checks
-from dlnflow.sampling.kernels.spec import Kernel, Noise
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluator, Posterior
 from dlnflow.sampling.settings import Settings
-from dlnflow.traces.format import check_start
+from dlnflow.traces.format import check_start, labelled
 
 
 def check(kernel: str, settings: Settings, *, exact: bool) -> None:
@@ -72,12 +72,12 @@ def check_checkpoints(
     """
     check_start(start, time)
     largest = float(start.mean(1).max())
-    step_checks.check_precision(settings, kernels.named(kernel), theta, largest)
+    step_checks.check_precision(kernel, settings, theta, largest)
 
 
 def around(
     evaluator: Evaluator, center: Tensor, kernel: str, settings: Settings
-) -> tuple[Kernel, Posterior]:
+) -> tuple[kernels.Kernel, Posterior]:
     """Return the posterior localised at some centers, and a kernel on it.
 
     Parameters
@@ -101,10 +101,10 @@ def around(
 
 
 def run(
-    kernel: Kernel,
+    kernel: kernels.Kernel,
     evaluator: Evaluator,
     state: Any,
-    noise: Noise,
+    noise: kernels.Noise,
     *,
     lengths: dict[str, int],
     done: int = 0,
@@ -187,21 +187,29 @@ def sample(
     return losses, Report(rates, step_checks.relative_step(built, posterior, state))
 
 
-def judged(traces: xr.DataArray, reports: Sequence[Report]) -> xr.DataArray:
-    """Add the coordinates `acceptance` and `relative_step` (time, chain) of kernels with them.
+def traces_of(
+    losses: FloatArray, reports: Sequence[Report], *, time: ArrayLike, **labels: Any
+) -> xr.DataArray:
+    """Return labelled loss traces, judged.
 
     Parameters
     ----------
-    traces : DataArray, dims (time, chain, draw, item)
-        Loss traces.
+    losses : array, shape (T, C, draws, K)
+        Of the observed items.
     reports : sequence of Report
-        Of all chains, in the order of the traces.
+        Of all chains, in the order of the losses.
+    time : array of int, shape (T,)
+        Steps of the checkpoints.
+    **labels
+        items, checkpoint_loss and attrs, as `dlnflow.traces.format.labelled` takes them.
 
     Returns
     -------
-    DataArray
-        The traces. Warns once if a step is so large that variances are 25 % off.
+    DataArray, dims (time, chain, draw, item)
+        With the coordinates `acceptance` and `relative_step` (time, chain) of kernels that have
+        them. Warns once if a step is so large that variances are 25 % off.
     """
+    traces = labelled(losses, time=time, **labels)
     shape = traces.sizes["time"], traces.sizes["chain"]
     for name in Report._fields:
         found = [getattr(report, name) for report in reports]

@@ -16,12 +16,11 @@ from dlnflow import checks
 from dlnflow._support.progress import Progress
 from dlnflow._support.typing import FloatArray
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.sampling import chains, kernels, suggested
+from dlnflow.sampling import chains, suggested
 from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.step_checks import check_stable
 from dlnflow.task import Task
-from dlnflow.traces.format import labelled
 
 SLAB_BYTES = 400_000
 """Positions of the chains that advance together; a handful of such arrays fits in L2."""
@@ -75,7 +74,7 @@ def trace_run(
     full = Settings(**suggested.complete(run, settings, kernel))
     w1, w2 = suggested.checkpoints(run, steps)
     stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
-    check_stable(full, kernels.named(kernel), stiffness)
+    check_stable(kernel, full, stiffness)
     return sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
 
 
@@ -142,8 +141,9 @@ def sample(
             losses[rows] = block.numpy()
             reports.append(report)
             progress.advance(len(block))
-    traces = labelled(
+    traces = chains.traces_of(
         losses.reshape(len(time), settings.chains, settings.draws, task.n_items),
+        reports,
         time=time,
         items=task.items,
         checkpoint_loss=start,
@@ -151,7 +151,7 @@ def sample(
     )
     if weights is not None:
         traces = traces.assign_coords(weight=("item", weights))
-    return chains.judged(traces, reports)
+    return traces
 
 
 def _item_weights(weights: ArrayLike, n_items: int) -> FloatArray:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dlnflow import checks
 from dlnflow.sampling import kernels as registry
-from dlnflow.sampling.kernels.spec import Kernel, KernelSpec, Law
 from dlnflow.sampling.known_targets import Target, targets
 
 RELATIVE_STEPS = (0.03, 0.2, 0.8)
@@ -144,7 +143,7 @@ def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
     return Measured(float(mean), float(error), predicted, acceptance, len(values) - len(kept))
 
 
-def _step(kernel: KernelSpec, target: Target, relative: float) -> dict[str, Any]:
+def _step(kernel: registry.KernelSpec, target: Target, relative: float) -> dict[str, Any]:
     """Return step_size (and what goes with it) so that the step times curvature is `relative`."""
     if kernel.has_fixed_step("the self-test"):
         return {"step_size": relative / float(np.linalg.eigvalsh(target.precision)[-1])}
@@ -152,11 +151,12 @@ def _step(kernel: KernelSpec, target: Target, relative: float) -> dict[str, Any]
     return at(relative, target.precision, target.gradient_scale)
 
 
-def _predicted(kernel: Kernel, target: Target, state: Any) -> float:
+def _predicted(kernel: registry.Kernel, target: Target, state: Any) -> float:
     """Return what the kernel should measure, NaN where no law is known."""
-    if kernel.law is Law.EXACT or (kernel.law is Law.EXACT_ON_GAUSSIANS and target.quadratic):
+    law = registry.Law
+    if kernel.law is law.EXACT or (kernel.law is law.EXACT_ON_GAUSSIANS and target.quadratic):
         return target.ideal
-    if kernel.law is not Law.DISCRETISED:
+    if kernel.law is not law.DISCRETISED:
         return np.nan
     steps = torch.as_tensor(kernel.steps(state)).double().numpy()
     size = target.start.shape[1]
@@ -250,10 +250,10 @@ def _view(rows: pd.DataFrame) -> Any:
         "kept": rows["acceptance"].map("{:.2f}".format),
         "verdict": rows["verdict"],
     }
-    told = [name for name, text in texts.items() if not all(cell == "nan" for cell in text)]
-    for name in told:
+    columns = [name for name, text in texts.items() if not all(cell == "nan" for cell in text)]
+    for name in columns:
         left = name in ("target", "verdict")
         view.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for cells in zip(*(texts[name] for name in told), strict=True):
+    for cells in zip(*(texts[name] for name in columns), strict=True):
         view.add_row(*("-" if cell == "nan" else cell for cell in cells))
     return view

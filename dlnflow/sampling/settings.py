@@ -97,10 +97,10 @@ class Settings:
 
         record = asdict(self)
         options = record.pop("kernel_options")
-        told = ", ".join(f"{k}={v}" for k, v in options.items())
+        listed = ", ".join(f"{k}={v}" for k, v in options.items())
         if changed := kernels.named(kernel).changes(options):
             record["target_changed"] = "; ".join(changed)
         return record | {
-            "kernel": kernel, "kernel_options": told,
+            "kernel": kernel, "kernel_options": listed,
             "n_train": n_train, "n_parameters": n_parameters,
         }  # fmt: skip

@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dlnflow.sampling.kernels.spec import Kernel, KernelSpec
+from dlnflow.sampling import kernels
 from dlnflow.sampling.posterior import Posterior
 from dlnflow.sampling.settings import Settings
 
@@ -38,15 +38,15 @@ FIVE_PER_CENT = 0.19
 """x at which the bias is 5 %."""
 
 
-def check_precision(settings: Settings, kernel: KernelSpec, theta: Tensor, loss: float) -> None:
+def check_precision(kernel: str, settings: Settings, theta: Tensor, loss: float) -> None:
     """Refuse or warn about float32 where it is too coarse.
 
     Parameters
     ----------
+    kernel : str
+        Name of a kernel: does it compare losses, is its step `step_size`?
     settings : Settings
         Step, temperature and precision.
-    kernel : KernelSpec
-        Whether it compares losses, and whether its step is `step_size`.
     theta : Tensor
         Weights of the checkpoints.
     loss : float
@@ -60,17 +60,17 @@ def check_precision(settings: Settings, kernel: KernelSpec, theta: Tensor, loss:
     """
     if settings.dtype != "float32":
         return
-    noise = settings.n_beta * UNIT * abs(loss)
-    if kernel.declared("compares_losses", "the precision it needs") and noise >= MOST_NOISE:
+    spec, noise = kernels.named(kernel), settings.n_beta * UNIT * abs(loss)
+    if spec.declared("compares_losses", "the precision it needs") and noise >= MOST_NOISE:
         raise ValueError(
-            f"`dtype` 'float32' is too coarse for {kernel.name!r} at `n_beta` = "
+            f"`dtype` 'float32' is too coarse for {kernel!r} at `n_beta` = "
             f"{settings.n_beta:g}: the rounding of n_beta * loss is {noise:.2g}, and the kernel "
             "compares such numbers. Use dtype='float64', or a kernel that does not, e.g. "
             "'underdamped'."
         )
     largest = float(theta.abs().max())
     move = settings.step_size**0.5 / (UNIT * max(largest, np.finfo(np.float32).tiny))
-    if kernel.has_fixed_step("the precision it needs") and move < LEAST_MOVE:
+    if spec.has_fixed_step("the precision it needs") and move < LEAST_MOVE:
         warnings.warn(
             f"`dtype` 'float32' is too coarse: one step moves a weight by sqrt(step_size) = "
             f"{settings.step_size**0.5:.2g}, which is {move:.2g} times the rounding of the largest "
@@ -79,15 +79,15 @@ def check_precision(settings: Settings, kernel: KernelSpec, theta: Tensor, loss:
         )
 
 
-def check_stable(settings: Settings, kernel: KernelSpec, curvature: float) -> None:
+def check_stable(kernel: str, settings: Settings, curvature: float) -> None:
     """Refuse a step at which the linearised chain grows.
 
     Parameters
     ----------
+    kernel : str
+        Name of a kernel. A step that is not `step_size` is judged by the kernel itself.
     settings : Settings
         `step_size`.
-    kernel : KernelSpec
-        Where it is stable. A step that is not `step_size` is judged by the kernel itself.
     curvature : float
         Largest curvature of U at a checkpoint.
 
@@ -96,21 +96,19 @@ def check_stable(settings: Settings, kernel: KernelSpec, curvature: float) -> No
     ValueError
         If step_size * curvature reaches the kernel's bound, or it declares none.
     """
-    if not kernel.has_fixed_step("its stability"):
+    spec, product = kernels.named(kernel), settings.step_size * curvature
+    if not spec.has_fixed_step("its stability"):
         return
-    bound, product = (
-        kernel.declared("stable_below", "its stability"),
-        settings.step_size * curvature,
-    )
+    bound = spec.declared("stable_below", "its stability")
     if product >= bound:
-        advised = kernel.traits.relative_step or bound / 4
+        advised = spec.traits.relative_step or bound / 4
         raise ValueError(
             f"`step_size` = {settings.step_size:g} is beyond stability: step_size * curvature = "
             f"{product:.3g} >= {bound:g}. Use at most {advised / curvature:.2g}, or lower `n_beta`."
         )
 
 
-def relative_step(kernel: Kernel, posterior: Posterior, state: Any) -> Tensor | None:
+def relative_step(kernel: kernels.Kernel, posterior: Posterior, state: Any) -> Tensor | None:
     """Return x (C,) at a state; None where the kernel has no such bias or gradients are noisy.
 
     Parameters

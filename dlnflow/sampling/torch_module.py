@@ -27,7 +27,6 @@ from dlnflow.sampling.evaluators.module import (
 )
 from dlnflow.sampling.noise import MINIBATCH, generator
 from dlnflow.sampling.settings import Settings
-from dlnflow.traces.format import labelled
 
 
 def sample(
@@ -118,14 +117,14 @@ def sample(
         "batch_size": how.batch_size or size,
         "vectorised": int(vectorised),
     }
-    traces = labelled(
+    return chains.traces_of(
         np.stack(losses),
+        reports,
         time=list(states),
         items=names,
         checkpoint_loss=np.concatenate(starts),
         attrs=attrs,
     )
-    return chains.judged(traces, reports)
 
 
 def check_model(model: object) -> None:

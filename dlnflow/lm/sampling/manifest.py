@@ -127,19 +127,19 @@ class Manifest:
         if not self.path.exists() and not units:
             return None
         known = _json(self.path)
-        there = known.get("key") if isinstance(known, dict) else None
-        if isinstance(there, dict) and there.get("format") not in (None, FORMAT):
+        stored = known.get("key") if isinstance(known, dict) else None
+        if isinstance(stored, dict) and stored.get("format") not in (None, FORMAT):
             raise ValueError(
-                f"`store` {self.folder} has format {there['format']} of another version of this "
+                f"`store` {self.folder} has format {stored['format']} of another version of this "
                 f"package, not {FORMAT}; format 1 did not record config.json. {WAY_OUT}"
             )
-        if isinstance(there, dict) and there != self.key:
+        if isinstance(stored, dict) and stored != self.key:
             raise ValueError(
                 f"`store` {self.folder} holds traces of something else "
-                f"({_differences(there, self.key)}). Nothing is mixed: give another folder, or "
+                f"({_differences(stored, self.key)}). Nothing is mixed: give another folder, or "
                 "delete that one."
             )
-        entries = known.get("steps") if isinstance(there, dict) else None
+        entries = known.get("steps") if isinstance(stored, dict) else None
         if _are_entries(entries):
             return {int(step): entry for step, entry in entries.items()}
         state = "is damaged" if self.path.exists() else "is missing"

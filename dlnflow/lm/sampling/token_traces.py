@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from dlnflow import __version__
+from dlnflow._support import VERSION
 from dlnflow._support.hashes import sha256_json
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.data.overlap import LEAST, occurring
@@ -85,7 +85,7 @@ def sample_traces(
                                  executor=executor, progress=progress)  # fmt: skip
     chains.check(sampler.kernel, sampler.settings, exact=False)
     key = {"gradient": gradient_data.key(), "observed": observed.key(), "sampler": sampler.key(),
-           "version": __version__}  # fmt: skip
+           "version": VERSION}  # fmt: skip
     steps = checkpoints.steps.tolist()
     shape = (sampler.settings.chains, observed.n_targets)
     files = Store(store, key, _contents(checkpoints), shape, repair=repair)
@@ -136,8 +136,8 @@ def _contents(checkpoints: Checkpoints) -> dict[int, dict[str, str]]:
         checkpoints.steps.tolist(), checkpoints.places, checkpoints.hashes, strict=True
     ):
         config, _ = PretrainedConfig.get_config_dict(place, revision=revision or "main")
-        told = {n: v for n, v in config.items() if n not in NO_MATTER and not n.startswith("_")}
-        found[step] = {"weights": weights, "config": sha256_json(told)}
+        relevant = {n: v for n, v in config.items() if n not in NO_MATTER and not n.startswith("_")}
+        found[step] = {"weights": weights, "config": sha256_json(relevant)}
     return found
 
 

@@ -225,8 +225,8 @@ class ChainLosses:
             losses, again = self._one(theta, batch), self._one(theta, batch)
         count = len(batch[0])
         if not torch.is_tensor(losses) or not losses.is_floating_point():
-            told = losses.dtype if torch.is_tensor(losses) else type(losses).__name__
-            raise ValueError(f"`{name}` must return a floating-point tensor of losses, got {told}.")
+            kind = losses.dtype if torch.is_tensor(losses) else type(losses).__name__
+            raise ValueError(f"`{name}` must return a floating-point tensor of losses, got {kind}.")
         if losses.ndim not in (1, 2) or len(losses) != count:
             raise ValueError(
                 f"`{name}` must return one loss per item, shape ({count},) or ({count}, k); got "
