@@ -1,15 +1,15 @@
 """The commands `dlnflow lm ...`; long ones go on where they were stopped."""
 
+import dataclasses
 import json
 import math
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from dlnflow._support.command import explained, writable
-from dlnflow.cli.changes import Sampling, changed, ordered
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +31,29 @@ Steps = Annotated[
 StoreFolder = Annotated[Path, typer.Option(help="Folder of the loss traces.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What `--set` of `sample` changes; None: the default of `dlnflow.lm.experiment`."""
+
+    rows: int | None = None
+    length: int | None = None
+    tokenizer: str | None = None
+    chains: int | None = None
+    n_beta: float | None = None
+    localization: float | None = None
+    step_size: float | None = None
+    burn_in: int | None = None
+    thin: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    repair: bool = False
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Return those of some settings that are not left to the default."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @app.command()
@@ -106,9 +129,9 @@ def induction(
     folder: Model, step: Steps = None, text: Text = None, as_json: AsJson = False
 ) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
+    from dlnflow.lm.experiment import counts as count
     from dlnflow.lm.induction import PERIOD, measure, repeated_sequences
     from dlnflow.lm.runs.checkpoints import find
-    from dlnflow.lm.text_plan import counts as count
 
     ladder = find(folder, ordered(step))
     counts = count(folder, text, steps=ordered(step))
@@ -158,7 +181,7 @@ def sample(
 ) -> None:
     """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
     from dlnflow._support.progress import Progress
-    from dlnflow.lm import experiment, text_plan
+    from dlnflow.lm import experiment
 
     chosen = changed(Sampling(), setting or [])
     shape = chosen.given("length", "tokenizer")
@@ -166,7 +189,7 @@ def sample(
         raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
     options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
     plan = (experiment.plan(folder, **options) if text is None else
-            text_plan.plan_from_text(folder, text, **options, **shape))  # fmt: skip
+            experiment.plan_from_text(folder, text, **options, **shape))  # fmt: skip
     sampler = experiment.sampler(
         draws=draws, **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
         **chosen.given("thin", "seed", "device", "threads"),
@@ -272,3 +295,37 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def changed(settings: Any, changes: list[str]) -> Any:
+    """Apply NAME=VALUE to settings, in the type of the old value."""
+    for change in changes:
+        name, equals, value = change.partition("=")
+        kinds = {f.name: _kind(settings, f) for f in dataclasses.fields(settings)}
+        if not equals or name not in kinds:
+            raise ValueError(f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; "
+                             f"got {change!r}.")  # fmt: skip
+        try:
+            read = _truth if kinds[name] is bool else kinds[name]
+            settings = dataclasses.replace(settings, **{name: read(value)})
+        except ValueError as error:
+            raise ValueError(f"`--set` {change!r}: {error}") from error
+    return settings
+
+
+def _kind(settings: Any, field: dataclasses.Field) -> type:
+    """Return the type of a value, or of what could stand in the place of a None."""
+    value = getattr(settings, field.name)
+    return next(iter(get_args(field.type))) if value is None else type(value)
+
+
+def _truth(word: str) -> bool:
+    """Read true or false."""
+    if word not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return word == "true"
+
+
+def ordered(steps: list[int] | None) -> list[int] | None:
+    """Return steps in order and once each; None, all of them, if none are given."""
+    return sorted(set(steps)) if steps else None

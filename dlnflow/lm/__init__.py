@@ -26,7 +26,6 @@ _MODULES = {
     "intervene": "dlnflow.lm.intervene",
     "losses": "dlnflow.lm.runs.losses",
     "model": "dlnflow.lm.runs.model",
-    "text_plan": "dlnflow.lm.text_plan",
     "token_classes": "dlnflow.lm.data.token_classes",
     "tokenizer": "dlnflow.lm.data.tokenizer",
     "token_traces": "dlnflow.lm.sampling.token_traces",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlnflow.cli.changes import Sampling, changed
+from dlnflow.cli.language_models import Sampling, changed
 from dlnflow.lm import experiment
 from dlnflow.lm.data import hub
 from dlnflow.lm.data.batches import GradientData, Observed
@@ -94,7 +94,7 @@ def test_results_come_back_as_they_were(parts, tmp_path):
     from dlnflow.lm.sampling.results import save
 
     ladder, gradient, observed, sampler = parts
-    plan = experiment.Plan(ladder, gradient, observed, experiment.halves(observed))
+    plan = experiment.Experiment(ladder, gradient, observed, experiment.halves(observed))
     traces = experiment.sample(plan, sampler, tmp_path)
     found, classes = experiment.read("run", tmp_path)
     assert found.identical(traces) and (classes == plan.classes).all()

@@ -1,4 +1,4 @@
-"""Rows of a text, some of them a segment that repeats itself: what a run trains on."""
+"""Rows of a text: what a run trains on, what a sampler takes gradients from, what is observed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks
 from dlnflow._support.hashes import sha256_array
-from dlnflow.lm.data.overlap import LEAST, occurring
 
 if TYPE_CHECKING:
     from dlnflow.lm.data.tokenizer import Tokens
 
 SEGMENT = (16, 64)
-"""Shortest and longest segment that a repeated row repeats, unless told."""
+"""Shortest and longest segment that a repeated row repeats, by default."""
+P = 0x9E3779B97F4A7C15
+"""An odd number, so that it has an inverse modulo 2^64."""
+LEAST = 32
+"""Ids of a row that is looked for; shorter ones occur in text that is independent, too."""
+WINDOWS = 1 << 20
+"""Windows hashed at a time."""
 
 
 def mixture(
@@ -230,3 +235,46 @@ def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise ValueError(f"{wanted} from 0 to 2^31 - 1, got {array.min()} to {array.max()}.")
     return array
+
+
+def occurring(rows: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Say which rows are a contiguous stretch of a text, by a hash of all its windows.
+
+    h(w) = sum_j w_j p^j mod 2^64,  of the window at i:  p^-i (P_{i+T} - P_i),
+    P_i = sum_{k<i} w_k p^k
+
+    Parameters
+    ----------
+    rows : (n, T) int array
+        Rows.
+    ids : (N,) int array
+        Text.
+
+    Returns
+    -------
+    (n,) bool array
+        True where a row occurs; every hit is compared in full.
+    """
+    n, length = rows.shape
+    found = np.zeros(n, bool)
+    hashes, which = np.unique([_hashes(row, length)[0] for row in rows], return_inverse=True)
+    for start in range(0, len(ids) - length + 1, WINDOWS):
+        part = ids[start : start + WINDOWS + length - 1]
+        windows = _hashes(part, length)
+        at = np.minimum(np.searchsorted(hashes, windows), len(hashes) - 1)
+        places = np.flatnonzero(hashes[at] == windows)
+        # one place of each is enough
+        for k, first in zip(*np.unique(at[places], return_index=True), strict=True):
+            window = part[places[first] : places[first] + length]
+            found |= (which == k) & (rows == window).all(axis=1)
+    return found
+
+
+def _hashes(ids: NDArray[np.integer], length: int) -> NDArray[np.uint64]:
+    """Return the hash of every window; sums and products are modulo 2^64."""
+    powers = np.cumprod(np.full(len(ids), P, np.uint64))
+    inverse = np.cumprod(np.full(len(ids), pow(P, -1, 1 << 64), np.uint64))
+    sums = np.cumsum((ids.astype(np.uint64) + np.uint64(1)) * powers)
+    windows = sums[length - 1 :].copy()
+    windows[1:] -= sums[: len(ids) - length]
+    return windows * inverse[: len(windows)]

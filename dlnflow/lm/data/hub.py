@@ -1,6 +1,11 @@
-"""Names on the hub, and whether it can be reached: its library retries every file for a while."""
+"""Names on the hub, whether it can be reached (its library retries for long), and its errors."""
 
 import re
+
+OFFLINE = (
+    "Without network: train a small model (`dlnflow lm train`), or copy the revisions to folders "
+    "DIR/step<N> and give DIR in place of the name (in Python Checkpoints.from_directory)."
+)
 
 
 def is_name(source: object) -> bool:
@@ -30,3 +35,9 @@ def reach(timeout: float = 5.0) -> None:
         get_session().head(constants.ENDPOINT, timeout=timeout)
     except Exception as error:  # the session is of httpx or requests, as the version has it
         raise ConnectionError(str(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from dlnflow._support.hashes import sha256_array
 from dlnflow.checks import positive_integer
 from dlnflow.lm.data import hub
 from dlnflow.lm.data.corpus import Corpus
-from dlnflow.lm.runs.pretrained import first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -125,7 +124,7 @@ def _from_folder(path: Path) -> Tokenizer:
     try:
         return _fetch(str(path), offline=True)
     except Exception as error:  # whatever damaged files lead to
-        raise ValueError(f"the tokenizer in {path} cannot be read ({first_line(error)}). Put a "
+        raise ValueError(f"the tokenizer in {path} cannot be read ({hub.first_line(error)}). Put a "
                          "tokenizer.json there, or name one.") from error  # fmt: skip
 
 
@@ -144,8 +143,54 @@ def _from_hub(name: str) -> Tokenizer:
                              "Name a tokenizer.json.") from error  # fmt: skip
         raise ConnectionError(
             f"tokenizer {name!r} is no file or folder here, and the hub gave: "
-            f"{first_line(error)}. Without network pass the path of a tokenizer.json."
+            f"{hub.first_line(error)}. Without network pass the path of a tokenizer.json."
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _byte_of_symbol() -> dict[str, int]:
+    """Return the GPT-2 table: printable bytes stand for themselves, others for 256, 257, ..."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [b for b in range(256) if b not in kept]
+    return {chr(b): b for b in kept} | {chr(256 + i): b for i, b in enumerate(moved)}
+
+
+def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
+    """Return the bytes of every id; None for special tokens and ids without a token.
+
+    Added tokens that are not special (Pythia's runs of spaces) are stored as literal text, all
+    others as symbols of the GPT-2 byte table.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Any byte-level BPE.
+
+    Returns
+    -------
+    list of bytes or None, length vocab_size
+        Concatenated over a text they give its UTF-8.
+
+    Raises
+    ------
+    ValueError
+        If a token is not made of byte symbols, so the tokenizer is not a byte-level BPE.
+    """
+    table = _byte_of_symbol()
+    added = tokenizer.get_added_tokens_decoder()
+    pieces: list[bytes | None] = [None] * tokenizer.get_vocab_size()
+    for token, index in tokenizer.get_vocab().items():
+        if index in added:
+            pieces[index] = None if added[index].special else added[index].content.encode()
+            continue
+        try:
+            pieces[index] = bytes(table[symbol] for symbol in token)
+        except KeyError as error:
+            raise ValueError(
+                f"`tokenizer` is not a byte-level BPE: token {index} {token!r} has the symbol "
+                f"{error.args[0]!r}. Structural classes are defined on bytes."
+            ) from error
+    return pieces
 
 
 AT_ONCE = 1_000

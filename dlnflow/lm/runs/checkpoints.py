@@ -15,7 +15,6 @@ from dlnflow.lm.data import hub
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.ladder import (
-    OFFLINE,
     check_ladder,
     checked_steps,
     hash_folder,
@@ -126,7 +125,7 @@ class Checkpoints:
         try:
             hub.reach()
         except ConnectionError as error:
-            raise ConnectionError(f"{name} on the hub: {error}. {OFFLINE}") from error
+            raise ConnectionError(f"{name} on the hub: {error}. {hub.OFFLINE}") from error
         hashes = tuple(hash_revision(name, f"step{s}") for s in chosen)
         if final is not None and final[0] not in chosen:
             every = (*hashes, hash_revision(name, final[1]))

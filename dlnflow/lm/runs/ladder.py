@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dlnflow.lm.data.hub import OFFLINE
+
 WEIGHT_FILES = (".safetensors", ".bin")
 """Endings of files with weights, in order of preference."""
-OFFLINE = (
-    "Without network: train a small model (`dlnflow lm train`), or copy the revisions to folders "
-    "DIR/step<N> and give DIR in place of the name (in Python Checkpoints.from_directory)."
-)
 
 
 def check_ladder(steps: ArrayLike, hashes: Sequence[str]) -> None:

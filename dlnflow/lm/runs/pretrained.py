@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dlnflow.lm.runs.ladder import OFFLINE
+from dlnflow.lm.data.hub import OFFLINE, first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -96,12 +96,6 @@ def context_length(config: PretrainedConfig) -> int:
     """Return how many inputs a model takes; `UNBOUNDED` if its configuration names no bound."""
     found = (getattr(config, name, None) for name in CONTEXTS)
     return next((int(n) for n in found if isinstance(n, int) and n > 0), UNBOUNDED)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def _options(revision: str | None) -> dict[str, object]:

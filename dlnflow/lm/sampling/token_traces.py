@@ -12,8 +12,7 @@ import xarray as xr
 
 from dlnflow._support import VERSION
 from dlnflow._support.hashes import sha256_json
-from dlnflow.lm.data.batches import GradientData, Observed
-from dlnflow.lm.data.overlap import LEAST, occurring
+from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling.store import CorruptedError, Store
 from dlnflow.lm.sampling.unit import Result, Sampler, Unit, run

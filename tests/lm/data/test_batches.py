@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlnflow.lm.data import overlap
-from dlnflow.lm.data.batches import GradientData, Observed
-from dlnflow.lm.data.overlap import occurring
+from dlnflow.lm.data import batches
+from dlnflow.lm.data.batches import GradientData, Observed, occurring
 from dlnflow.lm.data.tokenizer import Tokens
 from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling.token_traces import sample_traces
@@ -31,7 +30,7 @@ def test_rows_that_occur_are_found(ids, length, windows, seed):
     text = " ".join(map(str, ids))
     expected = [f" {' '.join(map(str, row))} " in f" {text} " for row in rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap, "WINDOWS", windows)
+        patch.setattr(batches, "WINDOWS", windows)
         assert occurring(rows, np.asarray(ids, np.int32)).tolist() == expected
 
 

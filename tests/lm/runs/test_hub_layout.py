@@ -9,8 +9,8 @@ import torch
 
 from dlnflow.lm import experiment
 from dlnflow.lm.data.token_classes import CLASSES
+from dlnflow.lm.experiment import plan_from_text
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.text_plan import plan_from_text
 from dlnflow.plots import influence_plots
 from dlnflow.traces import groups
 from paper_figures import fig05_classes

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dlnflow.lm.data.corpus import Corpus
 from dlnflow.lm.data.tokenizer import load_tokenizer, train_bpe
+from dlnflow.lm.experiment import counts, plan_from_text, split
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
-from dlnflow.lm.text_plan import counts, plan_from_text, split
 from tests.lm.test_command import answer, call
 
 LETTERS = train_bpe(Corpus("t", ("a",)), 300)
