@@ -13,7 +13,7 @@ from dlnflow.lm import experiment, induction
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.model import CONFIGURATIONS, Settings
-from dlnflow.lm.runs.train import load_data, prepare, train
+from dlnflow.lm.runs.train import prepare, train
 from dlnflow.lm.sampling.token_traces import sample_traces
 from paper_figures._data import Scale
 
@@ -82,8 +82,7 @@ def ladder(scale: Scale, seed: int = 0) -> Checkpoints:
 def scores(scale: Scale, seed: int = 0) -> xr.Dataset:
     """Return induction scores and losses on repeated sequences at every checkpoint."""
     run = ladder(scale, seed)
-    counts = load_data(folder(scale, seed)).training.counts
-    probe = induction.repeated_sequences(counts, n_sequences=32, disjoint=False)
+    probe = experiment.probe(run, folder(scale, seed))
     return induction.measure(run, probe, device=SIZES[scale].device)
 
 

@@ -40,6 +40,7 @@ class Sampling:
     rows: int | None = None
     length: int | None = None
     tokenizer: str | None = None
+    separator: str | None = None
     chains: int | None = None
     n_beta: float | None = None
     localization: float | None = None
@@ -104,18 +105,20 @@ def classes(
     as_json: AsJson = False,
 ) -> None:
     """Print the tokens of a text with their structural classes."""
-    from dlnflow.lm.data.corpus import read_text
-    from dlnflow.lm.data.token_classes import classify
-    from dlnflow.lm.data.tokenizer import load_tokenizer
+    from dlnflow.lm.data.corpus import read_documents
+    from dlnflow.lm.data.token_classes import Vocabulary, classify
+    from dlnflow.lm.data.tokenizer import encode_documents, load_tokenizer
 
-    written, loaded = read_text(text), load_tokenizer(tokenizer)
-    encoding = loaded.encode(written)
-    found = classify([encoding.ids], loaded)
-    names = found.token_class.values
-    rows = [
-        {"token": token, "classes": [str(n) for n in names[member]]}
-        for token, member in zip(encoding.tokens, found.values[0], strict=True)
-    ]
+    documents, loaded = read_documents(text), load_tokenizer(tokenizer)
+    vocabulary = Vocabulary(loaded)
+    rows = []
+    for ids in encode_documents(documents, loaded, separator="none"):
+        found = classify([ids], vocabulary)
+        names = found.token_class.values
+        rows += [
+            {"token": loaded.id_to_token(int(i)), "classes": [str(n) for n in names[member]]}
+            for i, member in zip(ids, found.values[0], strict=True)
+        ]
     if as_json:
         _print({"tokens": rows}, True)
         return
@@ -129,17 +132,15 @@ def induction(
     folder: Model, step: Steps = None, text: Text = None, as_json: AsJson = False
 ) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
-    from dlnflow.lm.experiment import counts as count
-    from dlnflow.lm.induction import PERIOD, measure, repeated_sequences
+    from dlnflow.lm.experiment import probe
+    from dlnflow.lm.induction import measure
     from dlnflow.lm.runs.checkpoints import find
 
     ladder = find(folder, ordered(step))
-    counts = count(folder, text, steps=ordered(step))
-    period = min(PERIOD, ladder.context() // 2)
-    probe = repeated_sequences(counts, disjoint=False, n_sequences=32, period=period)
+    sequences = probe(ladder, folder, text)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        data = measure(ladder, probe)
+        data = measure(ladder, sequences)
     for one in said:
         typer.echo(f"warning: {one.message}", err=True)
     rows = [
@@ -184,7 +185,7 @@ def sample(
     from dlnflow.lm import experiment
 
     chosen = changed(Sampling(), setting or [])
-    shape = chosen.given("length", "tokenizer")
+    shape = chosen.given("length", "tokenizer", "separator")
     if text is None and shape:
         raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
     options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}

@@ -18,10 +18,11 @@ from dlnflow.checks import one_of, positive_integer
 from dlnflow.lm.data import corpus
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.data.corpus import Corpus
+from dlnflow.lm.data.spelling import special_ids, vocabulary_size
 from dlnflow.lm.data.token_classes import Vocabulary, classify
-from dlnflow.lm.data.tokenizer import Tokens, encode
+from dlnflow.lm.data.tokenizer import Tokens, encode, encode_documents
 from dlnflow.lm.induction import PERIOD, repeated_sequences
-from dlnflow.lm.runs.checkpoints import Checkpoints, find
+from dlnflow.lm.runs.checkpoints import Checkpoints, check_vocabulary, find
 from dlnflow.lm.runs.folder import read_settings
 from dlnflow.lm.runs.train import Data, load_data
 from dlnflow.lm.sampling import results
@@ -106,7 +107,7 @@ def plan(
 def plan_from_text(
     source: str | Path | Checkpoints, text: str | Path, *, tokenizer: str | Path | None = None,
     observe: str = "text", steps: ArrayLike | None = None, rows: int | None = None,
-    length: int | None = None,
+    length: int | None = None, separator: str = "auto",
 ) -> Experiment:  # fmt: skip
     """Describe the sampling of any checkpoints in the hub's layout, with text that you bring.
 
@@ -123,6 +124,8 @@ def plan_from_text(
         As in `plan`; `steps` are needed for the hub.
     length : int, optional
         Ids in a row; default 128, or the model's context if that is shorter.
+    separator : str
+        Between documents, as in `dlnflow.lm.tokenizer.encode`.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def plan_from_text(
     if length > longest:
         raise ValueError(f"`length` {length} is more than the model's context, {longest}.")
     loaded = ladder.tokenizer(tokenizer)
-    parts = split(corpus.load(text), loaded, rows=rows, length=length)
+    parts = split(corpus.load(text), loaded, rows=rows, length=length, separator=separator)
     gradient = GradientData(parts[0].ids, max(1, GRADIENT_TOKENS // length), length,
                             text_sha256=parts[0].text_sha256)  # fmt: skip
     observed, classes = watch(Data(loaded, *parts), observe, rows, length=length,
@@ -167,8 +170,42 @@ def counts(
     return encode(corpus.load(text), loaded, held_out=0)[0].counts
 
 
+def probe(
+    ladder: Checkpoints, source: str | Path, text: str | Path | None = None, *,
+    n_sequences: int = 32,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Return sequences u u of frequent ids, for `dlnflow.lm.induction.measure`.
+
+    Parameters
+    ----------
+    ladder : Checkpoints
+        The models.
+    source, text : path or str, path or str, optional
+        A run of `train`, or any checkpoints and a text, as in `counts`.
+    n_sequences : int
+        Rows.
+
+    Returns
+    -------
+    (n_sequences, 2 p) int64 array
+        No special ids; the model takes all of u u.
+    """
+    tokenizer = load_data(source).tokenizer if text is None else ladder.tokenizer()
+    check_vocabulary(tokenizer, ladder.config().vocab_size)
+    period = min(PERIOD, ladder.context() // 2)
+    occurrences = counts(source, text, steps=ladder.steps)
+    return repeated_sequences(occurrences, disjoint=False, n_sequences=n_sequences, period=period,
+                              special=special_ids(tokenizer))  # fmt: skip
+
+
 def split(
-    corpus: Corpus, tokenizer: Tokenizer, *, rows: int, length: int, share: float = 0.08
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    rows: int,
+    length: int,
+    share: float = 0.08,
+    separator: str = "auto",
 ) -> tuple[Tokens, Tokens]:
     """Set aside enough of a text for `rows` x `length` observed ids; the rest is for gradients.
 
@@ -197,8 +234,8 @@ def split(
         If the text is too short for both.
     """
     order = np.random.default_rng(0).permutation(len(corpus.documents))
-    one_each = [Corpus(corpus.name, (corpus.documents[i],)) for i in order]
-    parts = [encode(one, tokenizer, held_out=0)[0].ids for one in one_each if one.n_characters]
+    documents = [corpus.documents[i] for i in order if corpus.documents[i]]
+    parts = encode_documents(documents, tokenizer, separator=separator)
     ids, ends = np.concatenate(parts), np.cumsum([len(p) for p in parts])
     needed, least = rows * length, length + 2
     wanted = max(needed, round(share * len(ids)))
@@ -210,7 +247,7 @@ def split(
     border = int(ends[np.searchsorted(ends, wanted)])
     if len(ids) - border < max(least, (len(ids) - wanted) // 2):
         border = wanted  # a long document would take most of the text
-    size, sha256 = tokenizer.get_vocab_size(), corpus.sha256
+    size, sha256 = vocabulary_size(tokenizer), corpus.sha256
     return Tokens(ids[border:], size, sha256), Tokens(ids[:border], size, sha256)
 
 
@@ -258,7 +295,8 @@ def watch(
                          f"{rows - rows % deals} or {rows - rows % deals + deals}.")  # fmt: skip
     # the last id is a target only
     period = min(PERIOD, ((length if context is None else context) + 1) // 2)
-    ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals)
+    ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals,
+                             special=special_ids(data.tokenizer))  # fmt: skip
     observed = Observed(ids)
     return observed, halves(observed)
 

@@ -28,7 +28,7 @@ def repeated_sequences(
     n_sequences: int = 16,
     period: int = PERIOD,
     seed: int = 0,
-    special: tuple[int, ...] = (0, 1),
+    special: tuple[int, ...] = (),
     disjoint: bool = True,
     deals: int = 1,
 ) -> NDArray[np.int64]:
@@ -46,7 +46,8 @@ def repeated_sequences(
     seed : int
         Of the draw.
     special : tuple of int
-        Ids never drawn.
+        Ids never drawn, those of the tokenizer's special tokens
+        (`dlnflow.lm.data.spelling.special_ids`).
     disjoint : bool
         No two sequences share an id (D.2 of the paper): the ``n_sequences / deals * period`` most
         frequent ids are dealt out. Else each u is drawn by frequency without replacement.

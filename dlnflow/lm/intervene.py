@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow import checks
 from dlnflow._support.files import write_json
 from dlnflow.lm import induction
+from dlnflow.lm.data.spelling import special_ids
 from dlnflow.lm.data.token_classes import repeated_pairs
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.folder import check_inputs, read_record
@@ -42,14 +43,14 @@ class Window:
         Optimiser steps.
     factor : float
         Weight of the rows in the window; 1 outside and for all other rows.
-    n_special : int
-        Ids below this are special tokens and make no pattern.
+    special : tuple of int, optional
+        Ids of special tokens, which make no pattern; `intervene` takes them from the tokenizer.
     """
 
     start: int
     stop: int
     factor: float = 4.0
-    n_special: int = 2
+    special: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("factor", self.factor)
@@ -61,14 +62,14 @@ class Window:
         """Return the weights of the rows of a step."""
         weights = np.ones(len(rows), np.float32)
         if self.start <= step < self.stop:
-            weights[pattern_rows(rows, self.n_special)] = self.factor
+            weights[pattern_rows(rows, self.special or ())] = self.factor
         return weights
 
 
-def pattern_rows(rows: NDArray[np.int32], n_special: int = 2) -> NDArray[np.intp]:
+def pattern_rows(rows: NDArray[np.int32], special: Sequence[int] = ()) -> NDArray[np.intp]:
     """Return the quarter of the rows with the largest share of induction patterns."""
-    special = np.arange(int(rows.max()) + 1) < n_special
-    share = repeated_pairs(rows.astype(np.int64), special).mean(1)
+    ids = np.arange(int(rows.max()) + 1)
+    share = repeated_pairs(rows.astype(np.int64), np.isin(ids, special)).mean(1)
     count = max(1, round(SHARE * len(rows)))
     return np.argsort(-share, kind="stable")[:count]
 
@@ -164,8 +165,12 @@ def intervene(
     data = data or prepare(settings, out / "data")
     check_inputs(out, data.training, data.tokenizer)
     period = min(induction.PERIOD, settings.context // 2)  # the model takes all of u u
-    probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False)
-    plans: dict[str, Window | None] = {"never": None, **choices}
+    special = special_ids(data.tokenizer)
+    probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False,
+                                         special=special)  # fmt: skip
+    plans: dict[str, Window | None] = {"never": None} | {
+        name: replace(w, special=special) if w.special is None else w for name, w in choices.items()
+    }
     runs = {}
     for name, window in plans.items():
         for seed in seeds:
@@ -201,11 +206,13 @@ def _scores(
 
 def _claim(folder: Path, window: Window | None) -> None:
     """Write down the window of a run, or check that it is the one there."""
-    mine = {} if window is None else vars(window)
+    mine = {} if window is None else vars(window) | {"special": list(window.special or ())}
     path = folder / "window.json"
     if path.exists() and (folder / "settings.json").exists():  # else it never began
         none = path.read_text().strip() == "null"
         theirs = {} if none else read_record(path, remedy=f"Delete {folder}.")
+        if "n_special" in theirs:  # written by an earlier version
+            theirs["special"] = list(range(theirs.pop("n_special")))
         if theirs != mine:
             raise ValueError(f"`out` {folder} holds a run with another window ({theirs or None}). "
                              "Use another folder.")  # fmt: skip

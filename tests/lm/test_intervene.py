@@ -8,12 +8,12 @@ ROWS = np.array([[2, 3, 4, 5, 6, 7], [2, 3, 2, 3, 2, 3], [2, 3, 9, 2, 3, 8], [0,
 
 
 def test_rows_with_most_patterns_are_chosen():
-    assert pattern_rows(ROWS).tolist() == [1]  # special ids make no pattern
-    assert pattern_rows(ROWS[[0, 2]]).tolist() == [1]
+    assert pattern_rows(ROWS, (0, 1)).tolist() == [1]  # special ids make no pattern
+    assert pattern_rows(ROWS[[0, 2]], (0, 1)).tolist() == [1]
 
 
 def test_weights_only_in_the_window():
-    window = Window(5, 7, factor=3.0)
+    window = Window(5, 7, factor=3.0, special=(0, 1))
     assert window(4, ROWS).tolist() == window(7, ROWS).tolist() == [1, 1, 1, 1]
     assert window(5, ROWS).tolist() == window(6, ROWS).tolist() == [1, 3, 1, 1]
 

@@ -1,6 +1,7 @@
 """Text that is already on the machine, or that the user brings, with a hash of what was read."""
 
 import importlib.util
+import json
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,10 @@ STDLIB_EXCLUDED = {
 """Folders left out of `stdlib`: tests, graphics, code-page tables, other people's packages."""
 DEPENDENCIES = ("numpy", "scipy", "xarray", "pandas", "sklearn", "torch", "transformers")
 """Packages whose sources make up `dependencies`, those that are installed."""
-TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".tex", ".html", ".json", ".csv"}
+LINES = ".jsonl"
+"""Ending of files with one JSON object a line, of which `FIELD` is a document."""
+FIELD = "text"
+TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".tex", ".html", ".json", ".csv", LINES}
 """Files read from a folder of text."""
 
 
@@ -58,7 +62,7 @@ class Corpus:
 
 
 def load(source: str | Path, *, max_characters: int | None = None) -> Corpus:
-    """Read a built-in corpus, a text file or a folder of text files.
+    """Read a built-in corpus, a text file or a folder of text files; ``.jsonl`` by its ``text``.
 
     Parameters
     ----------
@@ -104,13 +108,48 @@ def read_text(path: str | Path) -> str:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a text file.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # every character, line ends too
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is "
                          f"{error.object[error.start]:#04x}.") from error  # fmt: skip
     if not text:
         raise ValueError(f"{path} holds no text.")
     return text
+
+
+def read_documents(path: str | Path) -> tuple[str, ...]:
+    """Read the documents of one file: a text is one, of a ``.jsonl`` every line's ``text``.
+
+    Returns
+    -------
+    tuple of str
+        In the order of the file, without empty ones.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file.
+    """
+    text, path = read_text(path), Path(path)
+    if path.suffix != LINES:
+        return (text,)
+    lines = enumerate(text.split("\n"), 1)
+    documents = (_document(line, f"{path} line {k}") for k, line in lines if line.strip())
+    return tuple(document for document in documents if document.strip())
+
+
+def _document(line: str, place: str) -> str:
+    """Return the text of a line of a ``.jsonl``."""
+    try:
+        row = json.loads(line)
+        document = row[FIELD]
+        document.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: half of a surrogate pair is no text.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place}: every line must be a JSON object with a string {FIELD!r}, got "
+                         f"{line.strip()[:60]!r}.") from error  # fmt: skip
+    return document
 
 
 def stream(dataset: str, *, n_documents: int, split: str = "train", field: str = "text") -> Corpus:
@@ -165,7 +204,7 @@ def _documents(source: str | Path) -> Iterator[str]:
         return iter(BUILT_IN[str(source)]())
     path = Path(source)
     if path.is_file():
-        return iter([read_text(path)])
+        return iter(read_documents(path))
     if path.is_dir():
         return _read(p for p in sorted(path.rglob("*")) if p.suffix in TEXT_SUFFIXES)
     raise ValueError(
@@ -210,8 +249,11 @@ def _sources(root: Path, excluded: set[str]) -> Iterator[Path]:
 def _read(paths: Iterable[Path]) -> Iterator[str]:
     """Yield the non-empty UTF-8 files among `paths`; skip those in another encoding."""
     for path in paths:
+        if path.suffix == LINES and path.stat().st_size:
+            yield from read_documents(path)
+            continue
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
         except (UnicodeDecodeError, OSError):
             continue
         if text.strip():

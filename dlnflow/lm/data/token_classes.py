@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow.lm.data.tokenizer import token_bytes
+from dlnflow.lm.data.spelling import token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -1,10 +1,10 @@
-"""Byte-level BPE: train one, load one, and turn a corpus into token ids."""
+"""Byte-level BPE: train one, load one, and turn a corpus into token ids that spell it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,11 @@ from dlnflow._support.hashes import sha256_array
 from dlnflow.checks import positive_integer
 from dlnflow.lm.data import hub
 from dlnflow.lm.data.corpus import Corpus
+from dlnflow.lm.data.spelling import END_OF_TEXT, Spelling, exact, separator_id, vocabulary_size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|padding|>")
 """Ids 0 and 1, as in the Pythia tokenizer."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
@@ -76,7 +76,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     Returns
     -------
     tokenizers.Tokenizer
-        The tokenizer behind the model.
+        The tokenizer behind the model, without truncation, padding and dropout.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         try:
-            return Tokenizer.from_file(str(file))
+            return exact(Tokenizer.from_file(str(file)))
         except Exception as error:  # the library has no class of its own
             raise ValueError(f"{file} is no tokenizer.json, or damaged ({error}). Copy it again, "
                              "or name another.") from error  # fmt: skip
@@ -116,7 +116,7 @@ def _fetch(name: str, *, offline: bool) -> Tokenizer:
     found = getattr(AutoTokenizer.from_pretrained(name, **options), "backend_tokenizer", None)
     if found is None:
         raise ValueError("it is of a kind without tokenizer.json")
-    return found
+    return exact(found)
 
 
 def _from_folder(path: Path) -> Tokenizer:
@@ -147,66 +147,20 @@ def _from_hub(name: str) -> Tokenizer:
         ) from error
 
 
-@lru_cache(maxsize=1)
-def _byte_of_symbol() -> dict[str, int]:
-    """Return the GPT-2 table: printable bytes stand for themselves, others for 256, 257, ..."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = [b for b in range(256) if b not in kept]
-    return {chr(b): b for b in kept} | {chr(256 + i): b for i, b in enumerate(moved)}
-
-
-def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
-    """Return the bytes of every id; None for special tokens and ids without a token.
-
-    Added tokens that are not special (Pythia's runs of spaces) are stored as literal text, all
-    others as symbols of the GPT-2 byte table.
-
-    Parameters
-    ----------
-    tokenizer : tokenizers.Tokenizer
-        Any byte-level BPE.
-
-    Returns
-    -------
-    list of bytes or None, length vocab_size
-        Concatenated over a text they give its UTF-8.
-
-    Raises
-    ------
-    ValueError
-        If a token is not made of byte symbols, so the tokenizer is not a byte-level BPE.
-    """
-    table = _byte_of_symbol()
-    added = tokenizer.get_added_tokens_decoder()
-    pieces: list[bytes | None] = [None] * tokenizer.get_vocab_size()
-    for token, index in tokenizer.get_vocab().items():
-        if index in added:
-            pieces[index] = None if added[index].special else added[index].content.encode()
-            continue
-        try:
-            pieces[index] = bytes(table[symbol] for symbol in token)
-        except KeyError as error:
-            raise ValueError(
-                f"`tokenizer` is not a byte-level BPE: token {index} {token!r} has the symbol "
-                f"{error.args[0]!r}. Structural classes are defined on bytes."
-            ) from error
-    return pieces
-
-
 AT_ONCE = 1_000
 """Documents encoded at a time."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A corpus as token ids, one document after another, each ended by ``<|endoftext|>``.
+    """A corpus as token ids, each document ended by the separator if there is one.
 
     Attributes
     ----------
     ids : (n,) int32 array
         Token ids.
     vocab_size : int
-        Number of ids of the tokenizer.
+        One more than the largest id of the tokenizer.
     text_sha256, sha256 : str
         Hashes of the text and of the ids.
     """
@@ -274,7 +228,7 @@ class Tokens:
 
 
 def encode(
-    corpus: Corpus, tokenizer: Tokenizer, *, held_out: float = 0.08
+    corpus: Corpus, tokenizer: Tokenizer, *, held_out: float = 0.08, separator: str = "auto"
 ) -> tuple[Tokens, Tokens]:
     """Encode a corpus and split it by documents into training and held-out ids.
 
@@ -283,29 +237,57 @@ def encode(
     corpus : Corpus
         Documents.
     tokenizer : tokenizers.Tokenizer
-        Any tokenizer; ``<|endoftext|>`` separates documents if it has that token.
+        Any byte-level tokenizer; its own special tokens at the ends of a text are left out.
     held_out : float
         Share of the documents that is set aside, drawn with a fixed seed.
+    separator : str
+        Token after every document: the name of a special token; ``"auto"``, the one that ends
+        texts if the tokenizer has it; ``"none"``, as in the files that Pythia was trained on.
 
     Returns
     -------
     (Tokens, Tokens)
         Training and held-out ids. They share no document.
+
+    Raises
+    ------
+    ValueError
+        If the ids do not spell the text, or there is no such separator.
     """
     order = np.random.default_rng(0).permutation(len(corpus.documents))
     n_held_out = max(1, round(held_out * len(order))) if len(order) > 1 and held_out > 0 else 0
-    parts = (sorted(order[n_held_out:]), sorted(order[:n_held_out]))
-    return tuple(_encode([corpus.documents[i] for i in part], tokenizer, corpus) for part in parts)
+    encoded = encode_documents(corpus.documents, tokenizer, separator=separator)
+    size = vocabulary_size(tokenizer)
+    return tuple(
+        Tokens(np.concatenate([np.empty(0, np.int32), *(encoded[i] for i in sorted(part))]),
+               size, corpus.sha256)
+        for part in (order[n_held_out:], order[:n_held_out])
+    )  # fmt: skip
 
 
-def _encode(documents: Sequence[str], tokenizer: Tokenizer, corpus: Corpus) -> Tokens:
-    """Encode `documents` and join them."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    end = [] if end is None else [end]
-    pieces = [
-        np.asarray(encoding.ids + end, np.int32)
-        for start in range(0, len(documents), AT_ONCE)  # encodings are far larger than ids
-        for encoding in tokenizer.encode_batch(documents[start : start + AT_ONCE])
-    ]
-    ids = np.concatenate([np.empty(0, np.int32), *pieces])
-    return Tokens(ids, tokenizer.get_vocab_size(), corpus.sha256)
+def encode_documents(
+    documents: Sequence[str], tokenizer: Tokenizer, *, separator: str = "auto"
+) -> list[NDArray[np.int32]]:
+    """Encode texts, each followed by the separator.
+
+    Returns
+    -------
+    list of (n,) int32 array
+        Without the separator the bytes of their tokens are those of the normalised texts.
+
+    Raises
+    ------
+    ValueError
+        As `encode`.
+    """
+    end = separator_id(tokenizer, separator)
+    ends = [] if end is None else [end]
+    whole = exact(tokenizer)
+    spelling = Spelling(whole)
+    encoded = []
+    for start in range(0, len(documents), AT_ONCE):  # encodings are far larger than ids
+        part = documents[start : start + AT_ONCE]
+        for k, one in enumerate(whole.encode_batch(part, add_special_tokens=False)):
+            spelling.check(one.ids, part[k], f"document {start + k}")
+            encoded.append(np.asarray(one.ids + ends, np.int32))
+    return encoded

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow._support.typing import IntArray
 from dlnflow.lm.data import hub
+from dlnflow.lm.data.spelling import vocabulary_size
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.ladder import (
@@ -203,7 +204,7 @@ class Checkpoints:
             alone = not (Path(place) / "tokenizer.json").exists()
             source = beside if alone and (beside / "tokenizer.json").exists() else place
         tokenizer = load_tokenizer(source)
-        check_vocabulary(tokenizer.get_vocab_size(), self.config().vocab_size)
+        check_vocabulary(tokenizer, self.config().vocab_size)
         return tokenizer
 
     def config(self) -> PretrainedConfig:
@@ -259,16 +260,18 @@ def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
     return Checkpoints.from_hub(str(source), steps)
 
 
-def check_vocabulary(tokenizer_size: int, model_size: int) -> None:
-    """Check that a model has an embedding for every id of a tokenizer.
+def check_vocabulary(tokenizer: Tokenizer | int, model_size: int) -> None:
+    """Check that a model has an embedding for every id of a tokenizer, or of so many ids.
 
     Raises
     ------
     ValueError
         If it has not.
     """
-    if tokenizer_size > model_size:
+    size = tokenizer if isinstance(tokenizer, int) else vocabulary_size(tokenizer)
+    if size > model_size:
         raise ValueError(
-            f"tokenizer and model disagree: {tokenizer_size} ids in the `tokenizer`, "
-            f"{model_size} in the model. Use the tokenizer that the model was trained with."
+            f"tokenizer and model disagree: {size} ids in the `tokenizer` (the largest is "
+            f"{size - 1}), {model_size} in the model. Use the tokenizer that the model was trained "
+            "with."
         )

@@ -50,6 +50,9 @@ class Settings:
         ``"bf16"`` (autocast) or ``"fp32"``.
     seed : int
         Of the weights and the data order.
+    separator : str
+        Token between documents: ``"auto"``, the one that ends texts in this tokenizer; its name; or
+        ``"none"``, as in the files that Pythia was trained on.
     """
 
     corpus: str = "stdlib"
@@ -73,6 +76,7 @@ class Settings:
     init: str = "normal"
     precision: str = "bf16"
     seed: int = 0
+    separator: str = "auto"
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
@@ -116,6 +120,7 @@ CONFIGURATIONS = {
         corpus="monology/pile-uncopyrighted", vocab_size=50_304, layers=6, width=128, heads=4,
         context=2_048, rows=32, accumulate=32, learning_rate=1e-3, warmup=1_430,
         horizon=143_000, n_steps=20_000, every=100, init="pythia",
+        separator="none",
     ),
 }  # fmt: skip
 """Ready settings: `natural` text only, `fast` (a quarter of its rows are repeats), Pythia's own."""

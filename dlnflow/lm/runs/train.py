@@ -17,6 +17,7 @@ from dlnflow._support.files import atomic_path, write_atomic, write_json
 from dlnflow.lm.data import corpus as corpora
 from dlnflow.lm.data.batches import mixture
 from dlnflow.lm.data.hub import first_line
+from dlnflow.lm.data.spelling import exact, separator_id, vocabulary_size
 from dlnflow.lm.data.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import usable_device
@@ -74,14 +75,15 @@ def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None 
         return load_data(out)
     text = corpora.load_or_stream(settings.corpus, settings.documents)
     given, tokenizer = tokenizer, tokenizer or train_bpe(text, settings.vocab_size)
-    size = tokenizer.get_vocab_size()
+    tokenizer = exact(tokenizer)
+    size = vocabulary_size(tokenizer)
     if size > settings.vocab_size:
-        raise ValueError(f"`tokenizer` has {size} ids, more than `vocab_size` = "
-                         f"{settings.vocab_size} of the model.")  # fmt: skip
+        raise ValueError(f"`tokenizer` has {size} ids (the largest is {size - 1}), more than "
+                         f"`vocab_size` = {settings.vocab_size} of the model.")  # fmt: skip
     if given is None and size < settings.vocab_size:
         raise ValueError(f"`vocab_size` {settings.vocab_size}: the text yields only {size} ids. "
                          f"Use `vocab_size={size}`, or more text.")  # fmt: skip
-    parts = encode(text, tokenizer)
+    parts = encode(text, tokenizer, separator=settings.separator)
     write_atomic(out / "tokenizer.json", lambda p: tokenizer.save(str(p)))
     for name, part in zip(PARTS, parts, strict=True):
         with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
@@ -89,17 +91,22 @@ def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None 
     hashes = {"training": parts[0].sha256, "held_out": parts[1].sha256,
               "tokenizer": spelled(tokenizer)}  # fmt: skip
     write_json(out / "data.json",
-               {"corpus": settings.corpus, "text_sha256": text.sha256, **hashes})  # fmt: skip
+               {"corpus": settings.corpus, "separator": settings.separator,
+                "text_sha256": text.sha256, **hashes})  # fmt: skip
     return load_data(out)
 
 
 def _same(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> None:
     """Check that data prepared earlier are those that are asked for."""
-    there = read_record(out / "data.json", ("corpus",))["corpus"]
+    record = read_record(out / "data.json", ("corpus",))
+    there, separator = record["corpus"], record.get("separator", "auto")
     if there != settings.corpus:
         raise ValueError(f"`out` {out} holds the data of corpus {there!r}, not of "
                          f"{settings.corpus!r}. Use another folder.")  # fmt: skip
-    if tokenizer is not None and spelled(tokenizer) != spelled(load_tokenizer(out)):
+    if separator != settings.separator:
+        raise ValueError(f"`out` {out} holds data with separator {separator!r}, not "
+                         f"{settings.separator!r}. Use another folder.")  # fmt: skip
+    if tokenizer is not None and spelled(exact(tokenizer)) != spelled(load_tokenizer(out)):
         raise ValueError(f"`out` {out} was prepared with another tokenizer, its tokenizer.json. "
                          "Use another folder, or that tokenizer.")  # fmt: skip
 
@@ -131,7 +138,7 @@ def load_data(out: str | Path) -> Data:
     if known.get("tokenizer", spelled(tokenizer)) != spelled(tokenizer):
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the data were made with. "
                          f"{DATA_AGAIN}")  # fmt: skip
-    size = tokenizer.get_vocab_size()
+    size = vocabulary_size(tokenizer)
     parts = (_ids(out / f"{n}.npy", known[n], size, known["text_sha256"]) for n in PARTS)
     return Data(tokenizer, *parts)
 
@@ -364,6 +371,8 @@ class Progression:
         folder, partial = self.out / f"step{self.step}", self.out / f".step{self.step}.partial"
         if not folder.exists():
             shutil.rmtree(partial, ignore_errors=True)
+            end = separator_id(tokenizer, "auto")
+            self.model.config.update({"bos_token_id": end, "eos_token_id": end})
             self.model.config.save_pretrained(partial)
             weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
             save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
