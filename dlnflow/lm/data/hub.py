@@ -1,6 +1,7 @@
 """Names on the hub, whether it can be reached (its library retries for long), and its errors."""
 
 import re
+from pathlib import Path
 
 OFFLINE = (
     "Without network: train a small model (`dlnflow lm train`), or copy the revisions to folders "
@@ -37,7 +38,19 @@ def reach(timeout: float = 5.0) -> None:
         raise ConnectionError(str(error)) from error
 
 
+def cached(name: str, revision: str) -> Path | None:
+    """Return the folder of a revision that was downloaded earlier, None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without its full stop."""
+    if any(
+        words in str(error) for words in ("Weights only load", "weights_only")
+    ):  # torch goes on with how to run what a pickle holds
+        return "its pickle holds more than tensors and is never run; take safetensors"
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__

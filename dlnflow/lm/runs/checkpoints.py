@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.ladder import (
     check_ladder,
+    check_tensors,
     checked_steps,
     hash_folder,
     hash_revision,
@@ -56,7 +57,11 @@ class Checkpoints:
 
     @classmethod
     def from_directory(
-        cls, source: str | Path | Mapping[int, str | Path], steps: ArrayLike | None = None
+        cls,
+        source: str | Path | Mapping[int, str | Path],
+        steps: ArrayLike | None = None,
+        *,
+        frozen: Sequence[str] = (),
     ) -> Checkpoints:
         """Take checkpoints from folders in the hub's layout (config.json and weights).
 
@@ -66,6 +71,8 @@ class Checkpoints:
             A folder with subfolders ``step<N>``, or ``{step: folder}``.
         steps : sequence of int, optional
             Only these.
+        frozen : sequence of str
+            Patterns of names of tensors that training left alone, e.g. ``"*embed*"``.
 
         Returns
         -------
@@ -75,8 +82,9 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            If a step is missing, a folder is incomplete, or two steps have the same weights;
-            the last step of `source` is compared even if it is not among `steps`.
+            If a step is missing, a folder is incomplete, or two steps have the same weights or
+            share large tensors, by their values; the last step of `source` is compared even if it
+            is not among `steps`.
         """
         folders = step_folders(source)
         chosen = sorted(folders) if steps is None else checked_steps(steps)
@@ -85,10 +93,14 @@ class Checkpoints:
             raise ValueError(f"`steps` {missing} are not in {source}; there: {sorted(folders)}.")
         paths = [Path(folders[int(s)]) for s in chosen]
         hashes = tuple(hash_folder(p) for p in paths)
+        compared, every = dict(zip(chosen, paths, strict=True)), hashes
         last = max(folders)
         if last not in chosen and is_checkpoint(Path(folders[last])):
             # a copy of the final weights under an earlier step is the usual mistake
-            check_ladder([*chosen, last], [*hashes, hash_folder(Path(folders[last]))])
+            compared[last] = Path(folders[last])
+            every = (*hashes, hash_folder(compared[last]))
+        check_ladder(list(compared), every)
+        check_tensors(compared, frozen)
         return cls(np.asarray(chosen, np.int64), tuple((str(p), None) for p in paths), hashes)
 
     @classmethod
@@ -98,7 +110,8 @@ class Checkpoints:
         """Take checkpoints from revisions ``step<N>`` of a model on the Hugging Face hub.
 
         File hashes are compared before anything is downloaded; weights are fetched when a
-        step is loaded. No code of the repository is run.
+        step is loaded, and their tensors compared with those of the steps that were fetched
+        before. No code of the repository is run.
 
         Parameters
         ----------
@@ -172,11 +185,21 @@ class Checkpoints:
         ConnectionError
             If the weights are on the hub and it cannot be reached.
         ValueError
-            If there is no such device, or the files are damaged or lack a tensor.
+            If there is no such device, the files are damaged or lack a tensor, or weights from
+            the hub are those of another step.
         """
         place, revision = self.places[self.at(step)]
         usable_device(device)
-        return read_model(place, revision).to(device)
+        model = read_model(place, revision)
+        if revision is not None:
+            check_tensors(self._downloaded())
+        return model.to(device)
+
+    def _downloaded(self) -> dict[int, Path]:
+        """Return the folders of the steps whose weights were fetched from the hub."""
+        places = zip(self.steps.tolist(), self.places, strict=True)
+        folders = {step: hub.cached(*place) for step, place in places if place[1] is not None}
+        return {step: path for step, path in folders.items() if path and is_checkpoint(path)}
 
     def tokenizer(self, source: str | Path | None = None) -> Tokenizer:
         """Return the tokenizer that lies with the last step, or beside the steps.

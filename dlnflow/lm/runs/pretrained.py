@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dlnflow.lm.data.hub import OFFLINE, first_line
+from dlnflow.lm.data.hub import OFFLINE
+from dlnflow.lm.runs.ladder import unreadable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -118,8 +119,7 @@ def _explained(error: Exception, part: str, place: str, revision: str | None) ->
                           "brings is never run. Take a model whose architecture is.")  # fmt: skip
     if revision is not None and isinstance(error, OSError):
         return ConnectionError(f"{name}: {error}. {OFFLINE}")
-    return ValueError(f"{name} cannot be read ({first_line(error)}). Copy this checkpoint again, "
-                      "config.json and weights together.")  # fmt: skip
+    return ValueError(unreadable(error, name))
 
 
 def _complete(model: PreTrainedModel, report: dict[str, set], name: str) -> None:
