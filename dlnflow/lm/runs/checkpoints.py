@@ -24,6 +24,7 @@ from dlnflow.lm.runs.ladder import (
     is_checkpoint,
     step_folders,
 )
+from dlnflow.lm.runs.losses import is_direct
 from dlnflow.lm.runs.pretrained import context_length, read_config, read_model
 
 if TYPE_CHECKING:
@@ -185,15 +186,17 @@ class Checkpoints:
         ConnectionError
             If the weights are on the hub and it cannot be reached.
         ValueError
-            If there is no such device, the files are damaged or lack a tensor, or weights from
-            the hub are those of another step.
+            If there is no such device, the files are damaged or lack a tensor, weights from the
+            hub are those of another step, or it is no causal language model.
         """
         place, revision = self.places[self.at(step)]
         usable_device(device)
         model = read_model(place, revision)
         if revision is not None:
             check_tensors(self._downloaded())
-        return model.to(device)
+        model = model.to(device)
+        is_direct(model)  # refused here if its losses are not those of its logits
+        return model
 
     def _downloaded(self) -> dict[int, Path]:
         """Return the folders of the steps whose weights were fetched from the hub."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
 
 ROWS = 256
 """Tokens whose logits exist at the same time."""
-LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Configuration entries of models that change their logits after the output layer."""
+PROBE = 6
+"""Tokens on which a model is tried."""
+ROUNDING = 1e-4
+"""Share of the largest logit by which logits may change without a cause."""
+CLOSE = 1e-3
+"""Largest difference between two ways to the same loss, in nats per nat."""
+_direct: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Models tried so far, and whether their logits are just hidden states times the output layer."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -76,17 +83,126 @@ def token_losses(model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = Fals
     Returns
     -------
     (n, T - 1) float32 tensor
-        Losses; position 0 of a sequence has none.
+        Losses, the cross-entropy of the model's own logits; position 0 of a sequence has none.
+
+    Raises
+    ------
+    ValueError
+        As `is_direct`, which is asked once per model.
     """
-    inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
-    head = model.get_output_embeddings()
     with autocast(ids.device, bf16):
-        plain = not any(getattr(model.config, name, None) for name in LOGIT_TRANSFORMS)
-        if plain and getattr(head, "bias", None) is None:
-            hidden = model.base_model(inputs).last_hidden_state.flatten(0, 1)
-            kind = torch.bfloat16 if bf16 else hidden.dtype
-            flat = _LinearCrossEntropy.apply(hidden.to(kind), head.weight.to(kind), targets)
+        if is_direct(model, ids):
+            flat = _from_hidden(model, ids, bf16)
         else:
-            logits = model(inputs).logits.float().flatten(0, 1)
-            flat = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            flat = _from_logits(model, ids)
     return flat.view(len(ids), -1)
+
+
+def _from_hidden(model: PreTrainedModel, ids: torch.Tensor, bf16: bool) -> torch.Tensor:
+    """Return the losses without logits; the model must be direct."""
+    weight = model.get_output_embeddings().weight
+    hidden = model.base_model(ids[:, :-1]).last_hidden_state.flatten(0, 1)
+    kind = torch.bfloat16 if bf16 else hidden.dtype
+    return _LinearCrossEntropy.apply(hidden.to(kind), weight.to(kind), ids[:, 1:].flatten())
+
+
+def _from_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Return the losses from the model's own logits."""
+    logits = model(ids[:, :-1], use_cache=False).logits.float().flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+
+
+def is_direct(model: PreTrainedModel, ids: torch.Tensor | None = None) -> bool:
+    """Whether logits are the last hidden states times the weight of the output layer, no more.
+
+    Tried once per model, by putting numbers of our own in place of what the layers give: soft
+    caps, scales, multipliers and masks change them, however small the logits are so far.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        A causal language model.
+    ids : (n, T) int tensor, optional
+        Token ids to try it on; by default the first of the vocabulary.
+
+    Returns
+    -------
+    bool
+        If so, losses need no logits.
+
+    Raises
+    ------
+    ValueError
+        If it is no causal language model, or the losses are not those of its logits.
+    """
+    if model not in _direct:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            _direct[model] = _tried(model, _some(model, ids))
+    return _direct[model]
+
+
+def _some(model: PreTrainedModel, ids: torch.Tensor | None) -> torch.Tensor:
+    """Return one row of token ids."""
+    if ids is not None and ids.shape[1] > 2:
+        return ids[:1, :PROBE]
+    size = model.get_input_embeddings().weight.shape[0]
+    return (torch.arange(PROBE, device=model.device) * 7 % size)[None]
+
+
+def _tried(model: PreTrainedModel, ids: torch.Tensor) -> bool:
+    """Try a model on some ids."""
+    name = type(model).__name__
+    logits = getattr(model(ids, use_cache=False), "logits", None)
+    if logits is None or logits.shape[:2] != ids.shape or logits.shape[2] <= int(ids.max()):
+        raise ValueError(f"{name} gives no logits (row, token, vocabulary) for ids up to "
+                         f"{int(ids.max())}; take a causal language model.")  # fmt: skip
+    changed = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % logits.shape[2]], 1)
+    others = model(changed, use_cache=False).logits
+    if _later_matters(logits[:, :-1], others[:, :-1]):
+        raise ValueError(f"logits of {name} change with tokens that come later, so their losses "
+                         "are not those of a causal language model. Set is_decoder in config.json "
+                         "if it was trained as one, or take another model.")  # fmt: skip
+    direct = _takes_as_is(model, ids)
+    if direct and not _near(_from_hidden(model, ids, False), _from_logits(model, ids)):
+        raise ValueError(f"losses of {name} from its hidden states are not those of its logits, "
+                         "although its layers look like it. Please report this model.")  # fmt: skip
+    return direct
+
+
+def _later_matters(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether logits changed by more than rounding; ones that are not finite say nothing."""
+    size = before.abs().amax()
+    return bool(size.isfinite() and (before - after).abs().amax() > ROUNDING * size)
+
+
+def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a.float(), b.float(), rtol=CLOSE, atol=CLOSE, equal_nan=True)
+
+
+def _takes_as_is(model: PreTrainedModel, ids: torch.Tensor) -> bool:
+    """Whether what is put in for hidden states and logits reaches the other end unchanged."""
+    head, base = model.get_output_embeddings(), model.base_model
+    if type(head) is not torch.nn.Linear or head.bias is not None or base is model:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(*ids.shape, head.in_features, generator=generator).to(head.weight)
+    scores = 100 * torch.randn(*ids.shape, head.out_features, generator=generator).to(head.weight)
+    seen: list[torch.Tensor] = []
+
+    def replace_hidden(_: Any, __: Any, output: Any) -> Any:
+        output.last_hidden_state = hidden
+        return output
+
+    def replace_scores(_: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> torch.Tensor:
+        seen.append(inputs[0])
+        return scores
+
+    hooks = [base.register_forward_hook(replace_hidden), head.register_forward_hook(replace_scores)]
+    try:
+        logits = model(ids, use_cache=False, return_dict=True).logits
+    except AttributeError:  # the body returns something else than a named last_hidden_state
+        return False
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(seen) == 1 and torch.equal(seen[0], hidden) and torch.equal(logits, scores)
