@@ -14,7 +14,6 @@ from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.model import CONFIGURATIONS, Settings
 from dlnflow.lm.runs.train import prepare, train
-from dlnflow.lm.sampling.token_traces import sample_traces
 from paper_figures._data import Scale
 
 OUT = Path(__file__).parent / "out" / "lm"
@@ -94,9 +93,8 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
     plan = experiment.plan(run, observe=observe, steps=list(size.steps), rows=size.rows[observe])
     sampler = experiment.sampler(chains=size.chains, draws=size.draws[observe], device=size.device)
     with pool() as executor:
-        sampled = sample_traces(
-            plan.checkpoints, plan.gradient, plan.observed, sampler,
-            store=OUT / f"{run.name}-{observe}", executor=executor,
+        sampled = experiment.sample(
+            plan, sampler, OUT / f"{run.name}-{observe}", executor=executor,
             progress=lambda done, total: say(f"sampling {observe}, chain {done} of {total}"),
         )  # fmt: skip
     return sampled, plan.classes

@@ -1,6 +1,7 @@
 """What all commands share: errors of data and training end as one line and exit code 1."""
 
 import functools
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,13 @@ import typer
 
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError)
 """Errors with a message for the user; anything else is a bug and keeps its traceback."""
+
+EXTRAS = {
+    "figures": ("matplotlib",),
+    "torch": ("torch", "arviz_stats"),
+    "lm": ("torch", "arviz_stats", "transformers", "tokenizers", "safetensors", "zarr"),
+}
+"""Extra of the package -> modules that it installs."""
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,3 +50,18 @@ def writable(out: Path) -> None:
         raise typer.BadParameter(
             f"{out} cannot be written: {error.strerror}", param_hint="--out"
         ) from error
+
+
+def requires(*extras: str) -> None:
+    """Check that what some extras install is there, before the work and not in its middle.
+
+    Raises
+    ------
+    ValueError
+        With the command that installs what is missing.
+    """
+    for extra in extras:
+        lacking = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise ValueError(f"this needs {', '.join(lacking)}, not installed here; "
+                             f"`pip install 'dlnflow[{extra}]'` does that.")  # fmt: skip

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = r"^\..*\.[0-9a-f]{12}(\.[^.]*)?$"
+"""Names that `atomic_path` makes up."""
 
 
 @contextmanager
@@ -28,6 +32,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:  # nothing is left behind, also where the replacement itself fails
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files that processes killed in `atomic_path` left behind."""
+    return [path for path in sorted(folder.glob(".*")) if re.search(TEMPORARY, path.name)]
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from dlnflow._support.command import explained, writable
+from dlnflow._support.command import explained, requires, writable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +30,7 @@ Steps = Annotated[
 ]
 StoreFolder = Annotated[Path, typer.Option(help="Folder of the loss traces.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Device = Annotated[str, typer.Option(help="Torch device.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
 
 
@@ -68,11 +69,12 @@ def train(
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json, folder or hub name. Default: train one.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    device: Device = "cpu",
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
     """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped."""
+    requires("lm")
     import numpy as np
     import torch
 
@@ -105,6 +107,7 @@ def classes(
     as_json: AsJson = False,
 ) -> None:
     """Print the tokens of a text with their structural classes."""
+    requires("lm")
     from dlnflow.lm.data.corpus import read_documents
     from dlnflow.lm.data.token_classes import Vocabulary, classify
     from dlnflow.lm.data.tokenizer import encode_documents, load_tokenizer
@@ -129,18 +132,25 @@ def classes(
 @app.command()
 @explained
 def induction(
-    folder: Model, step: Steps = None, text: Text = None, as_json: AsJson = False
+    folder: Model,
+    step: Steps = None,
+    text: Text = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
+    requires("lm")
     from dlnflow.lm.experiment import probe
     from dlnflow.lm.induction import measure
     from dlnflow.lm.runs.checkpoints import find
+    from dlnflow.lm.runs.device import usable_device
 
+    usable_device(device)
     ladder = find(folder, ordered(step))
     sequences = probe(ladder, folder, text)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        data = measure(ladder, sequences)
+        data = measure(ladder, sequences, device=device)
     for one in said:
         typer.echo(f"warning: {one.message}", err=True)
     rows = [
@@ -181,6 +191,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
+    requires("lm")
     from dlnflow._support.progress import Progress
     from dlnflow.lm import experiment
 
@@ -206,6 +217,7 @@ def sample(
 @explained
 def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with 95 % intervals and a verdict."""
+    requires("lm")
     from dlnflow.lm import experiment
     from dlnflow.traces import groups as between
     from dlnflow.traces import interval
@@ -237,6 +249,7 @@ def knn(
     as_json: AsJson = False,
 ) -> None:
     """Print how often nearest neighbours in influence tell a token's class, against chance."""
+    requires("lm")
     from dlnflow.lm import experiment
     from dlnflow.traces import neighbours
 
@@ -265,10 +278,33 @@ def figures(
     as_json: AsJson = False,
 ) -> None:
     """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""
+    requires("lm", "figures")
     from dlnflow.lm.figures import draw
 
     writable(out)
     _print({"files": [str(file) for file in draw(folder, store, out)]}, as_json)
+
+
+@app.command()
+@explained
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, of step<N>/, or of a store.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check what lies in a folder, change nothing, and say what was found; exit code 1 if wrong."""
+    requires("lm")
+    from dlnflow.lm.doctor import examine
+
+    found = examine(folder)
+    healthy = all(one.level != "problem" for one in found)
+    if as_json:
+        rows = [one.record() for one in found]
+        _print({"folder": str(folder), "healthy": healthy, "findings": rows}, True)
+    else:
+        for one in found:
+            typer.echo(f"{one.level}\t{one.subject}\t{one.message}")
+    if not healthy:
+        raise typer.Exit(1)
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool) -> None:

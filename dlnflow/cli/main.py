@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from dlnflow import __version__, result
-from dlnflow._support.command import explained, writable
+from dlnflow._support.command import explained, requires, writable
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
 from dlnflow.cli import arguments, estimates, language_models, report
@@ -198,6 +198,7 @@ def selftest(
 
     Needs the torch extra.
     """
+    requires("torch")
     from dlnflow.sampling import selftest as tests  # torch is only needed here
 
     table = tests.selftest(seed=seed)

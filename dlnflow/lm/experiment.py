@@ -6,6 +6,7 @@ Shared by the commands and the figures, so that both describe the same store.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -335,10 +336,11 @@ def sampler(
 def sample(
     plan: Experiment, sampler: Sampler, store: str | Path,
     progress: Callable[[int, int], None] | None = None, *, repair: bool = False,
+    executor: Executor | None = None,
 ) -> xr.DataArray:  # fmt: skip
     """Sample a plan into a store, with the classes of its items beside them."""
     traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
-                           progress=progress, repair=repair)  # fmt: skip
+                           progress=progress, repair=repair, executor=executor)  # fmt: skip
     results.save(Path(store), traces, plan.classes)
     return traces
 

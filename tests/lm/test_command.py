@@ -72,7 +72,7 @@ def test_induction_probes_within_the_context(run, monkeypatch):
     """The tiny model takes 32 inputs; 48 would test positions that it was not trained at."""
     seen = []
     monkeypatch.setattr("dlnflow.lm.induction.measure",
-                        lambda _, ids: seen.append(ids.shape))  # fmt: skip
+                        lambda _, ids, **__: seen.append(ids.shape))  # fmt: skip
     CliRunner().invoke(app, ["induction", str(run), "--step", "2"])
     assert seen == [(32, 32)]
 

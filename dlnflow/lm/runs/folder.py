@@ -1,14 +1,19 @@
-"""What the folder of a run says of itself: its settings, and what it was trained on."""
+"""The folder of a run: its settings, what it was trained on, and who is writing to it."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dlnflow._support.files import write_json
+from dlnflow._support.files import leftovers, write_json
 from dlnflow.lm.runs.model import Settings
 
 if TYPE_CHECKING:
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
     from dlnflow.lm.data.tokenizer import Tokens
 
+LOCK = "lock"
+"""File that the process that trains holds."""
 AGAIN = "Delete it and call `dlnflow lm train` again with the same settings, which writes it anew."
 """The way out if a file was damaged that is a function of the settings and the corpus."""
 
@@ -126,6 +133,73 @@ def claim(settings: Settings, out: Path, training: Tokens, tokenizer: Tokenizer)
     check_inputs(out, training, tokenizer)
     if not (out / "settings.json").exists():
         write_json(out / "settings.json", dataclasses.asdict(settings))
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder of a run for writing, and clear away what killed processes left half-made.
+
+    The lock goes with the process, however it ends. A folder made for the lock is removed again if
+    nothing else came into it. On a disk that cannot be written there is nothing to hold.
+
+    Raises
+    ------
+    ValueError
+        If another process holds it.
+    """
+    made = not out.exists()
+    if not made and not os.access(out, os.W_OK):
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with _opened(out / LOCK) as file:
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            for path in half_made(out):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+            if made and not any(out.iterdir()):
+                out.rmdir()
+
+
+def half_made(out: Path) -> list[Path]:
+    """Return temporary files and folders that a killed training left in the folder of a run."""
+    return [*leftovers(out), *sorted(out.glob(".step*.partial"))]
+
+
+def user(out: Path) -> str | None:
+    """Return the number of the process that is writing to a run, None if there is none."""
+    try:
+        with open(out / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return (out / LOCK).read_text() or "unknown"
+    return None
+
+
+def _opened(path: Path) -> TextIO:
+    """Open the lock file and lock it; one that was removed in between is not the lock."""
+    while True:
+        file = open(path, "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read() or "unknown"
+            file.close()
+            raise ValueError(
+                f"`out` {path.parent} is being trained by process {holder}. Wait for it, or use "
+                "another folder."
+            ) from error
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            return file
+        file.close()
 
 
 def spelled(tokenizer: Tokenizer) -> str:

@@ -21,7 +21,7 @@ from dlnflow.lm.data.spelling import exact, separator_id, vocabulary_size
 from dlnflow.lm.data.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import usable_device
-from dlnflow.lm.runs.folder import AGAIN, check_settings, claim, read_record, spelled
+from dlnflow.lm.runs.folder import AGAIN, check_settings, claim, locked, read_record, spelled
 from dlnflow.lm.runs.losses import token_losses
 from dlnflow.lm.runs.model import Settings, build
 
@@ -233,7 +233,8 @@ def train(
     Raises
     ------
     ValueError
-        If `out` holds a run with other settings, data or weights of rows, or damaged files.
+        If `out` holds a run with other settings, data or weights of rows, or damaged files, or
+        another process is training there.
     FloatingPointError
         If the loss stops being finite.
     """
@@ -242,14 +243,27 @@ def train(
         raise ValueError("`data` have a tokenizer already; give `data` or `tokenizer`.")
     usable_device(device)
     check_settings(settings, out)
-    data = _data(settings, out, tokenizer) if data is None else data
-    state = Progression(settings, out, device)
-    _check_weights(state, data.training, weigh)
-    # a folder belongs to the run only now that nothing is left to fail before its first step
-    claim(settings, out, data.training, data.tokenizer)
-    targets = settings.checkpoint_steps()
+    with locked(out):
+        data = _data(settings, out, tokenizer) if data is None else data
+        state = Progression(settings, out, device)
+        _check_weights(state, data.training, weigh)
+        # a folder belongs to the run only now that nothing is left to fail before its first step
+        claim(settings, out, data.training, data.tokenizer)
+        _advance(state, data, weigh, progress)
+    return Checkpoints.from_directory(out)
+
+
+def _advance(
+    state: Progression,
+    data: Data,
+    weigh: Weigh | None,
+    progress: Callable[[int, float], None] | None,
+) -> None:
+    """Take the steps that are left, with a checkpoint at each of those that have one."""
+    settings, targets = state.settings, state.settings.checkpoint_steps()
     if state.step == 0:
         state.save(data.tokenizer)
+    state.keep_losses()  # killed after the state of the last checkpoint, they are one short
     for step in range(state.step, settings.n_steps):
         rows = batch(settings, data.training, step)
         loss = state.advance(rows, _weights(weigh, step, rows), learning_rate(settings, step))
@@ -257,7 +271,6 @@ def train(
             progress(step, loss)
         if step + 1 in targets:
             state.save(data.tokenizer)
-    return Checkpoints.from_directory(out)
 
 
 def _data(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> Data:
@@ -381,5 +394,16 @@ class Progression:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "step": self.step, "losses": self.losses, "marks": self.marks}  # fmt: skip
         write_atomic(self.out / "resume.pt", lambda p: torch.save(state, p))
-        with atomic_path(self.out / "losses.npy") as path, open(path, "wb") as file:
-            np.save(file, np.asarray(self.losses))
+        self.keep_losses()
+
+    def keep_losses(self) -> None:
+        """Write the losses so far, unless the file has just them."""
+        path, losses = self.out / "losses.npy", np.asarray(self.losses)
+        try:
+            known = np.load(path)
+        except (OSError, ValueError, EOFError):
+            known = None
+        if known is not None and np.array_equal(known, losses):
+            return
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, losses)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlnflow._support.files import write_atomic
+from dlnflow._support.files import leftovers, write_atomic
 from dlnflow._support.hashes import sha256_array
 from dlnflow.lm.sampling.manifest import REPAIR, CorruptedError, Manifest
 
@@ -62,6 +62,8 @@ class Store:
         self.folder = Path(folder)
         self._usable()
         with self.locked():
+            for path in half_made(self.folder):
+                path.unlink(missing_ok=True)
             self.manifest = Manifest(self.folder, key, contents, repair=repair)
             known = self.manifest.records()
             chains = max([shape[0], *(chain + 1 for _, chain in known)])
@@ -236,6 +238,12 @@ class Store:
         return self.folder / "units" / f"{step}-{chain}-{draws}.state"
 
 
+def half_made(folder: Path) -> list[Path]:
+    """Return temporary files that killed processes left in a store."""
+    chunks = folder.glob("*/c/**/*.partial")  # of zarr
+    return [*leftovers(folder), *leftovers(folder / "units"), *sorted(chunks)]
+
+
 def _sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
@@ -249,3 +257,30 @@ def _whole(folder: Path, opened: Callable[[], Any]) -> Any:
     except Exception:  # whatever the reader makes of a damaged description
         (folder / "zarr.json").unlink(missing_ok=True)
         return opened()
+
+
+def verified(folder: Path, manifest: Manifest, step: int, chain: int) -> str:
+    """Say what is damaged of a unit, without opening the store for writing.
+
+    Returns
+    -------
+    str
+        Empty if its draws and its state are those that were written.
+    """
+    import zarr
+
+    try:
+        record = manifest.record(step, chain)
+        t, draws = manifest.entries[step]["index"], record["draws"]
+        losses = zarr.open_array(folder / "losses", mode="r")[t, chain, :draws]
+        start = zarr.open_array(folder / "checkpoint_loss", mode="r")[t]
+        state = (folder / "units" / f"{step}-{chain}-{draws}.state").read_bytes()
+    except CorruptedError as error:
+        return str(error)
+    except Exception as error:  # a codec may raise anything on damaged bytes
+        return f"chain {chain} at step {step} cannot be read ({error}). {REPAIR}"
+    now = {"sha256": sha256_array(losses), "start_sha256": sha256_array(start),
+           "state_sha256": _sha256(state)}  # fmt: skip
+    if record == record | now:
+        return ""
+    return f"chain {chain} at step {step} has other bytes than were written. {REPAIR}"
