@@ -21,9 +21,25 @@ RTOL = 1e-11
 
 
 def coefficients(s: FloatArray, times: FloatArray, a0: float, depth: int, null: bool) -> FloatArray:
-    """A_ab = [(g_a + g_b) Sig_ab + (g_a - g_b) Om_ab] / 2 over distinct s, shape (T, r, r).
+    """A_ab = [(g_a + g_b) Sig_ab + (g_a - g_b) Om_ab] / 2 over distinct s.
 
-    With `null`, a last row and column for the null space, where a = s = 0.
+    Parameters
+    ----------
+    s : array, shape (r,)
+        Distinct singular values, descending.
+    times : array, shape (T,)
+        Flow times, increasing.
+    a0 : float
+        Initial strength of every mode.
+    depth : int
+        Number of weight matrices L.
+    null : bool
+        Whether to add a last row and column for the null space, where a = s = 0.
+
+    Returns
+    -------
+    array, shape (T, r, r), or (T, r + 1, r + 1) with the null space
+        Symmetric.
 
     Raises
     ------

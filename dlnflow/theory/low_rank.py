@@ -40,8 +40,19 @@ class Factors(NamedTuple):
 def factorise(matrix: FloatArray) -> Factors:
     """Symmetric matrix as a short sum of squares, to `FACTOR_RTOL`.
 
-    Large matrices: eigenvalues within the range of A applied to random vectors (with a fixed
-    seed). The residual is then computed, not estimated, and more vectors are taken if it is large.
+    For a large matrix the eigenvalues are sought within the range of A applied to random vectors
+    (with a fixed seed). The residual is then computed, not estimated, and more vectors are taken
+    if it is large.
+
+    Parameters
+    ----------
+    matrix : array, shape (m, m)
+        Symmetric.
+
+    Returns
+    -------
+    Factors
+        Terms in descending order of |lam|.
     """
     size = len(matrix)
     bound = FACTOR_RTOL * np.linalg.norm(matrix)

@@ -20,7 +20,7 @@ a_j, a_k, g_j, g_k = sp.symbols("a_j a_k g_j g_k", positive=True)
 B_s, B_w = sp.symbols("B_s B_w", real=True)
 
 
-class ModeStrength(NamedTuple):
+class ModeSolution(NamedTuple):
     """Strength a(t; s, a0, tau) of one mode and its derivatives.
 
     Attributes
@@ -104,12 +104,12 @@ class CoupledResponse(NamedTuple):
     residuals: tuple[sp.Expr, ...]
 
 
-def mode_strength() -> ModeStrength:
+def mode_strength() -> ModeSolution:
     """Solve tau a' = 2 a (s - a), a(0) = a0: 1/a obeys a linear equation.
 
     Returns
     -------
-    ModeStrength
+    ModeSolution
 
     Examples
     --------
@@ -122,7 +122,7 @@ def mode_strength() -> ModeStrength:
     )
     a = sp.simplify(1 / inverse.rhs)
     residuals = (tau * a.diff(t) - 2 * a * (s - a), a.subs(t, 0) - a0)
-    return ModeStrength(a, a.diff(s), a.diff(a0), a.diff(t), residuals)
+    return ModeSolution(a, a.diff(s), a.diff(a0), a.diff(t), residuals)
 
 
 def mode_time(depth: int) -> tuple[sp.Symbol, sp.Expr]:
@@ -232,10 +232,9 @@ def coupled_response() -> CoupledResponse:
 
 def _root_change(change: sp.Matrix) -> sp.Matrix:
     # First-order change of a root X = diag(a) when X^2 changes: a dX + dX a = d(X^2).
-    return sp.Matrix([
-        [change[0, 0] / (2 * a_j), change[0, 1] / (a_j + a_k)],
-        [change[1, 0] / (a_j + a_k), change[1, 1] / (2 * a_k)],
-    ])  # fmt: skip
+    upper = [change[0, 0] / (2 * a_j), change[0, 1] / (a_j + a_k)]
+    lower = [change[1, 0] / (a_j + a_k), change[1, 1] / (2 * a_k)]
+    return sp.Matrix([upper, lower])
 
 
 def _integrating_factor(rate: sp.Expr) -> sp.Expr:

@@ -6,8 +6,7 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow._support.typing import FloatArray
 from dlnflow.theory.flow import riccati
-from dlnflow.theory.flow.gram import Gram
-from dlnflow.theory.flow.inputs import at_times, check_hidden, transposed, weights_and_map
+from dlnflow.theory.flow.gram import Gram, at_times, check_hidden, transposed, weights_and_map
 
 BALANCE_TOL = 1e-10
 """Largest imbalance, relative to the data, that still counts as rounding."""

@@ -45,6 +45,11 @@ def eigen(s_yx: FloatArray, balance: FloatArray) -> Eigen:
     s_yx : array, shape (..., d_out, n_in)
     balance : array, shape (...)
         lambda.
+
+    Returns
+    -------
+    Eigen
+        `basis` and `dual` are the same orthogonal matrix.
     """
     u, s, vt = np.linalg.svd(s_yx, full_matrices=True)
     v = np.swapaxes(vt, -1, -2)
@@ -73,6 +78,19 @@ def stepped(flow: Eigen, step: float, momentum: float = 0.0) -> Eigen:
     log(z) / step, below s. Rescaling the coordinate of the mode by sqrt(rate / s) keeps the
     strength it converges to. Exact while a mode is small, which is where most time is spent; the
     approach to s is still that of the flow, to leading order. Decaying modes are left alone.
+
+    Parameters
+    ----------
+    flow : Eigen
+    step : float
+        Step of gradient descent > 0, in units of flow time.
+    momentum : float
+        beta in [0, 1).
+
+    Returns
+    -------
+    Eigen
+        With the rates of the steps; `basis` and `dual` are no longer orthogonal.
     """
     growing = np.where(flow.rates > 0, flow.rates, 1.0)
     total = 1 + momentum + (1 - momentum) * step * growing
@@ -98,6 +116,11 @@ def _tilt(flow: Eigen, y: FloatArray, w1: FloatArray, w2: FloatArray) -> FloatAr
     D' couples the growing and the decaying direction of a mode with strength s and rate kappa;
     the combination that really grows is y_+ + s / (4 kappa^2) y_- D'. Damped where D' > kappa, for
     modes that are never learned. Zero for a start that is balanced to `ROUNDING`.
+
+    Returns
+    -------
+    array, shape (..., k, h)
+        What to add to `y`.
     """
     d = np.swapaxes(w2, -1, -2) @ w2 - w1 @ np.swapaxes(w1, -1, -2)
     h, pairs = d.shape[-1], min(w1.shape[-1], w2.shape[-2])
