@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from dlnflow._support.typing import FloatArray, IntArray
+from numpy.typing import ArrayLike, NDArray
 
 SMALLEST_FRACTION = 1e-8
 """A smaller change of an item's weight is lost in the rounding of losses."""
@@ -106,7 +104,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {lower[near[0]]!r}?" if near else ""
 
 
-def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
+def finite_matrix(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return `value` as a float64 matrix without NaN or infinity.
 
     Raises
@@ -126,7 +124,7 @@ def finite_matrix(name: str, value: ArrayLike) -> FloatArray:
     return matrix
 
 
-def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> FloatArray:
+def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> NDArray[np.float64]:
     """Return `value` as a float64 array if it is real; nothing is cut off or filled in.
 
     Raises
@@ -146,7 +144,7 @@ def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> Flo
         raise ValueError(f"`{name}` must be {expected}: {error}.") from error
 
 
-def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
+def recorded_steps(steps: ArrayLike, n_steps: int) -> NDArray[np.int64]:
     """Return `steps` as strictly increasing whole numbers in [0, n_steps].
 
     Raises
@@ -182,7 +180,7 @@ def recorded_steps(steps: ArrayLike, n_steps: int) -> IntArray:
     return array
 
 
-def finite(name: str, value: ArrayLike) -> FloatArray:
+def finite(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return `value` as a float64 array without NaN or infinity.
 
     Raises
@@ -196,7 +194,7 @@ def finite(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
-def nonnegative(name: str, value: ArrayLike) -> FloatArray:
+def nonnegative(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return `value` as a finite float64 array >= 0.
 
     Raises
@@ -210,7 +208,7 @@ def nonnegative(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
-def finite_stack(name: str, value: ArrayLike) -> FloatArray:
+def finite_stack(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return `value` as a finite float64 matrix, or stack of matrices on leading axes.
 
     Raises
@@ -224,7 +222,7 @@ def finite_stack(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
-def positive_array(name: str, value: ArrayLike) -> FloatArray:
+def positive_array(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return `value` as a finite float64 array > 0.
 
     Raises
@@ -238,7 +236,7 @@ def positive_array(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
-def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> FloatArray:
+def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> NDArray[np.float64]:
     """Return `value` as an array of whole numbers >= `smallest`.
 
     Raises
@@ -254,7 +252,7 @@ def whole_numbers(name: str, value: ArrayLike, *, smallest: int) -> FloatArray:
     return array
 
 
-def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
+def positive_list(name: str, value: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     """Return `value` as different numbers > 0, shape (M,), and whether it was a single number.
 
     Raises
@@ -266,7 +264,7 @@ def positive_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
     return positive_array(name, array), single
 
 
-def number_list(name: str, value: ArrayLike) -> tuple[FloatArray, bool]:
+def number_list(name: str, value: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     """Return `value` as different numbers, shape (M,), and whether it was a single number.
 
     Raises
@@ -351,7 +349,7 @@ def window_weight(value: float) -> float:
     return value
 
 
-def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> None:
+def windows_inside(starts: NDArray[np.int64], width: int, last: int, n_steps: int) -> None:
     """Check that every window [start, start + width) ends at or before `last`.
 
     Raises
@@ -373,7 +371,9 @@ def windows_inside(starts: IntArray, width: int, last: int, n_steps: int) -> Non
         )
 
 
-def positions(name: str, chosen: str | Sequence[str] | None, known: Sequence[str]) -> IntArray:
+def positions(
+    name: str, chosen: str | Sequence[str] | None, known: Sequence[str]
+) -> NDArray[np.int64]:
     """Return positions of names among the known ones; None means all.
 
     Raises
@@ -387,7 +387,7 @@ def positions(name: str, chosen: str | Sequence[str] | None, known: Sequence[str
         raise ValueError(f"`{name}`: {error}") from error
 
 
-def item_positions(chosen: str | Sequence[str] | None, known: Sequence[str]) -> IntArray:
+def item_positions(chosen: str | Sequence[str] | None, known: Sequence[str]) -> NDArray[np.int64]:
     """Return positions of items by name, as `positions`, without naming an argument.
 
     Raises
