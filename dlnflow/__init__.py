@@ -3,7 +3,7 @@
 Exact in deep linear networks, sampled in language models.
 """
 
-from dlnflow import analysis, influence, lm, sampling, tables, traces
+from dlnflow import analysis, influence, lm, plots, sampling, tables, traces
 from dlnflow._support import VERSION as __version__
 from dlnflow.analysis import compare, events
 from dlnflow.datasets import living_things, semantic_hierarchy
@@ -36,6 +36,7 @@ __all__ = [
     "lm",
     "load",
     "phases",
+    "plots",
     "rlct",
     "sampling",
     "save",

@@ -107,8 +107,9 @@ def _chosen(known: dict[int | str, str], only: list[str] | None) -> list[int | s
         name, other = ("lm", LM) if known is TOY else ("toy", TOY)
         raise typer.BadParameter(
             f"no figure {unknown[0]} here; there are {listed}. The command {name} has "
-            f"{', '.join(map(str, other))}.", param_hint="--only",
-        )  # fmt: skip
+            f"{', '.join(map(str, other))}.",
+            param_hint="--only",
+        )
     return [number for number in known if not only or str(number) in only]
 
 

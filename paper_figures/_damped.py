@@ -97,9 +97,12 @@ def _curves(axis: Axes, found: xr.DataArray, exact: dict[str, xr.DataArray], que
     for name in REFERENCES:
         curve = exact[name].sel(query=query, train=TRAIN)
         axis.plot(
-            time, curve / np.abs(curve).max(), color=_style.ESTIMATOR_COLORS[name],
-            linewidth=1.4, linestyle=(0, (4, 1.2)) if name == "tangent" else "-",
-        )  # fmt: skip
+            time,
+            curve / np.abs(curve).max(),
+            color=_style.ESTIMATOR_COLORS[name],
+            linewidth=1.4,
+            linestyle=(0, (4, 1.2)) if name == "tangent" else "-",
+        )
     axis.set(xlim=(0, END), ylim=(-CLIP, CLIP), xlabel=_style.TIME)
     axis.set_title(f"{TRAIN} on {query} ({_data.kinship(TRAIN, query)})", pad=13)
 
@@ -112,10 +115,16 @@ def _key(figure: Figure, estimator: str) -> None:
     if estimator == "damped_hessian":
         handles.append(Line2D([], [], color="0.4", label="H + $\\lambda$ indefinite", **CROSS))
     handles += [
-        Line2D([], [], color=_style.ESTIMATOR_COLORS[name], label=title(name),
-               linestyle=(0, (4, 1.2)) if name == "tangent" else "-", linewidth=1.4)
+        Line2D(
+            [],
+            [],
+            color=_style.ESTIMATOR_COLORS[name],
+            label=title(name),
+            linestyle=(0, (4, 1.2)) if name == "tangent" else "-",
+            linewidth=1.4,
+        )
         for name in REFERENCES
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=1.8)
 
 
@@ -134,9 +143,12 @@ def _stability(axis: Axes, found: xr.DataArray, estimator: str) -> None:
         axis.plot(time[fine], np.full(fine.sum(), value), ".", color=color, markersize=2.4)
         axis.plot(time[~fine], np.full((~fine).sum(), value), color=color, **CROSS)
     axis.set(
-        yscale="log", ylim=(low, high), xlim=(0, END), xlabel=_style.TIME,
+        yscale="log",
+        ylim=(low, high),
+        xlim=(0, END),
+        xlabel=_style.TIME,
         ylabel="relative damping $\\alpha = \\lambda\\,/\\,\\max|h|$",
-    )  # fmt: skip
+    )
     axis.set_title(
         "hatched: H + $\\lambda$ indefinite" + (", F + $\\lambda$ is not" if blind else "")
     )
@@ -164,17 +176,22 @@ def _agreement(
             f"gradient_kernel.{name}.pearson": _scores.median(kernel, reference),
         }
         axis.axhline(
-            claims[f"gradient_kernel.{name}.pearson"], color=color, linewidth=0.8,
-            linestyle=(0, (1, 1.5)), label="_" if name != "tangent" else "gradient kernel (each)",
-        )  # fmt: skip
+            claims[f"gradient_kernel.{name}.pearson"],
+            color=color,
+            linewidth=0.8,
+            linestyle=(0, (1, 1.5)),
+            label="_" if name != "tangent" else "gradient kernel (each)",
+        )
         if sound.all():  # else the first is a matter of how close a checkpoint is to a pole
             claims[f"{name}.pearson_at_least_damping"] = middle[0]
         axis.plot(np.array(DAMPINGS)[~sound], middle[~sound], "o", color="white", markersize=2.2)
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     axis.set(
-        xscale="log", ylim=(-0.75, 1), xlabel="relative damping $\\alpha$",
+        xscale="log",
+        ylim=(-0.75, 1),
+        xlabel="relative damping $\\alpha$",
         ylabel="Pearson over training\n(median and quartiles of pairs)",
-    )  # fmt: skip
+    )
     axis.legend(loc="lower right", **_style.LEGEND)
     return {key: float(value) for key, value in claims.items()}
 

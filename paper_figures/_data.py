@@ -89,20 +89,29 @@ def _sampled(scale: Scale, seed: int) -> xr.DataArray:
     suggested = sampling.suggest(run(seed))
     localization = BIF_LOCALIZATION * suggested["localization"]
     found = dln.influence.bif(
-        run(seed), recorded[chosen], n_beta=suggested["n_beta"], localization=localization,
-        draws=BIF_DRAWS, burn_in=20, dtype="float32",
+        run(seed),
+        recorded[chosen],
+        n_beta=suggested["n_beta"],
+        localization=localization,
+        draws=BIF_DRAWS,
+        burn_in=20,
+        dtype="float32",
         # The posterior is nearly isotropic here. A quarter of a period per step, with velocities
         # forgotten, makes draws nearly independent, and this kernel is unbiased on Gaussians.
-        step_size=2 / localization, kernel="underdamped", kernel_options={"persistence": 0.0},
-    )  # fmt: skip
+        step_size=2 / localization,
+        kernel="underdamped",
+        kernel_options={"persistence": 0.0},
+    )
     exact = influence(scale, "tangent", seed).sel(time=found.time)
     other = ~np.eye(found.sizes["query"], dtype=bool)
     a, b = found.values[:, other], exact.values[:, other]
     factor = float((a * b).sum() / (a * a).sum())
     error = found.standard_error * factor
-    return found.copy(data=found * factor).assign_coords(standard_error=error).assign_attrs(
-        scale=factor
-    )  # fmt: skip
+    return (
+        found.copy(data=found * factor)
+        .assign_coords(standard_error=error)
+        .assign_attrs(scale=factor)
+    )
 
 
 def found_events(curves: dict[str, xr.DataArray]) -> pd.DataFrame:

@@ -38,14 +38,23 @@ class Size:
 
 SIZES = {
     Scale.quick: Size(
-        "fast", (250, 750, 1_000, 1_250, 1_500, 1_750, 2_250, 3_500), 4,
-        {"repeats": 150, "text": 250}, {"repeats": 64, "text": 32}, "cpu",
+        "fast",
+        (250, 750, 1_000, 1_250, 1_500, 1_750, 2_250, 3_500),
+        4,
+        {"repeats": 150, "text": 250},
+        {"repeats": 64, "text": 32},
+        "cpu",
     ),
     Scale.paper: Size(
-        "pythia-14m", (0, 128, 512, *range(1_000, 20_001, 1_000)), 4,
-        {"repeats": 250, "text": 250}, {"repeats": 64, "text": 32}, "cuda", "EleutherAI/pythia-14m",
+        "pythia-14m",
+        (0, 128, 512, *range(1_000, 20_001, 1_000)),
+        4,
+        {"repeats": 250, "text": 250},
+        {"repeats": 64, "text": 32},
+        "cuda",
+        "EleutherAI/pythia-14m",
     ),
-}  # fmt: skip
+}
 tell: list[Callable[[str], None]] = []
 """Called with a word on what is being done; the command shows it."""
 
@@ -94,9 +103,12 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
     sampler = experiment.sampler(chains=size.chains, draws=size.draws[observe], device=size.device)
     with pool() as executor:
         sampled = experiment.sample(
-            plan, sampler, OUT / f"{run.name}-{observe}", executor=executor,
+            plan,
+            sampler,
+            OUT / f"{run.name}-{observe}",
+            executor=executor,
             progress=lambda done, total: say(f"sampling {observe}, chain {done} of {total}"),
-        )  # fmt: skip
+        )
     return sampled, plan.classes
 
 

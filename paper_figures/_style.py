@@ -47,9 +47,14 @@ def boxed(alpha: float = 0.85) -> dict[str, object]:
 
 
 def numbered(
-    axis: Axes, number: int, xy: tuple[float, float], *, offset: tuple[float, float] = (0, 0),
-    over_axis: bool = False, size: float = 6.0,
-) -> None:  # fmt: skip
+    axis: Axes,
+    number: int,
+    xy: tuple[float, float],
+    *,
+    offset: tuple[float, float] = (0, 0),
+    over_axis: bool = False,
+    size: float = 6.0,
+) -> None:
     """Write the number of a level in a circle of its colour, at data coordinates.
 
     `over_axis` places it at the upper edge of the panel and takes only x from `xy`; `offset` is
@@ -57,14 +62,24 @@ def numbered(
     """
     color = LEVEL_COLORS[number]
     axis.annotate(
-        str(number), (xy[0], 1) if over_axis else xy, xytext=offset, ha="center", va="center",
-        xycoords=("data", "axes fraction") if over_axis else "data", textcoords="offset points",
-        fontsize=size, color=color, zorder=6, annotation_clip=False,
+        str(number),
+        (xy[0], 1) if over_axis else xy,
+        xytext=offset,
+        ha="center",
+        va="center",
+        xycoords=("data", "axes fraction") if over_axis else "data",
+        textcoords="offset points",
+        fontsize=size,
+        color=color,
+        zorder=6,
+        annotation_clip=False,
         bbox={
-            "boxstyle": "circle,pad=0.18", "facecolor": "white", "edgecolor": color,
+            "boxstyle": "circle,pad=0.18",
+            "facecolor": "white",
+            "edgecolor": color,
             "linewidth": 0.7,
         },
-    )  # fmt: skip
+    )
 
 
 def mark_levels(axis: Axes, times: Iterable[float], *, labelled: bool = True) -> None:

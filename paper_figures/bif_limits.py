@@ -77,11 +77,16 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
 def _found(scale: _data.Scale, n_beta: float) -> Found:
     """Sample and evaluate all entries at all checkpoints over `RATIOS`."""
     sampled = [
-        bif(_data.run(), _localized.steps(scale), n_beta=n_beta,
-            localization=value * n_beta * _localized.unit(scale), chains=CHAINS,
-            draws=DRAWS[scale])
+        bif(
+            _data.run(),
+            _localized.steps(scale),
+            n_beta=n_beta,
+            localization=value * n_beta * _localized.unit(scale),
+            chains=CHAINS,
+            draws=DRAWS[scale],
+        )
         for value in RATIOS
-    ]  # fmt: skip
+    ]
     ratio = xr.Variable("localization", list(RATIOS))
     together = xr.concat(sampled, ratio, combine_attrs="drop_conflicts")
     return Found(together, _localized.exact(scale, n_beta))
@@ -121,16 +126,23 @@ def _entries(axis: Axes, found: Found, scale: _data.Scale, n_beta: float) -> Non
         half = interval(entry, TWO_SIGMA).upper.values - entry.values
         for chosen, shade in ((mixed, color), (~mixed, "0.6")):
             axis.errorbar(
-                np.array(RATIOS)[chosen], (strength * entry.values)[chosen],
-                yerr=(strength * half)[chosen], color=shade,
-                linestyle="", marker="o", markersize=3.2, elinewidth=0.9, capsize=1.5,
-            )  # fmt: skip
+                np.array(RATIOS)[chosen],
+                (strength * entry.values)[chosen],
+                yerr=(strength * half)[chosen],
+                color=shade,
+                linestyle="",
+                marker="o",
+                markersize=3.2,
+                elinewidth=0.9,
+                capsize=1.5,
+            )
     axis.set(
-        xscale="log", xlim=(RATIOS[0] / 1.5, RATIOS[-1] * 1.5),
+        xscale="log",
+        xlim=(RATIOS[0] / 1.5, RATIOS[-1] * 1.5),
         xlabel="localization $\\gamma\\ /\\ (n\\beta\\,\\max_t|D_t|)$",
         ylabel="influence $\\times\\ \\gamma / n\\beta$\n"
         "$\\leftarrow$ helps    harms $\\rightarrow$",
-    )  # fmt: skip
+    )
     inside = dots.sel(query=list(QUERIES), train=TRAIN).values * np.array(RATIOS)[:, None]
     axis.set_ylim(*(1.6 * unit * np.array([inside.min(), inside.max()])))
     axis.set_title(f"$n\\beta$ = {_power(n_beta)}, flow time {time[when]:.1f}")
@@ -151,9 +163,13 @@ def _errors(axis: Axes, found: Found) -> dict[str, float]:
         claims[key] = float((np.abs(z) <= 3).mean())
         # What is out of range is counted in the outermost bins.
         axis.hist(
-            np.clip(z, -4.99, 4.99), edges, density=True, color=color,
-            histtype="stepfilled" if key == "within_3" else "step", linewidth=1.1,
-        )  # fmt: skip
+            np.clip(z, -4.99, 4.99),
+            edges,
+            density=True,
+            color=color,
+            histtype="stepfilled" if key == "within_3" else "step",
+            linewidth=1.1,
+        )
     grid = np.linspace(-5, 5, 201)
     axis.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color="black", linewidth=1.0)
     for side in (-3, 3):
@@ -165,9 +181,15 @@ def _errors(axis: Axes, found: Found) -> dict[str, float]:
     )
     for k, (color, text, share) in enumerate(texts):
         axis.text(
-            0.03, 0.98 - 0.09 * k, f"{text} {share:.1%} within 3", transform=axis.transAxes,
-            va="top", fontsize=6.5, color=color, bbox=_style.boxed(),
-        )  # fmt: skip
+            0.03,
+            0.98 - 0.09 * k,
+            f"{text} {share:.1%} within 3",
+            transform=axis.transAxes,
+            va="top",
+            fontsize=6.5,
+            color=color,
+            bbox=_style.boxed(),
+        )
     axis.set(xlabel="(sampled $-$ exact) / std. error", ylabel="density", yticks=(0, 0.2, 0.4))
     return claims
 
@@ -185,29 +207,42 @@ def _agreement(axis: Axes, found: Found, references: dict[str, xr.DataArray]) ->
         pairs = [_scores.pearson(a, b).ravel() for a, b in zip(found.sampled, fits, strict=True)]
         low, middle, high = np.quantile(pairs, (0.25, 0.5, 0.75), axis=1)
         axis.errorbar(
-            np.array(RATIOS) * 1.12 ** (k - 1), middle, yerr=(middle - low, high - middle),
-            color=COLORS[name], linestyle="", marker="o", markersize=3.2, elinewidth=0.8,
-        )  # fmt: skip
+            np.array(RATIOS) * 1.12 ** (k - 1),
+            middle,
+            yerr=(middle - low, high - middle),
+            color=COLORS[name],
+            linestyle="",
+            marker="o",
+            markersize=3.2,
+            elinewidth=0.8,
+        )
         for j in (0, WEAK, -1):
             claims[f"{name}.exact at {RATIOS[j]:g}"] = exact[j]
         for j in (WEAK, -1):
             claims[f"{name}.sampled at {RATIOS[j]:g}"] = middle[j]
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     axis.set(
-        xscale="log", xlim=(RATIOS[0] / 1.5, RATIOS[-1] * 1.5), ylim=(-0.5, 1.06),
+        xscale="log",
+        xlim=(RATIOS[0] / 1.5, RATIOS[-1] * 1.5),
+        ylim=(-0.5, 1.06),
         xlabel="localization $\\gamma\\ /\\ (n\\beta\\,\\max_t|D_t|)$",
         ylabel="Pearson over training\n(median and quartiles of pairs)",
-    )  # fmt: skip
+    )
     axis.legend(loc="lower right", title="of BIF with", title_fontsize=6.5, **_style.LEGEND)
     return {key: float(value) for key, value in claims.items()}
 
 
 def _key(figure: Figure) -> None:
     handles = [
-        Line2D([], [], color=_style.KINSHIP_COLORS[_data.kinship(TRAIN, query)], linewidth=2,
-               label=f"{TRAIN} on {query}")
+        Line2D(
+            [],
+            [],
+            color=_style.KINSHIP_COLORS[_data.kinship(TRAIN, query)],
+            linewidth=2,
+            label=f"{TRAIN} on {query}",
+        )
         for query in QUERIES
-    ]  # fmt: skip
+    ]
     dot = {"linestyle": "", "marker": "o", "markersize": 3.2}
     handles += [
         Line2D([], [], color="0.2", label="sampled ($\\pm$ 2 std. errors)", **dot),

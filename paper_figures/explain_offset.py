@@ -51,9 +51,14 @@ def _ladder(axis: Axes, table: pd.DataFrame, query: str) -> None:
     times = [table.loc[(name, query), "peak_flow"] for name in names]
     axis.plot([0, *FRACTIONS], times, "o-", color=_style.KINSHIP_COLORS[kin], markersize=3.5)
     axis.annotate(
-        f"on {query} ({kin})", (1, times[-1]), xytext=(0, -12), textcoords="offset points",
-        ha="right", fontsize=6.5, color=_style.KINSHIP_COLORS[kin],
-    )  # fmt: skip
+        f"on {query} ({kin})",
+        (1, times[-1]),
+        xytext=(0, -12),
+        textcoords="offset points",
+        ha="right",
+        fontsize=6.5,
+        color=_style.KINSHIP_COLORS[kin],
+    )
     axis.set(xlabel="removed share of dog (0 = exact tangent)", ylabel="peak (flow time)")
     axis.set_ylim(1.5, 4.8)
 

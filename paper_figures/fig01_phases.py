@@ -93,8 +93,13 @@ def _free_energies(axis: Axes, n: FloatArray, change: phases.Transition) -> None
     for name, basin in (("U", U), ("V", V)):
         axis.plot(n, basin.phase.free_energy(n), color=COLORS[name], label=_label(name, basin))
     axis.axvline(change.n, color="0.6", linewidth=0.6, linestyle=":")
-    axis.annotate(f"n* = {change.n:.0f}", (change.n, axis.get_ylim()[0]), xytext=(3, 4),
-                  textcoords="offset points", fontsize=6.5)  # fmt: skip
+    axis.annotate(
+        f"n* = {change.n:.0f}",
+        (change.n, axis.get_ylim()[0]),
+        xytext=(3, 4),
+        textcoords="offset points",
+        fontsize=6.5,
+    )
     axis.set(xscale="log", xlabel="sample size n", ylabel="free energy (nats)")
     axis.legend(**_style.LEGEND)
 
@@ -118,9 +123,17 @@ def _posterior(axis: Axes, n_star: float) -> None:
         axis.plot(loss, density, style, color=color, label=f"n = {name}")
     for name, basin in (("U", U), ("V", V)):
         axis.axvline(basin.phase.loss, color=COLORS[name], linewidth=0.8, zorder=0)
-        axis.annotate(name, (basin.phase.loss, 0.97), xycoords=("data", "axes fraction"),
-                      xytext=(-2, 0), textcoords="offset points", va="top", ha="right",
-                      fontsize=7, color=COLORS[name])  # fmt: skip
+        axis.annotate(
+            name,
+            (basin.phase.loss, 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(-2, 0),
+            textcoords="offset points",
+            va="top",
+            ha="right",
+            fontsize=7,
+            color=COLORS[name],
+        )
     axis.set(
         xlabel="loss L(w) (nats)", ylabel="posterior density", ylim=(0, None), xlim=(-0.008, 0.1)
     )
@@ -169,7 +182,8 @@ def evidence_curvature(n: float, *, step: float = 1e-3) -> FloatArray:
     unit, found = step * np.eye(3), np.empty((3, 3))
     for i in range(3):
         for j in range(3):
-            corners = [a * b * log_evidence(a * unit[i] + b * unit[j])
-                       for a in (1, -1) for b in (1, -1)]  # fmt: skip
+            corners = [
+                a * b * log_evidence(a * unit[i] + b * unit[j]) for a in (1, -1) for b in (1, -1)
+            ]
             found[i, j] = sum(corners) / (4 * step**2)
     return found

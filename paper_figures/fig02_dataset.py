@@ -51,10 +51,15 @@ def _tree(axis: Axes, items: tuple[str, ...]) -> None:
                 axis.plot([parent, x[k]], [1 - depth, -depth], color="0.6", linewidth=0.8, zorder=0)
             leaf = depth == len(names) - 1
             axis.text(
-                x[k], -depth - 0.08 * leaf, name, ha="center", va="top" if leaf else "center",
-                rotation=60 if leaf else 0, fontsize=7,
+                x[k],
+                -depth - 0.08 * leaf,
+                name,
+                ha="center",
+                va="top" if leaf else "center",
+                rotation=60 if leaf else 0,
+                fontsize=7,
                 bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
-            )  # fmt: skip
+            )
     for depth in (1, 2, 3):
         _style.numbered(axis, depth, (0.0, 0.5 - depth), size=7)
     axis.set(xlim=(0, 1), ylim=(-3.6, 0.2))

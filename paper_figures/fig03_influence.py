@@ -69,9 +69,13 @@ def by_kinship(axis: Axes, curves: xr.DataArray, train: str, *, named: bool = Tr
     for kin, color in _style.KINSHIP_COLORS.items():
         names = [q for q in curves["query"].values if _data.kinship(train, q) == kin]
         panels.draw_curves(
-            axis, curves.sel(query=names), colors=[color], styles=panels.STYLES[:2], width=1.1,
+            axis,
+            curves.sel(query=names),
+            colors=[color],
+            styles=panels.STYLES[:2],
+            width=1.1,
             labels=[", ".join(names), *["_"] * (len(names) - 1)],
-        )  # fmt: skip
+        )
     if named:
         axis.legend(loc="lower right", handlelength=1.2, **_style.LEGEND)
 
@@ -83,9 +87,13 @@ def _one_query(
     shown = {name: curve.sel(query=[query], train=TRAIN) for name, curve in curves.items()}
     for name, curve in shown.items():
         panels.draw_curves(
-            axis, curve, width=1.2, labels=[title(name)],
-            colors=[_style.ESTIMATOR_COLORS[name]], styles=[_style.ESTIMATOR_STYLES[name]],
-        )  # fmt: skip
+            axis,
+            curve,
+            width=1.2,
+            labels=[title(name)],
+            colors=[_style.ESTIMATOR_COLORS[name]],
+            styles=[_style.ESTIMATOR_STYLES[name]],
+        )
     mine = found[(found["query"] == query) & (found["kind"] != "sign_flip")]
     clear = mine["prominence"] > SHOWN * max(float(np.abs(curve).max()) for curve in shown.values())
     for name in shown:
@@ -107,9 +115,13 @@ def _delay(axis: Axes, exact: tuple[float, float], removed: tuple[float, float])
     arrow = {"arrowstyle": "->", "linewidth": 0.8, "color": "0.3", "shrinkA": 0, "shrinkB": 2}
     axis.annotate("", (late, low), (early, low), arrowprops=arrow)
     axis.annotate(
-        f"{late - early:.2f} later", (late, low), xytext=(12, 7), textcoords="offset points",
-        fontsize=6.5, bbox=_style.boxed(),
-    )  # fmt: skip
+        f"{late - early:.2f} later",
+        (late, low),
+        xytext=(12, 7),
+        textcoords="offset points",
+        fontsize=6.5,
+        bbox=_style.boxed(),
+    )
 
 
 def _measured(

@@ -148,10 +148,14 @@ def _paths(axis: Axes, scale: _data.Scale, branching: pd.DataFrame) -> None:
         axis.plot(x, y, color="0.55", linewidth=1.0, zorder=1)
         axis.scatter(x, y, c=time, cmap="viridis", vmin=0, vmax=7.5, s=5, linewidths=0, zorder=2)
         axis.annotate(
-            item, (x[-1], y[-1]), xytext=(6 * np.sign(x[-1]), 4 * np.sign(y[-1])),
-            textcoords="offset points", ha="left" if x[-1] > 0 else "right",
-            va="bottom" if y[-1] > 0 else "top", fontsize=7,
-        )  # fmt: skip
+            item,
+            (x[-1], y[-1]),
+            xytext=(6 * np.sign(x[-1]), 4 * np.sign(y[-1])),
+            textcoords="offset points",
+            ha="left" if x[-1] > 0 else "right",
+            va="bottom" if y[-1] > 0 else "top",
+            fontsize=7,
+        )
     for query in QUERIES:
         when = branching.loc[query, "onset_flow_time"]
         ends = picture.sel(item=[TRAIN, query]).values  # (time, 2, component)

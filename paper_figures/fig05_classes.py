@@ -32,7 +32,10 @@ def show(
     last = found.isel(time=-1)
     claims = {f"{q}.{i}.last": float(last.sel(query=q, train=i)) for q in names for i in names}
     if apart is not None:
-        claims |= {f"{q}.other_ids.{k}": float(apart.sel(query=q, train=q)[t])
-                   for q in names for k, t in (("first", 0), ("last", -1))}  # fmt: skip
+        claims |= {
+            f"{q}.other_ids.{k}": float(apart.sel(query=q, train=q)[t])
+            for q in names
+            for k, t in (("first", 0), ("last", -1))
+        }
     loss = traces.checkpoint_loss.mean("item")
     return figure, claims | {"loss.last": float(loss[-1])}

@@ -89,8 +89,9 @@ def scored(scale: _data.Scale) -> pd.DataFrame:
     steps = _localized.steps(scale)
     options: dict[str, Any] = {
         "references": [_data.influence(scale, "leave_one_out").sel(time=steps)],
-        "kernel": "rmsprop_sgld", "burn_in": 0,
-    }  # fmt: skip
+        "kernel": "rmsprop_sgld",
+        "burn_in": 0,
+    }
     if scale is _data.Scale.quick:
         with tempfile.TemporaryDirectory() as folder:
             fixed = SLICE[scale] | options
@@ -167,9 +168,16 @@ def _heat(axis: Axes, rows: pd.DataFrame, n_beta: float) -> QuadMesh:
                 Rectangle((j, i), 1, 1, linewidth=0, edgecolor="0.55", hatch=hatch, **style)
             )
         if len(score.columns) < 6 and name not in STATES:
-            axis.text(j + 0.5, i + 0.5, f"{values[i, j]:.2f}", ha="center", va="center",
-                      fontsize=6.5, fontweight="bold" if name == "mixed" else "normal",
-                      bbox=_style.boxed(0.75))  # fmt: skip
+            axis.text(
+                j + 0.5,
+                i + 0.5,
+                f"{values[i, j]:.2f}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                fontweight="bold" if name == "mixed" else "normal",
+                bbox=_style.boxed(0.75),
+            )
     for side, labels in ((axis.xaxis, score.columns), (axis.yaxis, score.index)):
         every = slice(None, None, 1 if len(labels) < 7 else 2)
         side.set_ticks(np.arange(len(labels))[every] + 0.5, [_power(v) for v in labels[every]])
@@ -184,10 +192,9 @@ def _power(value: float) -> str:
 
 def _key(figure: Figure) -> None:
     handles = [
-        Patch(facecolor="white", edgecolor="0.55", hatch="/////", linewidth=0.3,
-              label="not mixed"),
+        Patch(facecolor="white", edgecolor="0.55", hatch="/////", linewidth=0.3, label="not mixed"),
         *[Patch(facecolor=shade, label=name) for name, shade in STATES.items()],
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.6)
 
 
@@ -200,29 +207,50 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
         for state, face in (("mixed", color), ("not mixed", "none")):
             rows = table[(table["n_beta"] == n_beta) & (table["state"] == state)]
             axis.plot(
-                rows["relaxations"] * aside, rows["leave_one_out"].astype(float), "o", color=color,
-                markerfacecolor=face, markersize=size,
+                rows["relaxations"] * aside,
+                rows["leave_one_out"].astype(float),
+                "o",
+                color=color,
+                markerfacecolor=face,
+                markersize=size,
                 label=f"$n\\beta$ = {_power(n_beta)}" if face == color else "_",
-            )  # fmt: skip
+            )
     for (name, value), shift in zip(marks.items(), (3, 3, -3), strict=True):
         axis.axhline(value, color="black", linewidth=0.8, linestyle=(0, (4, 1.6)), zorder=0)
         axis.annotate(
-            f"{MARKS[name]} {value:.2f}", (1, value), xycoords=("axes fraction", "data"),
-            xytext=(-3, shift), textcoords="offset points", ha="right", fontsize=6.5,
+            f"{MARKS[name]} {value:.2f}",
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, shift),
+            textcoords="offset points",
+            ha="right",
+            fontsize=6.5,
             va="bottom" if shift > 0 else "top",
-        )  # fmt: skip
+        )
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     axis.axvline(1, color="0.7", linewidth=0.6, zorder=0)
     shown = table.loc[~table["state"].isin(list(STATES)), "relaxations"]
     axis.set(
-        xscale="log", ylim=(-0.5, 1.05), xlim=(shown.min() / 2, shown.max() * 30),
+        xscale="log",
+        ylim=(-0.5, 1.05),
+        xlim=(shown.min() / 2, shown.max() * 30),
         ylabel="median Pearson\nwith leave-one-out",
         xlabel="relaxation times of a flat direction in one chain, "
         "$\\epsilon\\gamma\\,\\times$ draws / 2a",
-    )  # fmt: skip
+    )
     handles, _ = axis.get_legend_handles_labels()
-    handles.append(Line2D([], [], color="0.3", marker="o", markersize=4.2, linestyle="",
-                          markerfacecolor="none", label="open: not mixed"))  # fmt: skip
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color="0.3",
+            marker="o",
+            markersize=4.2,
+            linestyle="",
+            markerfacecolor="none",
+            label="open: not mixed",
+        )
+    )
     axis.legend(handles=handles, loc="lower left", ncols=5, **_style.LEGEND)
 
 
@@ -231,11 +259,15 @@ def _measured(table: pd.DataFrame, marks: dict[str, float]) -> dict[str, float]:
     usable = ~table["state"].isin(list(STATES))
     mixed = table["state"] == "mixed"
     shares = {f"share.{name}": (table["state"] == name).mean() for name in STATE_NAMES}
-    claims = marks | shares | {
-        "best": score[usable].max(),
-        "best_mixed": score[mixed].max(),
-        "best_not_mixed": score[usable & ~mixed].max(),
-        "not_mixed.longest": table.loc[usable & ~mixed, "relaxations"].max(),
-        "mixed.shortest": table.loc[mixed, "relaxations"].min(),
-    }  # fmt: skip
+    claims = (
+        marks
+        | shares
+        | {
+            "best": score[usable].max(),
+            "best_mixed": score[mixed].max(),
+            "best_not_mixed": score[usable & ~mixed].max(),
+            "not_mixed.longest": table.loc[usable & ~mixed, "relaxations"].max(),
+            "mixed.shortest": table.loc[mixed, "relaxations"].min(),
+        }
+    )
     return {key: float(value) for key, value in claims.items()}

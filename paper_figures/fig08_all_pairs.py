@@ -17,9 +17,12 @@ from paper_figures.fig03_influence import PANELS
 LIMITS = {"sibling": 0.8, "cousin": 0.55, "far": 0.25}
 """Half of the vertical range, by kinship."""
 PAIRINGS = (
-    ("analytic", "tangent"), ("analytic", "leave_one_out"), ("tangent", "leave_one_out"),
-    ("bif", "tangent"), ("bif", "leave_one_out"),
-)  # fmt: skip
+    ("analytic", "tangent"),
+    ("analytic", "leave_one_out"),
+    ("tangent", "leave_one_out"),
+    ("bif", "tangent"),
+    ("bif", "leave_one_out"),
+)
 """Estimator and reference. Seed 0 alone is sampled."""
 
 HEADLINES = {
@@ -65,9 +68,12 @@ def _cell(axis: Axes, curves: dict[str, xr.DataArray], kin: str, query: str) -> 
         return
     for name, curve in curves.items():
         panels.draw_curves(
-            axis, curve, width=0.9, colors=[_style.ESTIMATOR_COLORS[name]],
+            axis,
+            curve,
+            width=0.9,
+            colors=[_style.ESTIMATOR_COLORS[name]],
             styles=[_style.ESTIMATOR_STYLES[name]],
-        )  # fmt: skip
+        )
     axis.set(xlim=(0, 7.5), ylim=(-LIMITS[kin], LIMITS[kin]), xlabel="")
     axis.set_facecolor(to_rgba(_style.KINSHIP_COLORS[kin], 0.09))
 

@@ -34,9 +34,10 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     starts = np.unique(np.linspace(0, UNTIL / unit - widths[-1], STARTS[scale]).round().astype(int))
     exact, linear = (
         influence.windowed(run, starts, window=widths, train=TRAIN, query=QUERIES, first_order=f)
-        .squeeze("train").assign_coords(window=list(WIDTHS))
+        .squeeze("train")
+        .assign_coords(window=list(WIDTHS))
         for f in (False, True)
-    )  # fmt: skip
+    )
     # from the mean over the window to the integral over it, in flow time
     exact, linear = exact * exact.window, linear * linear.window
     with mpl.rc_context(influence_plots.STYLE):

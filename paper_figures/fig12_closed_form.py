@@ -19,8 +19,10 @@ QUERIES = ("cat", "sparrow", "pine")
 FLOW_STEP = 0.003
 """Step of the retraining in units of 1 / s_max."""
 STDS = (1e-4, 1e-3, 1e-2, 0.05, 0.1)
-SOLUTIONS = {"riccati": ("#0072B2", "closed form (balanced start)"),
-             "gram": ("#CC79A7", "flow of the Gram blocks")}  # fmt: skip
+SOLUTIONS = {
+    "riccati": ("#0072B2", "closed form (balanced start)"),
+    "gram": ("#CC79A7", "flow of the Gram blocks"),
+}
 POINTS = {_data.Scale.quick: 120, _data.Scale.paper: 400}
 HEADLINES = {
     "riccati.pearson.0.001": "smallest correlation over pairs {:.6f}",
@@ -57,8 +59,12 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         figure = _style.figure(_style.PAGE_WIDTH, 3.4)
         grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1), height_ratios=(1.3, 1))
         top = figure.add_subplot(grid[0, 0])
-        axes = [top, figure.add_subplot(grid[1, 0], sharex=top),
-                figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])]  # fmt: skip
+        axes = [
+            top,
+            figure.add_subplot(grid[1, 0], sharex=top),
+            figure.add_subplot(grid[0, 1]),
+            figure.add_subplot(grid[1, 1]),
+        ]
         shown = predicted(scale, _data.INIT_STD, "riccati"), retrained(scale, _data.INIT_STD)
         _curves(axes[0], axes[1], *shown)
         _all_pairs(axes[2], *shown)
@@ -108,14 +114,20 @@ def _all_pairs(axis: Axes, guess: xr.DataArray, truth: xr.DataArray) -> None:
 def _scales(axis: Axes, scale: _data.Scale) -> None:
     """Median and range over pairs for both solutions of the flow."""
     for name, (color, label) in SOLUTIONS.items():
-        errors = [100 * relative_error(predicted(scale, std, name), retrained(scale, std))
-                  for std in STDS]  # fmt: skip
+        errors = [
+            100 * relative_error(predicted(scale, std, name), retrained(scale, std)) for std in STDS
+        ]
         low, middle, high = ([f(e) for e in errors] for f in (np.nanmin, np.nanmedian, np.nanmax))
         axis.fill_between(STDS, low, high, color=color, alpha=0.2, linewidth=0)
         axis.plot(STDS, middle, "o-", color=color, markersize=3, label=label)
     axis.axhline(1, color="0.5", linewidth=0.6, linestyle=":")
-    axis.set(xscale="log", yscale="log", xlabel="standard deviation of initial weights",
-             ylabel="relative error (%)", ylim=(None, 3e4))  # fmt: skip
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="standard deviation of initial weights",
+        ylabel="relative error (%)",
+        ylim=(None, 3e4),
+    )
     axis.legend(loc="upper left", **_style.LEGEND)
 
 

@@ -58,16 +58,29 @@ def show(tokenizer, text: str) -> tuple[Figure, dict[str, float]]:
 def _token(axis: Axes, x: int, y: int, shown: str, names: np.ndarray) -> None:
     """Draw one token; bold edge if it has a class."""
     edge = "black" if len(names) else "0.85"
-    axis.add_patch(mpl.patches.Rectangle(
-        (x + 0.06, y - 0.36), len(shown) - 0.12, 0.72, facecolor="white", edgecolor=edge,
-        linewidth=1.0 if len(names) else 0.5,
-    ))  # fmt: skip
+    axis.add_patch(
+        mpl.patches.Rectangle(
+            (x + 0.06, y - 0.36),
+            len(shown) - 0.12,
+            0.72,
+            facecolor="white",
+            edgecolor=edge,
+            linewidth=1.0 if len(names) else 0.5,
+        )
+    )
     for k, name in enumerate(names):
         width = (len(shown) - 0.12) / len(names)
-        axis.add_patch(mpl.patches.Rectangle(
-            (x + 0.06 + k * width, y - 0.36), width, 0.72, facecolor=SHADES[str(name)], alpha=0.45,
-            linewidth=0,
-        ))  # fmt: skip
+        axis.add_patch(
+            mpl.patches.Rectangle(
+                (x + 0.06 + k * width, y - 0.36),
+                width,
+                0.72,
+                facecolor=SHADES[str(name)],
+                alpha=0.45,
+                linewidth=0,
+            )
+        )
     for k, character in enumerate(shown):
-        axis.text(x + k + 0.5, y, character, family="monospace", fontsize=6, ha="center",
-                  va="center")  # fmt: skip
+        axis.text(
+            x + k + 0.5, y, character, family="monospace", fontsize=6, ha="center", va="center"
+        )

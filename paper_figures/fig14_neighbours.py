@@ -33,6 +33,9 @@ def show(found: xr.Dataset, apart: xr.Dataset | None = None) -> tuple[Figure, di
             other = apart.sel(token_class=name)
             claims[f"{name}.other_ids"] = float(other.recall[-1])
             claims[f"{name}.other_ids.above_chance"] = float(other.low[-1] - other.chance)
-        claims |= {f"{name}.last": float(one.recall[-1]), f"{name}.chance": float(one.chance),
-                   f"{name}.above_chance": float(one.low[-1] - one.chance)}  # fmt: skip
+        claims |= {
+            f"{name}.last": float(one.recall[-1]),
+            f"{name}.chance": float(one.chance),
+            f"{name}.above_chance": float(one.low[-1] - one.chance),
+        }
     return tokens.recall(found, apart), claims

@@ -50,10 +50,14 @@ def retrained(scale: Scale, seed: int, choices: dict[str, Window]) -> xr.Dataset
     data = load_data(_lm_data.folder(scale, seed))
     with _lm_data.pool() as executor:
         return intervene(
-            replace(run, n_steps=n_steps), _lm_data.OUT / f"{name}-windows", choices,
-            seeds=[seed], data=data, executor=executor,
+            replace(run, n_steps=n_steps),
+            _lm_data.OUT / f"{name}-windows",
+            choices,
+            seeds=[seed],
+            data=data,
+            executor=executor,
             progress=lambda run_name: _lm_data.say(f"trained {run_name}"),
-        )  # fmt: skip
+        )
 
 
 def show(
@@ -70,8 +74,9 @@ def show(
                 one = result.score.sel(window=name, seed=seed).dropna("time")
                 color = WINDOW_COLORS.get(name, "black")
                 style = "--" if name == "never" else "-"
-                axis.plot(one.time, one, style, color=color, linewidth=1.1, label=name,
-                          zorder=3 - k / 10)  # fmt: skip
+                axis.plot(
+                    one.time, one, style, color=color, linewidth=1.1, label=name, zorder=3 - k / 10
+                )
                 if name in choices[seed]:
                     window = choices[seed][name]
                     axis.axvspan(window.start, window.stop, color=color, alpha=0.12, linewidth=0)

@@ -31,9 +31,12 @@ KERNEL_STYLES = {
     "underdamped": ("#CC79A7", "v"),
 }
 RANGE = {
-    "sgld": (0.88, 1.33), "rmsprop_sgld": (0.9, 1.85), "rmsprop_sgld, frozen": (0.88, 1.33),
-    "mala": (0.88, 1.1), "underdamped": (0.88, 1.1),
-}  # fmt: skip
+    "sgld": (0.88, 1.33),
+    "rmsprop_sgld": (0.9, 1.85),
+    "rmsprop_sgld, frozen": (0.88, 1.33),
+    "mala": (0.88, 1.1),
+    "underdamped": (0.88, 1.1),
+}
 """Vertical range of each panel."""
 TARGETS = {
     "isotropic": ("#000000", "o"),
@@ -87,9 +90,14 @@ def _kernel(axis: Axes, rows: pd.DataFrame) -> None:
         mine = rows[rows["target"] == target]
         step = mine["relative_step"] * _aside(target)
         axis.errorbar(
-            step, mine["ratio"], 2 * mine["standard_error"], fmt=marker, color=color,
-            markersize=3, linewidth=0.8,
-        )  # fmt: skip
+            step,
+            mine["ratio"],
+            2 * mine["standard_error"],
+            fmt=marker,
+            color=color,
+            markersize=3,
+            linewidth=0.8,
+        )
         axis.plot(step, mine["predicted"], "_", color=color, markersize=9, markeredgewidth=1)
     axis.set(xscale="log", xlabel="step size $\\times$ largest curvature")
     axis.set_xlim(0.02, 1.2)
@@ -111,9 +119,12 @@ def _curves(axis: Axes) -> None:
             steps = np.repeat(relative[:, None] / stiffest, len(target.precision), axis=1)
             color, _ = TARGETS[target.name]
             axis.plot(
-                relative * _aside(target.name), target.discretised(steps), color=color,
-                linewidth=0.7, zorder=1,
-            )  # fmt: skip
+                relative * _aside(target.name),
+                target.discretised(steps),
+                color=color,
+                linewidth=0.7,
+                zorder=1,
+            )
 
 
 def _network(rank: int) -> str:
@@ -132,9 +143,15 @@ def _coefficients(axis: Axes, table: pd.DataFrame) -> None:
         mine = small[small["kernel"] == name].set_index("target").loc[[*map(_network, RANKS)]]
         place = np.arange(len(RANKS)) + 0.13 * (k - (len(KERNEL_STYLES) - 1) / 2)
         axis.errorbar(
-            place, mine["ratio"], 2 * mine["standard_error"], fmt=marker, color=color,
-            markersize=3, linewidth=0.8, label=KERNELS[name],
-        )  # fmt: skip
+            place,
+            mine["ratio"],
+            2 * mine["standard_error"],
+            fmt=marker,
+            color=color,
+            markersize=3,
+            linewidth=0.8,
+            label=KERNELS[name],
+        )
     axis.set_xticks(range(len(RANKS)), [f"{_exact(r):g}\n6-{r}-6" for r in RANKS])
     axis.set(xlabel="exact value; network", ylabel="sampled / exact", ylim=(0.8, 2.5))
     axis.set_title(f"learning coefficient, step {min(selftest.RELATIVE_STEPS):g}")

@@ -72,7 +72,10 @@ def test_importing_the_package_loads_no_heavy_library():
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", [dlnflow, dlnflow.lm, dlnflow.sampling, dlnflow.tables])
+PACKAGES = [dlnflow, dlnflow.lm, dlnflow.plots, dlnflow.sampling, dlnflow.tables]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_exist(package):
     for name in package.__all__:
         assert getattr(package, name) is not None

@@ -14,36 +14,13 @@ from dlnflow import checks, result
 from dlnflow._support.files import atomic_path
 from dlnflow.analysis import events as find_events
 from dlnflow.influence.estimator import title
-from dlnflow.plots import overviews, overviews_few, panels
-from dlnflow.plots.panels import OKABE_ITO, STYLES
+from dlnflow.plots import overviews, panels
+from dlnflow.plots.panels import OKABE_ITO, STYLE, STYLES
 
 MAX_LINES = len(OKABE_ITO)
 """More curves than colours in one panel are shown as a heat map instead."""
 MAX_PANELS = 100
 """A figure with more panels cannot be read; `overview` chooses what to show instead."""
-STYLE = {
-    "font.size": 8,
-    "figure.titlesize": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 220,
-    "pdf.fonttype": 42,  # text stays text in the PDF
-    "image.interpolation": "nearest",
-    "mathtext.default": "regular",
-}
-"""Settings of every figure, fit for a column or a page of a journal."""
 
 
 def plot_influence(
@@ -144,9 +121,9 @@ def overview(influence: xr.DataArray) -> Figure:
     curves = _with_estimators(influence)
     if curves.sizes["query"] <= MAX_LINES and curves.sizes["train"] <= 8:
         return plot_influence(influence)
-    few = curves.sizes["train"] <= overviews_few.MAX_TRAIN
+    few = curves.sizes["train"] <= overviews.FEW_TRAIN
     with mpl.rc_context(STYLE):
-        return overviews_few.draw(curves) if few else overviews.draw(curves)
+        return overviews.few_train_items(curves) if few else overviews.all_pairs(curves)
 
 
 def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:

@@ -1,4 +1,8 @@
-"""One page for many items: who influences whom, when, and the strongest curves."""
+"""One page for many items.
+
+`all_pairs` shows who influences whom, when, and the strongest curves; `few_train_items` shows one
+row per train item with every query in it.
+"""
 
 from collections.abc import Callable
 
@@ -17,6 +21,10 @@ CURVE_PANELS = 12
 """Train items with curves of their own,"""
 TOP_QUERIES = 3
 """and queries in each: those with the largest |influence|."""
+FEW_TRAIN = 4
+"""Up to this many train items get a row of their own,"""
+FEW_CURVES = 6
+"""with curves of so many queries: those with the largest |influence|."""
 MAX_NAMES = 64
 """Axes with more items than this name every second, third, ... one."""
 EARLY = 0.1
@@ -25,8 +33,8 @@ CLIP = 0.99
 """Colours of the who-panel saturate at this quantile of |value|."""
 
 
-def draw(curves: xr.DataArray) -> Figure:
-    """Draw the overview of curves with dims (estimator, time, query, train)."""
+def all_pairs(curves: xr.DataArray) -> Figure:
+    """Draw who, when and the strongest of curves with dims (estimator, time, query, train)."""
     time = panels.time_name(curves, "flow_time")
     others = curves.where(curves["query"] != curves["train"], 0.0)
     primary = others.isel(estimator=0)
@@ -102,8 +110,9 @@ def by_similarity(rows: FloatArray) -> IntArray:
     return leaves_list(linkage(pdist(rows), "average", optimal_ordering=len(rows) <= 500))
 
 
-def name_ticks(setter: Callable[..., object], names: FloatArray, offset: float = 0.0,
-          **text: object) -> None:  # fmt: skip
+def name_ticks(
+    setter: Callable[..., object], names: FloatArray, offset: float = 0.0, **text: object
+) -> None:
     """Label ticks 0, 1, ... (plus `offset`), every k-th where there are too many."""
     every = -(-len(names) // MAX_NAMES)
     size = float(np.clip(260 / max(len(names), 1), 4.5, 7))
@@ -191,3 +200,68 @@ def draw_key(figure: Figure, axis: Axes, curves: xr.DataArray, where: str) -> No
         for _, style in zip(names, panels.STYLES * 9, strict=False)
     ]
     figure.legend(lines, names, loc=f"outside {where}", ncols=len(names))
+
+
+def few_train_items(curves: xr.DataArray) -> Figure:
+    """Draw curves with dims (estimator, time, query, train): all queries, and the strongest.
+
+    Left, one heat map per estimator with every query as a named row; right, the curves of the
+    most affected queries, the first estimator solid, the others in the styles of the key.
+
+    Parameters
+    ----------
+    curves : xarray.DataArray
+        At most `FEW_TRAIN` train items.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    time = panels.time_name(curves, "flow_time")
+    others = curves.where(curves["query"] != curves["train"], 0.0)
+    log = is_early(others.isel(estimator=0), time)
+    n_train, n_estimators = others.sizes["train"], others.sizes["estimator"]
+    height = float(np.clip(0.135 * others.sizes["query"], 3.2, 7.0))
+    size = (3.6 + 2.2 * n_estimators + 1.2, height * n_train + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        n_train, n_estimators + 1, squeeze=False, width_ratios=[1.0] * n_estimators + [1.7]
+    )
+    for row, train in enumerate(others["train"].values):
+        one = others.sel(train=train)
+        _heats(figure, axes[row], one, time, log, f"weight of {train}")
+        _most_affected(axes[row, -1], one, time, log)
+    draw_key(figure, axes[0, -1], others, "lower right")
+    return figure
+
+
+def _heats(
+    figure: Figure, axes: np.ndarray, curves: xr.DataArray, time: str, log: bool, name: str
+) -> None:
+    """Every query over time, one panel per estimator, all on the scale of the largest value."""
+    # Queries with similar curves lie side by side.
+    order = by_similarity(curves.isel(estimator=0).transpose("query", "time").values)
+    limit = float(np.abs(curves.values).max()) or 1.0
+    for k, axis in enumerate(axes[:-1]):
+        values = curves.isel(estimator=k, query=order).transpose("query", "time").values
+        mesh = panels.draw_heat(axis, curves[time].values, values, limit=limit)
+        scale(axis, curves[time].values, log)
+        axis.set_title(title(str(curves["estimator"].values[k])))
+        axis.set_xlabel(time.replace("_", " "))
+        axis.set_yticks([])
+    own = str(curves["train"].values)
+    names = [f"{q} (self, not drawn)" if q == own else q for q in curves["query"].values[order]]
+    name_ticks(axes[0].set_yticks, np.array(names), offset=0.5)
+    axes[0].tick_params(length=0, axis="y")
+    axes[0].set_ylabel(f"{name},\ninfluence on")
+    bar = figure.colorbar(mesh, ax=list(axes[:-1]), aspect=45, pad=0.01)
+    bar.set_label(panels.INFLUENCE_BAR)
+    bar.outline.set_visible(False)
+
+
+def _most_affected(axis: Axes, curves: xr.DataArray, time: str, log: bool) -> None:
+    draw_strongest(axis, curves, time, FEW_CURVES)
+    scale(axis, curves[time].values, log)
+    axis.legend(loc="best", fontsize=7, handlelength=1.2, labelspacing=0.25, frameon=False)
+    axis.set_ylabel(panels.INFLUENCE_LABEL)
+    axis.set_title("the most affected queries")

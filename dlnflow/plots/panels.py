@@ -17,9 +17,39 @@ from dlnflow import checks
 from dlnflow._support.typing import FloatArray
 from dlnflow.traces.intervals import TWO_SIGMA, interval
 
+STYLE = {
+    "font.size": 8,
+    "figure.titlesize": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 220,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+    "image.interpolation": "nearest",
+    "mathtext.default": "regular",
+}
+"""Settings of every figure, fit for a column or a page of a journal."""
 OKABE_ITO = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A90F",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#B8A90F",
+)
 """Okabe & Ito's colours, distinct for colour-blind readers; yellow darkened for white paper."""
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 """Line styles for estimators drawn over each other."""
@@ -33,9 +63,13 @@ MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
 NOT_MIXED = "0.75"
 """Grey of sampled values whose chains have not mixed."""
 LEGEND = {
-    "fontsize": 6.5, "labelspacing": 0.3, "frameon": True, "framealpha": 0.85, "edgecolor": "none",
+    "fontsize": 6.5,
+    "labelspacing": 0.3,
+    "frameon": True,
+    "framealpha": 0.85,
+    "edgecolor": "none",
     "borderpad": 0.2,
-}  # fmt: skip
+}
 """Small legend on a light ground."""
 PAGE_WIDTH = 7.2
 """Of a journal page, in inches."""
@@ -178,9 +212,16 @@ def draw_events(
         rows = table[table["kind"] == kind]
         face = "white" if kind == "sign_flip" else color
         drawn = axis.plot(
-            rows[column], rows["value"], marker, color=color, markerfacecolor=face,
-            markersize=size, markeredgewidth=0.8, zorder=3, clip_on=False,
-        )  # fmt: skip
+            rows[column],
+            rows["value"],
+            marker,
+            color=color,
+            markerfacecolor=face,
+            markersize=size,
+            markeredgewidth=0.8,
+            zorder=3,
+            clip_on=False,
+        )
         drawn[0].set_in_layout(False)  # unclipped markers would otherwise collapse the layout
 
 
@@ -199,10 +240,16 @@ def draw_marks(axis: Axes, marks: Mapping[str, float], *, labelled: bool = True)
         axis.axvline(when, color="0.45", linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=0)
         if labelled:
             axis.annotate(
-                label, (when, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
+                label,
+                (when, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize="x-small",
                 color="0.25",
-            )  # fmt: skip
+            )
 
 
 def draw_heat(
@@ -227,9 +274,14 @@ def draw_heat(
     middle = (time[1:] + time[:-1]) / 2
     edges = np.concatenate([time[:1], middle, time[-1:]])
     mesh = axis.pcolormesh(
-        edges, np.arange(len(values) + 1), values, cmap=DIVERGING, vmin=-limit, vmax=limit,
+        edges,
+        np.arange(len(values) + 1),
+        values,
+        cmap=DIVERGING,
+        vmin=-limit,
+        vmax=limit,
         rasterized=True,
-    )  # fmt: skip
+    )
     axis.set_ylim(len(values), 0)
     axis.set_xlim(edges[0], edges[-1])
     return mesh
@@ -239,6 +291,13 @@ def letters(axes: Iterable[Axes], start: str = "a") -> None:
     """Put bold letters a, b, ... at the upper left corner of panels."""
     for k, axis in enumerate(axes):
         axis.annotate(
-            chr(ord(start) + k), (0, 1), xycoords="axes fraction", xytext=(-4, 4),
-            textcoords="offset points", fontsize=10, fontweight="bold", ha="right", va="bottom",
-        )  # fmt: skip
+            chr(ord(start) + k),
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(-4, 4),
+            textcoords="offset points",
+            fontsize=10,
+            fontweight="bold",
+            ha="right",
+            va="bottom",
+        )

@@ -11,18 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dlnflow.plots.influence_plots import STYLE
-from dlnflow.plots.panels import LEGEND, PAGE_WIDTH, SIGNED, letters
+from dlnflow.plots.panels import LEGEND, PAGE_WIDTH, SIGNED, STYLE, letters
 from dlnflow.traces.intervals import interval, t_quantile
 
 CLASS_COLORS = {
-    "word_part": "#0072B2", "word_end": "#56B4E9", "formatting": "#999999",
-    "induction": "#D55E00", "left_delimiter": "#009E73", "right_delimiter": "#CC79A7",
-}  # fmt: skip
+    "word_part": "#0072B2",
+    "word_end": "#56B4E9",
+    "formatting": "#999999",
+    "induction": "#D55E00",
+    "left_delimiter": "#009E73",
+    "right_delimiter": "#CC79A7",
+}
 GROUP_COLORS = {
-    ("repeated", "repeated"): "#0072B2", ("other", "other"): "0.45",
+    ("repeated", "repeated"): "#0072B2",
+    ("other", "other"): "0.45",
     ("repeated", "other"): "#E69F00",
-}  # fmt: skip
+}
 """(query, train)"""
 COLUMNS = 4
 """Panels beside each other."""
@@ -103,10 +107,19 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
                 axis.axhline(float(other.chance), color="0.3", linestyle=":", linewidth=0.8)
             axis.axhline(float(one.chance), color="0.3", linestyle="--", linewidth=0.8)
             count = int(one["count"])
-            axis.set_title(f"{name.replace('_', ' ')}\n{count} tokens"
-                           + (", too few" if bool(one.too_rare) else ""))  # fmt: skip
-            axis.annotate("chance", (1, float(one.chance)), xycoords=("axes fraction", "data"),
-                          fontsize=6, ha="right", va="top", color="0.3")  # fmt: skip
+            axis.set_title(
+                f"{name.replace('_', ' ')}\n{count} tokens"
+                + (", too few" if bool(one.too_rare) else "")
+            )
+            axis.annotate(
+                "chance",
+                (1, float(one.chance)),
+                xycoords=("axes fraction", "data"),
+                fontsize=6,
+                ha="right",
+                va="top",
+                color="0.3",
+            )
         steps_axis(axes, found.time.values)
         axes[0].set_ylim(0, 1)
         if apart is not None:
@@ -184,8 +197,14 @@ def _classes(axis: Axes, found: xr.DataArray) -> None:
     """Influence of every class on one, with 95 % intervals."""
     for name in found["train"].values:
         one, color = found.sel(train=name), color_of(str(name))
-        axis.plot(one.time, one, color=color, label=str(name).replace("_", " "), linewidth=1.1,
-                  marker=_marker(one))  # fmt: skip
+        axis.plot(
+            one.time,
+            one,
+            color=color,
+            label=str(name).replace("_", " "),
+            linewidth=1.1,
+            marker=_marker(one),
+        )
         ends = interval(one)
         axis.fill_between(one.time, ends.lower, ends.upper, color=color, alpha=0.2, linewidth=0)
     axis.axhline(0, color="0.7", linewidth=0.5)
@@ -223,8 +242,13 @@ def _groups(axis: Axes, found: xr.DataArray, title: str) -> None:
         axis.errorbar(one.time, one, half, color=color, label=f"{train} on {query}", **style)
     bad = found.verdict.isin(["not mixed", "diverged"]).values
     if bad.any():
-        axis.plot(found.time[bad], found.sel(query="repeated", train="repeated")[bad], "x",
-                  color="0.4", zorder=5)  # fmt: skip
+        axis.plot(
+            found.time[bad],
+            found.sel(query="repeated", train="repeated")[bad],
+            "x",
+            color="0.4",
+            zorder=5,
+        )
     axis.axhline(0, color="0.7", linewidth=0.5)
     axis.set_title(title)
     axis.set_ylabel(f"influence\n{SIGNED}")
@@ -236,7 +260,12 @@ def _scores(axis: Axes, scores: xr.Dataset) -> None:
         for head in range(scores.sizes["head"]):
             one = scores.induction.isel(layer=layer, head=head)
             best = float(one.max()) == float(scores.induction.max())
-            axis.plot(one.time, one, color="#D55E00" if best else "0.6", linewidth=1.1,
-                      label=f"head {head} of layer {layer}" if best else None)  # fmt: skip
+            axis.plot(
+                one.time,
+                one,
+                color="#D55E00" if best else "0.6",
+                linewidth=1.1,
+                label=f"head {head} of layer {layer}" if best else None,
+            )
     axis.set(ylabel="induction score", xlabel="training step", ylim=(0, 1))
     axis.legend(**LEGEND)

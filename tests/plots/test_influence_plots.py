@@ -24,9 +24,13 @@ def made_up(n_query, n_train, n_time=20, flow=True):
     items = [f"item{k}" for k in range(max(n_query, n_train))]
     time = np.arange(n_time)
     return result.influence(
-        values, time, items[:n_query], items[:n_train],
-        estimator="tangent", flow_time=time / 3 if flow else np.full(n_time, np.nan),
-    )  # fmt: skip
+        values,
+        time,
+        items[:n_query],
+        items[:n_train],
+        estimator="tangent",
+        flow_time=time / 3 if flow else np.full(n_time, np.nan),
+    )
 
 
 def visible(figure):
@@ -195,3 +199,15 @@ def test_mixed_curves_are_whole():
     line = next(line for line in figure.axes[0].lines if line.get_label() == "item1")
     np.testing.assert_array_equal(line.get_ydata(), curves.sel(query="item1", train="item0"))
     assert not figure.axes[0].collections and not figure.axes[0].patches
+
+
+def test_the_public_names_are_those_of_the_modules():
+    assert dln.plots.plot_influence is influence_plots.plot_influence
+    assert dln.plots.save_figure is influence_plots.save_figure
+    assert dln.plots.panels is panels
+
+
+def test_figures_call_estimators_as_their_records_do():
+    figure = influence_plots.plot_influence(made_up(2, 2).assign_attrs(estimator="my_own"))
+    assert panels.title("closed_form_loo") == dln.ESTIMATORS["closed_form_loo"].title
+    assert visible(figure)[0].get_title() == "my own"

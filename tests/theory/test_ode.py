@@ -32,7 +32,7 @@ def test_a_solution_that_leaves_the_range_of_floats_is_an_error():
         ("the Gram flow", lambda run: dln.influence.closed_form_loo(run, [100], solution="gram")),
         ("the Gram flow", lambda _: flow.gram([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0)),
     ],
-)  # fmt: skip
+)
 def test_every_integrator_names_itself_and_the_reason(what, call, monkeypatch):
     run = dln.Run(dln.semantic_hierarchy(3), n_steps=200, optimizer="flow")
     failed = SimpleNamespace(success=False, message="out of patience")
