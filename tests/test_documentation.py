@@ -52,3 +52,17 @@ def test_the_table_of_estimators_is_that_of_their_records():
     assert table() in page
     for record in ESTIMATORS.values():
         assert (ROOT / "docs" / record.page).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_no_line_of_a_page_is_long(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [(k, len(line)) for k, line in enumerate(lines, 1) if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"\b(?:tests|dlnflow|paper_figures)/[\w/]+\.(?:py|json)\b", page.read_text("utf-8")
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -7,6 +7,7 @@ figures all come from the record.
 """
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,8 @@ class Estimator:
             raise ValueError(why)
 
 
+LINE = 98
+"""Longest line of the documentation."""
 ESTIMATORS: dict[str, Estimator] = {}
 """Estimators by name, as used by `dlnflow influence --estimator`."""
 
@@ -131,14 +134,18 @@ def estimator(
 
 
 def table() -> str:
-    """The tables of docs/estimators.md: the choice of every estimator, and what it needs."""
-    chosen = ["| estimator | choice |", "|---|---|"]
-    needed = ["| estimator | needs of a run |", "|---|---|"]
+    """The tables of docs/estimators.md: what every estimator is, and what each need rules out."""
+    rows = ["| estimator | what it is |", "|---|---|"]
+    rows += [f"| [`{one.name}`]({one.page}) | {one.choice} |" for one in ESTIMATORS.values()]
+    needs: dict[str, list[str]] = {}
     for one in ESTIMATORS.values():
-        needs = ", ".join(need.words for need in one.needs if need.words) or "nothing"
-        chosen.append(f"| [`{one.name}`]({one.page}) | {one.choice} |")
-        needed.append(f"| `{one.name}` | {needs} |")
-    return "\n".join([*chosen, "", *needed])
+        for words in [need.words for need in one.needs if need.words] or ["nothing"]:
+            needs.setdefault(words, []).append(f"`{one.name}`")
+    lines = (
+        textwrap.fill(f"- {words}: {', '.join(names)}", LINE, subsequent_indent="  ")
+        for words, names in needs.items()
+    )
+    return "\n".join([*rows, "", "What is needed of a run:", "", *lines])
 
 
 def title(name: str) -> str:

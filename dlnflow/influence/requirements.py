@@ -28,7 +28,7 @@ def _linear(estimator: str, run: Dynamics) -> str:
     )
 
 
-LINEAR = Need("a linear network", _linear)
+LINEAR = Need("a deep linear network", _linear)
 
 
 def _two_layers(estimator: str, run: Dynamics) -> str:
@@ -64,7 +64,7 @@ def _flow_time(estimator: str, run: Dynamics) -> str:
     )
 
 
-FLOW_TIME = Need("an optimizer with flow time", _flow_time)
+FLOW_TIME = Need("an optimizer that follows the flow", _flow_time)
 
 
 def _follows_flow(estimator: str, run: Dynamics) -> str:
@@ -77,7 +77,7 @@ def _follows_flow(estimator: str, run: Dynamics) -> str:
     )
 
 
-FOLLOWS_FLOW = Need("an optimizer with flow time", _follows_flow)
+FOLLOWS_FLOW = Need("an optimizer that follows the flow", _follows_flow)
 
 
 def _rank(estimator: str, run: Dynamics) -> str:
@@ -90,7 +90,7 @@ def _rank(estimator: str, run: Dynamics) -> str:
     )
 
 
-RANK = Need("hidden >= rank", _rank)
+RANK = Need("hidden >= rank of the task", _rank)
 
 
 def _full_batch(estimator: str, run: Dynamics) -> str:
@@ -156,4 +156,4 @@ def _narrow(estimator: str, run: Dynamics) -> str:
     )
 
 
-NARROW = Need("a narrow network", _narrow)
+NARROW = Need("at most 1e8 products of weights", _narrow)
