@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.task import Task
 
 _PAPER_ITEMS = ("dog", "cat", "sparrow", "penguin", "pine", "oak", "rose", "daisy")

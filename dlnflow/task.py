@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import linalg
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.tables import options as table_options
 from dlnflow.tables.cleaning import Table, clean
 from dlnflow.tables.reading import read

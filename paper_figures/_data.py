@@ -10,7 +10,7 @@ import xarray as xr
 
 import dlnflow as dln
 from dlnflow import sampling
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.analysis import compare, events
 from dlnflow.influence import ESTIMATORS
 

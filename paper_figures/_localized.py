@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.influence import damped_hessian, laplace_bif, tracin
 from dlnflow.sampling import suggested
 from paper_figures import _data

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 
 def pearson(found: xr.DataArray, reference: xr.DataArray) -> FloatArray:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.influence import bif
 from dlnflow.plots import influence_plots
 from dlnflow.traces.intervals import TWO_SIGMA, interval

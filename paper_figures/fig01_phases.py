@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy import integrate, special, stats
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.plots import influence_plots
 from dlnflow.theory import phases
 from paper_figures import _style

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import influence
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.plots import influence_plots
 from paper_figures import _data, _style
 

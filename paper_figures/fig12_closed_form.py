@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import dlnflow as dln
 from dlnflow import influence
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.plots import influence_plots
 from paper_figures import _data, _style
 

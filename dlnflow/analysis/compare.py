@@ -6,7 +6,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from dlnflow import checks, result
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis import extrema
 
 CHUNK = 16_384

@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import MDS
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.analysis import extrema
 from dlnflow.dynamics.trajectory import Trajectory
 

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.extensions import ExtensionArray
 
 from dlnflow import result
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis import extrema
 from dlnflow.traces.intervals import TWO_SIGMA, interval
 

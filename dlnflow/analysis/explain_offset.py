@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from dlnflow import checks, influence, result
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis import extrema
 from dlnflow.analysis.compare import compare
 from dlnflow.checks import SMALLEST_FRACTION

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import find_peaks, peak_prominences
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 
 CURVE_FRACTION = 1e-2
 """A value counts as different from zero beyond this fraction of the curve's own largest |value|,"""

@@ -21,8 +21,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks, result
+from dlnflow._support import IntArray
 from dlnflow._support.files import write_json
-from dlnflow._support.typing import IntArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS, bif
 from dlnflow.sampling.linear_run import trace_run

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from dlnflow import result
-from dlnflow._support.typing import IntArray
+from dlnflow._support import IntArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, Grid, Items
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import item_gradients, network, replay
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Weights

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.task import Task
 from dlnflow.theory.saxe import half_time
 

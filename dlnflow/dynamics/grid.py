@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlnflow import checks
-from dlnflow._support.typing import IntArray
+from dlnflow._support import IntArray
 
 
 def even_and_geometric(n_steps: int, points: int) -> IntArray:

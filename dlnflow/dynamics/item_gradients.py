@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Pass, Weights
 

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import adjoint, defaults, loops, network, replay, windows
 from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
 from dlnflow.dynamics.grid import even_and_geometric

@@ -12,8 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
-from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import Base, Rule

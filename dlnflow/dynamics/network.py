@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import linalg
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 Weights = list[FloatArray]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.optimizers.base import Traits
 from dlnflow.dynamics.schedule import Schedule
 

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
-from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import item_gradients, network
 from dlnflow.dynamics.loops import Problem, run
 from dlnflow.dynamics.network import Pass, Weights

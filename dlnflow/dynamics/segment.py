@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import item_gradients, replay
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Weights, flatten, unflatten

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.protocol import Dynamics

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
-from dlnflow._support.typing import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Pass

@@ -6,8 +6,16 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import closed_form
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import FLOW_TIME, FULL_BATCH, LINEAR, RANK, WHITENED
+from dlnflow.influence.estimator import (
+    FLOW_TIME,
+    FULL_BATCH,
+    LINEAR,
+    RANK,
+    WHITENED,
+    Grid,
+    Items,
+    estimator,
+)
 from dlnflow.theory.start import matched_strength
 
 

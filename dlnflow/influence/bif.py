@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import result, traces
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import TWO_LAYERS, verb
+from dlnflow.influence.estimator import TWO_LAYERS, Grid, Items, estimator, verb
 
 
 @estimator(

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.task import Task
 from dlnflow.theory import coupled, low_rank
 from dlnflow.theory.perturbation import divided_differences

@@ -5,12 +5,19 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.dynamics import defaults
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
+from dlnflow.influence.estimator import (
+    FOLLOWS_FLOW,
+    FULL_BATCH,
+    LINEAR,
+    TWO_LAYERS,
+    Grid,
+    Items,
+    estimator,
+)
 from dlnflow.influence.removal import Removal
-from dlnflow.influence.requirements import FOLLOWS_FLOW, FULL_BATCH, LINEAR, TWO_LAYERS
 
 SOLUTIONS = ("riccati", "gram")
 IMBALANCE_LIMIT = 0.003

@@ -5,8 +5,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.damping import Options, damped
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import TWO_LAYERS, verb
+from dlnflow.influence.estimator import TWO_LAYERS, Grid, Items, estimator, verb
 
 
 @estimator(

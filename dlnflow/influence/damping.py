@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.influence.estimator import Grid
 
 SCALES = ("relative", "absolute")

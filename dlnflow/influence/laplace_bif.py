@@ -8,15 +8,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks, result
-from dlnflow._support.typing import FloatArray
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
-from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
-from dlnflow.dynamics.curvature.gaussian import fluctuations
-from dlnflow.dynamics.curvature.proximal import proximal_points
-from dlnflow.dynamics.curvature.resolvent import hessian_influence
-from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import LINEAR, TWO_LAYERS
+from dlnflow._support import FloatArray
+from dlnflow.dynamics.protocol import Curvature, Dynamics
+from dlnflow.influence.estimator import LINEAR, TWO_LAYERS, Grid, Items, estimator
 from dlnflow.sampling.suggested import N_BETA
 
 LOCALIZATION_FACTOR = 2.0
@@ -114,8 +108,8 @@ def laplace_bif(
     if order not in (1, 2) or isinstance(order, bool):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
     checks.flag("normalised", normalised)
-    points = run.curvature(grid.steps).points
-    start, _ = extreme_eigenvalues(points, largest=False)
+    points = run.curvature(grid.steps)
+    start, _ = points.extremes(largest=False)
     sweep = _sweep(points, n_beta, localization)
     if np.any(sweep.strength.min() + start < 0):
         _warn(start, sweep.strength)
@@ -126,13 +120,13 @@ def laplace_bif(
     smallest = np.empty((*index.shape, len(points)))
     for number, strength in enumerate(strengths):
         lam = np.full(len(points), strength)
-        centres = proximal_points(points, lam)
-        first = hessian_influence(centres, lam[None], items, items)[0]
-        second = 0.0 if order == 1 else fluctuations(centres, lam, items) / (2 * points.n_items)
+        centres = points.proximal(lam)
+        first = centres.influence(lam[None], items, items, matrix="hessian")[0]
+        second = 0.0 if order == 1 else centres.fluctuations(lam, items) / (2 * len(run.items))
         chosen = index == number
         temperature = np.broadcast_to(1 / sweep.n_beta[:, None], index.shape)[chosen]
         values[chosen] = first - temperature[:, None, None, None] * second
-        smallest[chosen], _ = extreme_eigenvalues(centres, largest=False)
+        smallest[chosen], _ = centres.extremes(largest=False)
     if normalised:
         values = _correlation(values)
     q, i = np.split(where.reshape(-1), [len(grid.query)])
@@ -157,13 +151,13 @@ class _Sweep(NamedTuple):
             return self.localization / self.n_beta[:, None]
 
 
-def _sweep(points: Checkpoints, n_beta: ArrayLike | None, localization: ArrayLike | None) -> _Sweep:
+def _sweep(points: Curvature, n_beta: ArrayLike | None, localization: ArrayLike | None) -> _Sweep:
     betas, one_beta = checks.positive_list("n_beta", N_BETA if n_beta is None else n_beta)
     if localization is not None:
         values, single = checks.positive_list("localization", localization)
         grid = np.broadcast_to(values, (len(betas), len(values)))
         return _Sweep(betas, grid, not one_beta, not single)
-    curvature = float(np.linalg.norm(points.correlation, 2, axis=(1, 2)).max())
+    curvature = float(points.negative_curvature().max())
     if not curvature > 0:
         raise ValueError(
             "every checkpoint fits the task perfectly, so that curvature sets no scale; give "

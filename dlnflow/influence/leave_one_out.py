@@ -6,8 +6,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import verb
+from dlnflow.influence.estimator import Grid, Items, estimator, verb
 
 
 @estimator(

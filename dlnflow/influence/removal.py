@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.theory import flow
 from dlnflow.theory.flow import riccati

@@ -7,10 +7,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import IntArray
+from dlnflow._support import IntArray
 from dlnflow.dynamics.protocol import Dynamics, Segment, Vectors
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import DESCENT, NARROW, TWO_LAYERS, verb
+from dlnflow.influence.estimator import DESCENT, NARROW, TWO_LAYERS, Grid, Items, estimator, verb
 
 DEFAULT_SEGMENTS = 3
 

@@ -4,8 +4,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import DIFFERENTIABLE, verb
+from dlnflow.influence.estimator import DIFFERENTIABLE, Grid, Items, estimator, verb
 
 
 @estimator(

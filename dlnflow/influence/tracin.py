@@ -6,10 +6,9 @@ from numpy.typing import ArrayLike
 from scipy.integrate import cumulative_simpson, cumulative_trapezoid
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import verb
+from dlnflow.influence.estimator import Grid, Items, estimator, verb
 
 
 @estimator(

@@ -5,11 +5,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.dynamics.schedule import Windows
-from dlnflow.influence.estimator import Grid, Items, estimator
-from dlnflow.influence.requirements import DIFFERENTIABLE, STEPS, verb
+from dlnflow.influence.estimator import DIFFERENTIABLE, STEPS, Grid, Items, estimator, verb
 
 DEFAULT_WINDOW = 0.05
 """Default width, as a fraction of the run."""

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces.intervals import TWO_SIGMA, interval
 
 STYLE = {

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.sampling import kernels, step_checks
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluator, Posterior

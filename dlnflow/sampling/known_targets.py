@@ -22,7 +22,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.sampling.evaluators.linear import LinearEvaluator
 from dlnflow.sampling.posterior import Evaluation, FullBatch, Posterior
 from dlnflow.theory.rlct import learning_coefficient

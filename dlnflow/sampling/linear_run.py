@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
+from dlnflow._support import FloatArray
 from dlnflow._support.progress import Progress
-from dlnflow._support.typing import FloatArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.sampling import chains, suggested
 from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack

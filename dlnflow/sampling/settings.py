@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from dlnflow import checks
-from dlnflow.traces.format import check_lengths
 
 REVISION = 2
 """Of the arithmetic of chains: kernels, random numbers, minibatches and evaluators. Part of every
@@ -104,3 +103,18 @@ class Settings:
             "kernel": kernel, "kernel_options": listed,
             "n_train": n_train, "n_parameters": n_parameters,
         }  # fmt: skip
+
+
+def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:
+    """Refuse numbers of chains, draws and steps that give no estimate.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+    checks.positive_integer("chains", chains)
+    checks.positive_integer("thin", thin)
+    if checks.positive_integer("draws", draws) < 4:
+        raise ValueError(f"`draws` must be at least 4 to estimate a covariance, got {draws}.")
+    checks.whole_number("burn_in", burn_in)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.tables import labels, long, numbers, scaling
 from dlnflow.tables.labels import quoted
 from dlnflow.tables.options import CleanOptions, flag

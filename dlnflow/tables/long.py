@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.tables import labels, numbers
 from dlnflow.tables.labels import quoted
 from dlnflow.tables.options import CleanOptions, flag

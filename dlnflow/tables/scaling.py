@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.tables.labels import SHOWN, quoted
 from dlnflow.tables.options import CleanOptions, flag
 

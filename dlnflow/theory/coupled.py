@@ -12,7 +12,7 @@ which are sums of positive terms in b. See docs/derivations/perturbation.md.
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.theory import ode
 from dlnflow.theory.saxe import mode_strength_derivatives
 

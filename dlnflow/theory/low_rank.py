@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 
 FACTOR_RTOL = 2e-14
 """What is left out of a coefficient matrix, in Frobenius norm relative to the whole.

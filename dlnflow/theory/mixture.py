@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 WEIGHT_SUM_ATOL = 1e-9
 """Weights of phases must add up to one within this."""

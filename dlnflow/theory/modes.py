@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 
 DEGENERACY_RTOL = 1e-13
 """Singular values closer than this, relative to the largest, are equal; smaller ones are zero.

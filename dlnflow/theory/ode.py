@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 
 def solve(

@@ -8,7 +8,7 @@ or equal, and no choice of basis inside a degenerate block. See docs/derivations
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.checks import positive
 from dlnflow.theory.modes import Modes
 from dlnflow.theory.saxe import ModeStrength, mode_strength_derivatives

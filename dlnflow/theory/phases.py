@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.theory.mixture import CovariancePeak as CovariancePeak
 from dlnflow.theory.mixture import MixtureCovariance as MixtureCovariance
 from dlnflow.theory.mixture import covariance_peak as covariance_peak

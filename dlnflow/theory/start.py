@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.theory.modes import Modes
 
 MODES_AT_ONCE = 512

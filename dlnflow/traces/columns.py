@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import result
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces.format import LEAST_DRAWS, check_traces
 
 BLOCK = 1024

@@ -27,7 +27,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces.format import check_traces
 
 R_HAT_LIMIT = 1.05

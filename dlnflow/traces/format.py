@@ -89,21 +89,6 @@ def check_start(checkpoint_loss: ArrayLike, time: ArrayLike) -> None:
         )
 
 
-def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:
-    """Refuse numbers of chains, draws and steps that give no estimate.
-
-    Raises
-    ------
-    ValueError
-        If one is out of range.
-    """
-    checks.positive_integer("chains", chains)
-    checks.positive_integer("thin", thin)
-    if checks.positive_integer("draws", draws) < 4:
-        raise ValueError(f"`draws` must be at least 4 to estimate a covariance, got {draws}.")
-    checks.whole_number("burn_in", burn_in)
-
-
 def check_traces(traces: xr.DataArray) -> xr.DataArray:
     """Return loss traces in the order (time, chain, draw, item).
 

@@ -33,7 +33,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import result
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
 from dlnflow.traces.columns import about, blocks, enough_draws, membership, scale_of
 from dlnflow.traces.excluded_pairs import excluded, numbered

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks, result
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
 from dlnflow.traces.columns import about, scale_of, standardise
 from dlnflow.traces.format import check_traces, positions

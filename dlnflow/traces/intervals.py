@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 TWO_SIGMA = math.erf(math.sqrt(2))
 """Probability within two standard deviations of a normal law, 0.9545."""

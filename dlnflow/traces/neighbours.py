@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.traces.columns import BLOCK, about, enough_draws, membership, standardised
 from dlnflow.traces.diagnostics import kept_chains
 from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded

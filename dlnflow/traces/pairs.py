@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dlnflow import result
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.checks import positive_integer
 from dlnflow.traces.columns import BLOCK, about, enough_draws, scale_of, standardised
 from dlnflow.traces.diagnostics import kept_chains

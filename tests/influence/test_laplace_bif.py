@@ -122,12 +122,13 @@ def test_posterior_that_left_a_saddle_is_reported_once():
 
 
 def test_perfect_checkpoints_set_no_scale():
+    from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
     from dlnflow.influence.laplace_bif import _sweep
 
     w1 = np.eye(2)[None]
     fitted = Checkpoints(w1, w1, np.eye(2), np.eye(2), 0, False)
     with pytest.raises(ValueError, match=r"fits the task perfectly.*give `localization`"):
-        _sweep(fitted, None, None)
+        _sweep(TwoLayerCurvature(fitted), None, None)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import network
 from dlnflow.dynamics.network import Weights
 from dlnflow.task import Task

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.curvature import resolvent
 from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 

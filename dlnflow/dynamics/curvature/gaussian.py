@@ -12,7 +12,7 @@ each adds tr (T_i D T_q D), D = (lambda - T)^-1.
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.curvature import resolvent
 from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.resolvent import Frame

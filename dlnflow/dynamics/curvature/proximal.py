@@ -18,7 +18,7 @@ import numpy as np
 from scipy import linalg
 from scipy.optimize import minimize
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.curvature import resolvent
 from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.resolvent import Frame

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 
 Solve = Callable[[FloatArray], FloatArray]

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.gaussian import fluctuations
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from dlnflow.dynamics.curvature.resolvent import hessian_influence
 from dlnflow.dynamics.network import Weights
@@ -38,6 +39,14 @@ class TwoLayerCurvature:
         """-(1/N) grad l_q^T (matrix + damping)^-1 grad l_i, shape (M, T, n_query, n_train)."""
         solve = hessian_influence if matrix == "hessian" else gauss_newton_influence
         return solve(self.points, damping, query, train)
+
+    def negative_curvature(self) -> FloatArray:
+        """Return |G|, how far below zero the curvature of an unused hidden direction is, (T,)."""
+        return np.linalg.norm(self.points.correlation, 2, axis=(1, 2))
+
+    def fluctuations(self, damping: FloatArray, items: IntArray) -> FloatArray:
+        """Traces tr (H_i R H_q R) with R = (H + damping)^-1, shape (T, n, n)."""
+        return fluctuations(self.points, damping, items)
 
     def proximal(self, damping: FloatArray) -> "TwoLayerCurvature":
         """The curvature at the proximal points of damping (T,)."""

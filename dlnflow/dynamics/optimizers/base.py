@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 Weights = list[FloatArray]
 State = dict[str, Weights | int]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlnflow._support.typing import IntArray
+from dlnflow._support import IntArray
 from dlnflow.lm.data import hub
 from dlnflow.lm.data.spelling import vocabulary_size
 from dlnflow.lm.data.tokenizer import load_tokenizer

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.sampling.kernels.spec import (
     NOISE_SCALE,
     Kernel,

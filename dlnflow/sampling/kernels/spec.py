@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.sampling.posterior import Posterior, Scale
 
 STEP_SIZE = "step_size"

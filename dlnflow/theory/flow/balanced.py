@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.theory.flow import riccati
 from dlnflow.theory.flow.gram import Gram, at_times, check_hidden, transposed, weights_and_map
 

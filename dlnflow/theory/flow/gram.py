@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dlnflow import checks
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 from dlnflow.theory import ode
 
 ODE_RTOL = 1e-12

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 
-from dlnflow._support.typing import FloatArray
+from dlnflow._support import FloatArray
 
 REACH = 2.0
 """Largest rate x time bridged from one state. exp(2 REACH) bounds the condition number met."""

@@ -1,7 +1,0 @@
-"""Array types; shapes stand in the docstrings."""
-
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
