@@ -12,7 +12,7 @@ import xarray as xr
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.runs.model import CONFIGURATIONS, Settings
+from dlnflow.lm.runs.model import CONFIGURATIONS, RunSettings
 from dlnflow.lm.runs.train import prepare, train
 from paper_figures._data import Scale
 
@@ -59,7 +59,7 @@ tell: list[Callable[[str], None]] = []
 """Called with a word on what is being done; the command shows it."""
 
 
-def settings(scale: Scale, seed: int = 0) -> Settings:
+def settings(scale: Scale, seed: int = 0) -> RunSettings:
     """Return the settings of the run of a seed."""
     return replace(CONFIGURATIONS[SIZES[scale].configuration], seed=seed)
 

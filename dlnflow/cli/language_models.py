@@ -200,16 +200,21 @@ def sample(
     if text is None and shape:
         raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
     options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
-    plan = (experiment.plan(folder, **options) if text is None else
-            experiment.plan_from_text(folder, text, **options, **shape))  # fmt: skip
+    plan = (
+        experiment.plan(folder, **options)
+        if text is None
+        else experiment.plan_from_text(folder, text, **options, **shape)
+    )
     sampler = experiment.sampler(
-        draws=draws, **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
+        draws=draws,
+        **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
         **chosen.given("thin", "seed", "device", "threads"),
-    )  # fmt: skip
+    )
     total = sampler.settings.chains * len(plan.checkpoints)
     with Progress(total, "sampling") as bar:
-        traces = experiment.sample(plan, sampler, store, lambda k, _: bar.advance(k - bar.done),
-                                   repair=chosen.repair)  # fmt: skip
+        traces = experiment.sample(
+            plan, sampler, store, lambda k, _: bar.advance(k - bar.done), repair=chosen.repair
+        )
     _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
 
 
@@ -227,16 +232,21 @@ def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     ends = interval(found)
     rows = [
         {
-            "step": int(t), "query": str(q), "train": str(i),
-            "influence": float(found.sel(one)), "low": float(ends.lower.sel(one)),
+            "step": int(t),
+            "query": str(q),
+            "train": str(i),
+            "influence": float(found.sel(one)),
+            "low": float(ends.lower.sel(one)),
             "high": float(ends.upper.sel(one)),
             "standard_error": float(found.standard_error.sel(one)),
             "dof": float(found.dof.sel(one)),
             "verdict": str(found.verdict.sel(time=t).item()),
         }
-        for t in found.time.values for q in found["query"].values for i in found["train"].values
+        for t in found.time.values
+        for q in found["query"].values
+        for i in found["train"].values
         for one in [{"time": t, "query": q, "train": i}]
-    ]  # fmt: skip
+    ]
     _table(rows, as_json)
 
 
@@ -257,15 +267,19 @@ def knn(
     found = neighbours(traces, members, k=k, exclude=experiment.left_out(members))
     rows = [
         {
-            "step": int(t), "token_class": str(c), "recall": float(found.recall.sel(one)),
-            "low": float(found.low.sel(one)), "high": float(found.high.sel(one)),
+            "step": int(t),
+            "token_class": str(c),
+            "recall": float(found.recall.sel(one)),
+            "low": float(found.low.sel(one)),
+            "high": float(found.high.sel(one)),
             "chance": float(found.chance.sel(token_class=c)),
             "count": int(found["count"].sel(token_class=c)),
             "too_rare": bool(found.too_rare.sel(token_class=c)),
         }
-        for t in found.time.values for c in found.token_class.values
+        for t in found.time.values
+        for c in found.token_class.values
         for one in [{"time": t, "token_class": c}]
-    ]  # fmt: skip
+    ]
     _table(rows, as_json)
 
 
@@ -340,8 +354,9 @@ def changed(settings: Any, changes: list[str]) -> Any:
         name, equals, value = change.partition("=")
         kinds = {f.name: _kind(settings, f) for f in dataclasses.fields(settings)}
         if not equals or name not in kinds:
-            raise ValueError(f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; "
-                             f"got {change!r}.")  # fmt: skip
+            raise ValueError(
+                f"`--set` expects NAME=VALUE with NAME one of {', '.join(kinds)}; got {change!r}."
+            )
         try:
             read = _truth if kinds[name] is bool else kinds[name]
             settings = dataclasses.replace(settings, **{name: read(value)})

@@ -121,22 +121,32 @@ def _losses(folder: Path) -> Iterator[Finding]:
     done = max(there, default=-1)
     wanted = settings.checkpoint_steps()
     if gaps := [step for step in wanted if step <= done and step not in there]:
-        yield Finding("problem", "steps", f"no checkpoint of steps {gaps}, though later ones are "
-                      "there; without resume.pt, training writes them again")  # fmt: skip
+        yield Finding(
+            "problem",
+            "steps",
+            f"no checkpoint of steps {gaps}, though later ones are "
+            "there; without resume.pt, training writes them again",
+        )
     elif done < settings.n_steps:
-        yield Finding("note", "steps", f"trained to step {done} of {settings.n_steps}; the same "
-                      "`dlnflow lm train` goes on")  # fmt: skip
+        yield Finding(
+            "note",
+            "steps",
+            f"trained to step {done} of {settings.n_steps}; the same `dlnflow lm train` goes on",
+        )
     else:
         yield Finding("ok", "steps", f"all {len(wanted)} checkpoints to step {done}")
 
     def losses() -> str:
         values = np.load(folder / "losses.npy")
         if len(values) < done:
-            raise ValueError(f"losses.npy ends at step {len(values)}, checkpoints at {done}; the "
-                             "same `dlnflow lm train` writes it again.")  # fmt: skip
+            raise ValueError(
+                f"losses.npy ends at step {len(values)}, checkpoints at {done}; the "
+                "same `dlnflow lm train` writes it again."
+            )
         if not np.isfinite(values).all():
-            raise ValueError(f"the loss of step {int(np.argmin(np.isfinite(values)))} is not "
-                             "finite.")  # fmt: skip
+            raise ValueError(
+                f"the loss of step {int(np.argmin(np.isfinite(values)))} is not finite."
+            )
         return f"{len(values)} steps"
 
     yield _tried("losses", losses)
@@ -153,8 +163,9 @@ def _ladder(folder: Path) -> Iterator[Finding]:
             yield found
     last = max((p for p in folder.glob("step[0-9]*")), key=lambda p: (len(p.name), p.name))
     ladder = Checkpoints.from_directory({0: last})
-    yield _tried("model", lambda: type(ladder.load(0)).__name__ + ", its losses are those of its "
-                 "logits")  # fmt: skip
+    yield _tried(
+        "model", lambda: type(ladder.load(0)).__name__ + ", its losses are those of its logits"
+    )
     try:
         tokenizer = ladder.tokenizer()
     except FileNotFoundError as error:
@@ -198,13 +209,20 @@ def _store(folder: Path) -> Iterator[Finding]:
         units = sorted(manifest.records())
         broken = len(list(folder.glob("units/[0-9]*.json"))) - len(units)
         steps, chains = ({unit[k] for unit in units} for k in (0, 1))
-        yield Finding("problem" if broken else "ok", "manifest",
-                      f"{len(units)} chains at {len(steps)} steps"
-                      + (f", and {broken} damaged records" if broken else ""))  # fmt: skip
+        yield Finding(
+            "problem" if broken else "ok",
+            "manifest",
+            f"{len(units)} chains at {len(steps)} steps"
+            + (f", and {broken} damaged records" if broken else ""),
+        )
         gaps = [(s, c) for s in sorted(steps) for c in sorted(chains) if (s, c) not in set(units)]
         if gaps:
-            yield Finding("note", "gaps", f"chains not sampled yet (step, chain): {gaps}; the same "
-                          "`dlnflow lm sample` goes on")  # fmt: skip
+            yield Finding(
+                "note",
+                "gaps",
+                f"chains not sampled yet (step, chain): {gaps}; the same "
+                "`dlnflow lm sample` goes on",
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield Finding("problem", "manifest", str(error) or "manifest.json is damaged")
         return
@@ -223,5 +241,9 @@ def _rests(folder: Path) -> Iterator[Finding]:
     paths = list(dict.fromkeys([*runs.half_made(folder), *half_made(folder)]))
     if paths:
         shown = ", ".join(str(path.relative_to(folder)) for path in paths[:3])
-        yield Finding("note", "temporary files", f"{len(paths)} of killed processes ({shown}); the "
-                      "next run that writes here removes them")  # fmt: skip
+        yield Finding(
+            "note",
+            "temporary files",
+            f"{len(paths)} of killed processes ({shown}); the "
+            "next run that writes here removes them",
+        )

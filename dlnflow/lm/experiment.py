@@ -18,10 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow.checks import one_of, positive_integer
 from dlnflow.lm.data import corpus
 from dlnflow.lm.data.batches import GradientData, Observed
-from dlnflow.lm.data.corpus import Corpus
-from dlnflow.lm.data.spelling import special_ids, vocabulary_size
+from dlnflow.lm.data.spelling import special_ids
 from dlnflow.lm.data.token_classes import Vocabulary, classify
-from dlnflow.lm.data.tokenizer import Tokens, encode, encode_documents
+from dlnflow.lm.data.tokenizer import encode, split
 from dlnflow.lm.induction import PERIOD, repeated_sequences
 from dlnflow.lm.runs.checkpoints import Checkpoints, check_vocabulary, find
 from dlnflow.lm.runs.folder import read_settings
@@ -32,7 +31,7 @@ from dlnflow.lm.sampling.unit import Sampler
 from dlnflow.sampling.settings import Settings as SamplerSettings
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 N_BETA, LOCALIZATION, STEP_SIZE = 1e4, 1e4, 2e-6
 """Settings at which chains around the small models mix; see docs/language_models.md."""
@@ -62,9 +61,12 @@ class Experiment:
 
 
 def plan(
-    folder: str | Path, *, observe: str = "text", steps: ArrayLike | None = None,
+    folder: str | Path,
+    *,
+    observe: str = "text",
+    steps: ArrayLike | None = None,
     rows: int | None = None,
-) -> Experiment:  # fmt: skip
+) -> Experiment:
     """Describe the sampling of a run made by `train`.
 
     Parameters
@@ -97,19 +99,29 @@ def plan(
     settings = read_settings(folder)
     length = settings.context
     gradient = GradientData(
-        data.training.ids, max(1, GRADIENT_TOKENS // length), length, settings.repeat_share,
-        (settings.segment_min, settings.segment_max), data.training.text_sha256,
-    )  # fmt: skip
+        data.training.ids,
+        max(1, GRADIENT_TOKENS // length),
+        length,
+        settings.repeat_share,
+        (settings.segment_min, settings.segment_max),
+        data.training.text_sha256,
+    )
     rows = positive_integer("rows", ROWS[observe] if rows is None else rows)
     observed, classes = watch(data, observe, rows, length=length, gradient=gradient)
     return Experiment(Checkpoints.from_directory(folder, steps), gradient, observed, classes)
 
 
 def plan_from_text(
-    source: str | Path | Checkpoints, text: str | Path, *, tokenizer: str | Path | None = None,
-    observe: str = "text", steps: ArrayLike | None = None, rows: int | None = None,
-    length: int | None = None, separator: str = "auto",
-) -> Experiment:  # fmt: skip
+    source: str | Path | Checkpoints,
+    text: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    observe: str = "text",
+    steps: ArrayLike | None = None,
+    rows: int | None = None,
+    length: int | None = None,
+    separator: str = "auto",
+) -> Experiment:
     """Describe the sampling of any checkpoints in the hub's layout, with text that you bring.
 
     Parameters
@@ -147,17 +159,21 @@ def plan_from_text(
         raise ValueError(f"`length` {length} is more than the model's context, {longest}.")
     loaded = ladder.tokenizer(tokenizer)
     parts = split(corpus.load(text), loaded, rows=rows, length=length, separator=separator)
-    gradient = GradientData(parts[0].ids, max(1, GRADIENT_TOKENS // length), length,
-                            text_sha256=parts[0].text_sha256)  # fmt: skip
-    observed, classes = watch(Data(loaded, *parts), observe, rows, length=length,
-                              gradient=gradient, context=longest)  # fmt: skip
+    gradient = GradientData(
+        parts[0].ids, max(1, GRADIENT_TOKENS // length), length, text_sha256=parts[0].text_sha256
+    )
+    observed, classes = watch(
+        Data(loaded, *parts), observe, rows, length=length, gradient=gradient, context=longest
+    )
     return Experiment(ladder, gradient, observed, classes)
 
 
 def counts(
-    source: str | Path, text: str | Path | None = None, tokenizer: str | Path | None = None,
+    source: str | Path,
+    text: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     steps: ArrayLike | None = None,
-) -> NDArray[np.int64]:  # fmt: skip
+) -> NDArray[np.int64]:
     """Count the ids of the text of a run of `train`, or of a text with a model's tokenizer.
 
     Returns
@@ -172,9 +188,12 @@ def counts(
 
 
 def probe(
-    ladder: Checkpoints, source: str | Path, text: str | Path | None = None, *,
+    ladder: Checkpoints,
+    source: str | Path,
+    text: str | Path | None = None,
+    *,
     n_sequences: int = 32,
-) -> NDArray[np.int64]:  # fmt: skip
+) -> NDArray[np.int64]:
     """Return sequences u u of frequent ids, for `dlnflow.lm.induction.measure`.
 
     Parameters
@@ -195,61 +214,13 @@ def probe(
     check_vocabulary(tokenizer, ladder.config().vocab_size)
     period = min(PERIOD, ladder.context() // 2)
     occurrences = counts(source, text, steps=ladder.steps)
-    return repeated_sequences(occurrences, disjoint=False, n_sequences=n_sequences, period=period,
-                              special=special_ids(tokenizer))  # fmt: skip
-
-
-def split(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    *,
-    rows: int,
-    length: int,
-    share: float = 0.08,
-    separator: str = "auto",
-) -> tuple[Tokens, Tokens]:
-    """Set aside enough of a text for `rows` x `length` observed ids; the rest is for gradients.
-
-    At least `share` of the ids are set aside. The border lies between two documents where the text
-    has enough of them, else inside one, so a single file will do.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Documents; their order is drawn with a fixed seed.
-    tokenizer : tokenizers.Tokenizer
-        The model's.
-    rows, length : int
-        What will be observed; gradients need more than `length` ids, too.
-    share : float
-        Smallest share of the ids that is set aside.
-
-    Returns
-    -------
-    (Tokens, Tokens)
-        For gradients and for observed rows. They share no token of the text.
-
-    Raises
-    ------
-    ValueError
-        If the text is too short for both.
-    """
-    order = np.random.default_rng(0).permutation(len(corpus.documents))
-    documents = [corpus.documents[i] for i in order if corpus.documents[i]]
-    parts = encode_documents(documents, tokenizer, separator=separator)
-    ids, ends = np.concatenate(parts), np.cumsum([len(p) for p in parts])
-    needed, least = rows * length, length + 2
-    wanted = max(needed, round(share * len(ids)))
-    if len(ids) - wanted < least:
-        raise ValueError(
-            f"`text` {corpus.name} gives {len(ids)} ids; {rows} observed rows of {length} and at "
-            f"least {least} ids for gradients do not fit. Give more text, or fewer or shorter rows."
-        )
-    border = int(ends[np.searchsorted(ends, wanted)])
-    if len(ids) - border < max(least, (len(ids) - wanted) // 2):
-        border = wanted  # a long document would take most of the text
-    size, sha256 = vocabulary_size(tokenizer), corpus.sha256
-    return Tokens(ids[border:], size, sha256), Tokens(ids[:border], size, sha256)
+    return repeated_sequences(
+        occurrences,
+        disjoint=False,
+        n_sequences=n_sequences,
+        period=period,
+        special=special_ids(tokenizer),
+    )
 
 
 def watch(
@@ -292,20 +263,32 @@ def watch(
         return observed, _present(classify(observed.ids, Vocabulary(data.tokenizer)))
     deals = -(-rows // DEAL)
     if rows % deals:
-        raise ValueError(f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
-                         f"{rows - rows % deals} or {rows - rows % deals + deals}.")  # fmt: skip
+        raise ValueError(
+            f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
+            f"{rows - rows % deals} or {rows - rows % deals + deals}."
+        )
     # the last id is a target only
     period = min(PERIOD, ((length if context is None else context) + 1) // 2)
-    ids = repeated_sequences(data.training.counts, n_sequences=rows, period=period, deals=deals,
-                             special=special_ids(data.tokenizer))  # fmt: skip
+    ids = repeated_sequences(
+        data.training.counts,
+        n_sequences=rows,
+        period=period,
+        deals=deals,
+        special=special_ids(data.tokenizer),
+    )
     observed = Observed(ids)
     return observed, halves(observed)
 
 
 def sampler(
-    *, chains: int = 4, draws: int = 250, seed: int = 0, device: str = "cpu",
-    threads: int = 1, **changes: Any,
-) -> Sampler:  # fmt: skip
+    *,
+    chains: int = 4,
+    draws: int = 250,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 1,
+    **changes: Any,
+) -> Sampler:
     """Return RMSProp-SGLD, its preconditioner frozen after the burn-in.
 
     Parameters
@@ -323,9 +306,12 @@ def sampler(
         For `sample`.
     """
     chosen = {
-        "n_beta": N_BETA, "localization": LOCALIZATION, "step_size": STEP_SIZE,
-        "burn_in": BURN_IN, "thin": THIN,
-    } | changes  # fmt: skip
+        "n_beta": N_BETA,
+        "localization": LOCALIZATION,
+        "step_size": STEP_SIZE,
+        "burn_in": BURN_IN,
+        "thin": THIN,
+    } | changes
     options = {"freeze_after": chosen["burn_in"]} if chosen["burn_in"] else {}
     settings = SamplerSettings(
         chains=chains, draws=draws, seed=seed, kernel_options=options, **chosen
@@ -334,13 +320,25 @@ def sampler(
 
 
 def sample(
-    plan: Experiment, sampler: Sampler, store: str | Path,
-    progress: Callable[[int, int], None] | None = None, *, repair: bool = False,
+    plan: Experiment,
+    sampler: Sampler,
+    store: str | Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    repair: bool = False,
     executor: Executor | None = None,
-) -> xr.DataArray:  # fmt: skip
+) -> xr.DataArray:
     """Sample a plan into a store, with the classes of its items beside them."""
-    traces = sample_traces(plan.checkpoints, plan.gradient, plan.observed, sampler, store=store,
-                           progress=progress, repair=repair, executor=executor)  # fmt: skip
+    traces = sample_traces(
+        plan.checkpoints,
+        plan.gradient,
+        plan.observed,
+        sampler,
+        store=store,
+        progress=progress,
+        repair=repair,
+        executor=executor,
+    )
     results.save(Path(store), traces, plan.classes)
     return traces
 
@@ -360,11 +358,14 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
     """
     store = Path(store)
     if not store.is_dir():
-        raise ValueError(f"`store` {store} is no folder; `dlnflow lm sample {folder} --store "
-                         f"{store}` makes one.")  # fmt: skip
+        raise ValueError(
+            f"`store` {store} is no folder; `dlnflow lm sample {folder} --store {store}` makes one."
+        )
     if not (store / "traces.nc").exists():
-        raise ValueError(f"`store` {store} holds no finished sample; call `dlnflow lm sample "
-                         f"{folder} --store {store}` again to finish it.")  # fmt: skip
+        raise ValueError(
+            f"`store` {store} holds no finished sample; call `dlnflow lm sample "
+            f"{folder} --store {store}` again to finish it."
+        )
     try:
         return results.load(store)
     except (ValueError, OSError, EOFError) as error:
@@ -392,8 +393,9 @@ def sequences(traces: xr.DataArray) -> NDArray[np.int64]:
     period = (targets.shape[1] + 1) // 2
     found = np.concatenate([targets[:, period - 1 : period], targets], axis=1)
     if not np.array_equal(found[:, :period], found[:, period:]):
-        raise ValueError("`traces` are not those of repeated sequences; sample with "
-                         "observe=repeats.")  # fmt: skip
+        raise ValueError(
+            "`traces` are not those of repeated sequences; sample with observe=repeats."
+        )
     return found
 
 
@@ -427,8 +429,10 @@ def _present(classes: xr.DataArray) -> xr.DataArray:
     """Leave out classes without a single target; there must be one."""
     some = classes.isel(position=slice(1, None)).any(("sequence", "position"))
     if not some.any():
-        raise ValueError("no token of the observed rows is in a class (word parts, formatting and "
-                         "so on); take more `rows`, or other text.")  # fmt: skip
+        raise ValueError(
+            "no token of the observed rows is in a class (word parts, formatting and "
+            "so on); take more `rows`, or other text."
+        )
     return classes.sel(token_class=classes.token_class[some.values])
 
 

@@ -49,9 +49,10 @@ def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
     else:
         drawn = of_text(traces, classes)
     return [
-        file for name, figure in drawn.items()
+        file
+        for name, figure in drawn.items()
         for file in influence_plots.save_figure(figure, Path(out) / name)
-    ]  # fmt: skip
+    ]
 
 
 def of_text(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Figure]:

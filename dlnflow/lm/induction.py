@@ -67,8 +67,9 @@ def repeated_sequences(
         If the vocabulary has too few ids that occur, or deals are not of equal size.
     """
     if deals < 1 or n_sequences % deals:
-        raise ValueError(f"`n_sequences` must be a multiple of `deals`, got {n_sequences} and "
-                         f"{deals}.")  # fmt: skip
+        raise ValueError(
+            f"`n_sequences` must be a multiple of `deals`, got {n_sequences} and {deals}."
+        )
     counts = np.array(counts, dtype=np.float64)
     counts[list(special)] = 0
     needed = n_sequences // deals * period if disjoint else period
@@ -85,8 +86,10 @@ def repeated_sequences(
         half = np.concatenate([rng.permutation(frequent) for _ in range(deals)])
         half = half.reshape(n_sequences, period)
     else:
-        draw = [rng.choice(len(counts), period, replace=False, p=counts / counts.sum())
-                for _ in range(n_sequences)]  # fmt: skip
+        draw = [
+            rng.choice(len(counts), period, replace=False, p=counts / counts.sum())
+            for _ in range(n_sequences)
+        ]
         half = np.stack(draw)
     return np.concatenate([half, half], axis=1).astype(np.int64)
 
@@ -161,8 +164,9 @@ def measure(
         warnings.warn(
             f"losses at steps {broken} are not finite: their weights are damaged or training "
             "diverged, so there is no score of them",
-            RuntimeWarning, stacklevel=2,
-        )  # fmt: skip
+            RuntimeWarning,
+            stacklevel=2,
+        )
     data.attrs["sequences"] = f"{sequences.shape[0]} of period {sequences.shape[1] // 2}"
     return data
 

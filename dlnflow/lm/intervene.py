@@ -23,7 +23,7 @@ from dlnflow.lm.data.spelling import special_ids
 from dlnflow.lm.data.token_classes import repeated_pairs
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.folder import check_inputs, read_record
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import Data, prepare, train
 
 SHARE = 0.25
@@ -55,8 +55,10 @@ class Window:
     def __post_init__(self) -> None:
         checks.positive("factor", self.factor)
         if not 0 <= self.start < self.stop:
-            raise ValueError(f"`start` and `stop` must satisfy 0 <= start < stop, got "
-                             f"{self.start} and {self.stop}.")  # fmt: skip
+            raise ValueError(
+                f"`start` and `stop` must satisfy 0 <= start < stop, got "
+                f"{self.start} and {self.stop}."
+            )
 
     def __call__(self, step: int, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the weights of the rows of a step."""
@@ -115,7 +117,7 @@ def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> d
 
 
 def intervene(
-    settings: Settings,
+    settings: RunSettings,
     out: str | Path,
     choices: Mapping[str, Window],
     *,
@@ -132,7 +134,7 @@ def intervene(
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         The run; its seed is replaced.
     out : path
         Folder for all runs: ``<window>-seed<k>/``.
@@ -166,8 +168,9 @@ def intervene(
     check_inputs(out, data.training, data.tokenizer)
     period = min(induction.PERIOD, settings.context // 2)  # the model takes all of u u
     special = special_ids(data.tokenizer)
-    probe = induction.repeated_sequences(data.training.counts, period=period, disjoint=False,
-                                         special=special)  # fmt: skip
+    probe = induction.repeated_sequences(
+        data.training.counts, period=period, disjoint=False, special=special
+    )
     plans: dict[str, Window | None] = {"never": None} | {
         name: replace(w, special=special) if w.special is None else w for name, w in choices.items()
     }
@@ -188,15 +191,19 @@ def intervene(
     crossing = np.array([[induction.crossing(steps, s, threshold) for s in row] for row in score])
     pair, coords = ("window", "seed"), {"window": list(plans), "seed": list(seeds), "time": steps}
     return xr.Dataset(
-        {"score": ((*pair, "time"), score), "crossing": (pair, crossing),
-         "shift": (pair, crossing - crossing[:1])},
-        coords=coords, attrs={"threshold": threshold},
-    )  # fmt: skip
+        {
+            "score": ((*pair, "time"), score),
+            "crossing": (pair, crossing),
+            "shift": (pair, crossing - crossing[:1]),
+        },
+        coords=coords,
+        attrs={"threshold": threshold},
+    )
 
 
 def _scores(
-    settings: Settings, folder: Path, data: Data, window: Window | None, probe: NDArray[np.int64]
-) -> xr.DataArray:  # fmt: skip
+    settings: RunSettings, folder: Path, data: Data, window: Window | None, probe: NDArray[np.int64]
+) -> xr.DataArray:
     """Train one run, or go on with it, and measure it at every checkpoint."""
     train(settings, folder, data=data, weigh=window)
     # the folder may hold a longer run
@@ -214,6 +221,8 @@ def _claim(folder: Path, window: Window | None) -> None:
         if "n_special" in theirs:  # written by an earlier version
             theirs["special"] = list(range(theirs.pop("n_special")))
         if theirs != mine:
-            raise ValueError(f"`out` {folder} holds a run with another window ({theirs or None}). "
-                             "Use another folder.")  # fmt: skip
+            raise ValueError(
+                f"`out` {folder} holds a run with another window ({theirs or None}). "
+                "Use another folder."
+            )
     write_json(path, mine or None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dlnflow.lm.data import corpus, tokenizer
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import train
 
 NEOX_FILE = os.environ.get("DLNFLOW_NEOX_TOKENIZER", "../shared/data/neox_20B_tokenizer.json")
@@ -17,7 +17,7 @@ TEXT = (
     "def unbelievable(foo):\n        return ((foo))\n\nZarathustrian cafés naïve 你好 😀 dogs’ "
     "[x1y2] ==== -- ... camelCase snake_case {'a': [1, 2]} \\begin{align} \\end{align}\n"
 )
-TINY = Settings(
+TINY = RunSettings(
     vocab_size=300, layers=1, width=16, heads=2, context=32, rows=4, n_steps=12, every=4,
     warmup=4, horizon=20, repeat_share=0.25, learning_rate=1e-2,
 )  # fmt: skip

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlnflow.lm.data.corpus import Corpus
-from dlnflow.lm.data.tokenizer import load_tokenizer, train_bpe
-from dlnflow.lm.experiment import counts, plan_from_text, split
+from dlnflow.lm.data.tokenizer import load_tokenizer, split, train_bpe
+from dlnflow.lm.experiment import counts, plan_from_text
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from tests.lm.test_command import answer, call
 

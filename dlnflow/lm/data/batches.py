@@ -111,8 +111,10 @@ class GradientData:
         except (TypeError, ValueError):
             low, high = 1, 0
         if low > high:
-            raise ValueError("`segment` must be the shortest and the longest segment, two whole "
-                             f"numbers, got {self.segment!r}.")  # fmt: skip
+            raise ValueError(
+                "`segment` must be the shortest and the longest segment, two whole "
+                f"numbers, got {self.segment!r}."
+            )
         object.__setattr__(self, "segment", (low, high))
 
     @cached_property
@@ -122,8 +124,13 @@ class GradientData:
 
     def key(self) -> dict[str, object]:
         """Return what identifies this data in a manifest."""
-        return {"sha256": self.sha256, "rows": self.rows, "length": self.length,
-                "repeat_share": self.repeat_share, "segment": list(self.segment)}  # fmt: skip
+        return {
+            "sha256": self.sha256,
+            "rows": self.rows,
+            "length": self.length,
+            "repeat_share": self.repeat_share,
+            "segment": list(self.segment),
+        }
 
     def batch(self, *words: int) -> NDArray[np.int32]:
         """Return the minibatch named by some numbers: seed, checkpoint, chain, step."""
@@ -161,9 +168,14 @@ class Observed:
 
     @classmethod
     def held_out(
-        cls, tokens: Tokens, n_rows: int, length: int, *, seed: int = 0,
+        cls,
+        tokens: Tokens,
+        n_rows: int,
+        length: int,
+        *,
+        seed: int = 0,
         gradient: GradientData | None = None,
-    ) -> Observed:  # fmt: skip
+    ) -> Observed:
         """Draw crops of a text that do not overlap, and keep their numbers.
 
         Parameters
@@ -228,8 +240,10 @@ def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
     try:
         array = np.asarray(ids)
     except ValueError as error:
-        raise ValueError(f"{wanted}; sequences must have equal lengths: crop them, or sample each "
-                         "length separately.") from error  # fmt: skip
+        raise ValueError(
+            f"{wanted}; sequences must have equal lengths: crop them, or sample each "
+            "length separately."
+        ) from error
     if array.dtype.kind not in "iu" or array.size == 0:
         raise ValueError(f"{wanted}, got {array.dtype} {array.shape}.")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:

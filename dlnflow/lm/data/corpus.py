@@ -15,9 +15,19 @@ from dlnflow.checks import did_you_mean, positive_integer
 from dlnflow.lm.data import hub
 
 STDLIB_EXCLUDED = {
-    "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "distutils", "encodings",
-    "site-packages", "dist-packages", "pydoc_data", "__pycache__",
-}  # fmt: skip
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "lib2to3",
+    "distutils",
+    "encodings",
+    "site-packages",
+    "dist-packages",
+    "pydoc_data",
+    "__pycache__",
+}
 """Folders left out of `stdlib`: tests, graphics, code-page tables, other people's packages."""
 DEPENDENCIES = ("numpy", "scipy", "xarray", "pandas", "sklearn", "torch", "transformers")
 """Packages whose sources make up `dependencies`, those that are installed."""
@@ -47,8 +57,10 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not any(self.documents):
-            raise ValueError(f"{self.name!r} holds no text: no UTF-8 file, of a folder ending in "
-                             f"{', '.join(sorted(TEXT_SUFFIXES))}.")  # fmt: skip
+            raise ValueError(
+                f"{self.name!r} holds no text: no UTF-8 file, of a folder ending in "
+                f"{', '.join(sorted(TEXT_SUFFIXES))}."
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -110,8 +122,9 @@ def read_text(path: str | Path) -> str:
     try:
         text = path.read_bytes().decode()  # every character, line ends too
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is "
-                         f"{error.object[error.start]:#04x}.") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is no text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}."
+        ) from error
     if not text:
         raise ValueError(f"{path} holds no text.")
     return text
@@ -147,8 +160,10 @@ def _document(line: str, place: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{place}: half of a surrogate pair is no text.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{place}: every line must be a JSON object with a string {FIELD!r}, got "
-                         f"{line.strip()[:60]!r}.") from error  # fmt: skip
+        raise ValueError(
+            f"{place}: every line must be a JSON object with a string {FIELD!r}, got "
+            f"{line.strip()[:60]!r}."
+        ) from error
     return document
 
 

@@ -82,8 +82,10 @@ def separator_id(tokenizer: Tokenizer, separator: str) -> int | None:
         ends = [known[name] for name in ENDS if name in known]
         return ends[0] if ends else next(iter(known.values())) if len(known) == 1 else None
     if separator not in known:
-        raise ValueError(f"`separator` must be 'auto', 'none' or a special token of the tokenizer "
-                         f"({', '.join(known) or 'it has none'}), got {separator!r}.")  # fmt: skip
+        raise ValueError(
+            f"`separator` must be 'auto', 'none' or a special token of the tokenizer "
+            f"({', '.join(known) or 'it has none'}), got {separator!r}."
+        )
     return known[separator]
 
 

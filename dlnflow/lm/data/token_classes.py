@@ -225,8 +225,9 @@ def _checked(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
     try:
         rows = np.atleast_2d(np.asarray(ids))
     except ValueError as error:
-        raise ValueError("`ids` must be sequences of equal length; crop or classify them one "
-                         "by one.") from error  # fmt: skip
+        raise ValueError(
+            "`ids` must be sequences of equal length; crop or classify them one by one."
+        ) from error
     rows = rows if rows.size else rows.astype(np.int64)  # an empty list has no type
     if rows.ndim != 2 or rows.dtype.kind not in "iu":
         raise ValueError(f"`ids` must be (n, T) integers, got {rows.dtype} {rows.shape}.")

@@ -49,8 +49,9 @@ def train_bpe(corpus: Corpus, vocab_size: int) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if positive_integer("vocab_size", vocab_size) < 258:
-        raise ValueError(f"`vocab_size` must be at least 258 (256 bytes, 2 special tokens), "
-                         f"got {vocab_size}.")  # fmt: skip
+        raise ValueError(
+            f"`vocab_size` must be at least 258 (256 bytes, 2 special tokens), got {vocab_size}."
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -92,15 +93,19 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     path = Path(source)
     if path.is_dir() and not any((path / name).exists() for name in TOKENIZER_FILES):
         # transformers would make up an empty tokenizer from config.json
-        raise FileNotFoundError(f"{source} has no tokenizer.json; copy that of the model there, or "
-                                "name another file or folder (`--tokenizer`).")  # fmt: skip
+        raise FileNotFoundError(
+            f"{source} has no tokenizer.json; copy that of the model there, or "
+            "name another file or folder (`--tokenizer`)."
+        )
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         try:
             return exact(Tokenizer.from_file(str(file)))
         except Exception as error:  # the library has no class of its own
-            raise ValueError(f"{file} is no tokenizer.json, or damaged ({error}). Copy it again, "
-                             "or name another.") from error  # fmt: skip
+            raise ValueError(
+                f"{file} is no tokenizer.json, or damaged ({error}). Copy it again, "
+                "or name another."
+            ) from error
     if path.is_dir():
         return _from_folder(path)
     if path.is_absolute() or path.suffix == ".json" or len(path.parts) > 2:
@@ -124,8 +129,10 @@ def _from_folder(path: Path) -> Tokenizer:
     try:
         return _fetch(str(path), offline=True)
     except Exception as error:  # whatever damaged files lead to
-        raise ValueError(f"the tokenizer in {path} cannot be read ({hub.first_line(error)}). Put a "
-                         "tokenizer.json there, or name one.") from error  # fmt: skip
+        raise ValueError(
+            f"the tokenizer in {path} cannot be read ({hub.first_line(error)}). Put a "
+            "tokenizer.json there, or name one."
+        ) from error
 
 
 def _from_hub(name: str) -> Tokenizer:
@@ -139,8 +146,10 @@ def _from_hub(name: str) -> Tokenizer:
         return _fetch(name, offline=False)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
-            raise ValueError(f"the tokenizer of {name} is code of its own, which is never run. "
-                             "Name a tokenizer.json.") from error  # fmt: skip
+            raise ValueError(
+                f"the tokenizer of {name} is code of its own, which is never run. "
+                "Name a tokenizer.json."
+            ) from error
         raise ConnectionError(
             f"tokenizer {name!r} is no file or folder here, and the hub gave: "
             f"{hub.first_line(error)}. Without network pass the path of a tokenizer.json."
@@ -259,10 +268,13 @@ def encode(
     encoded = encode_documents(corpus.documents, tokenizer, separator=separator)
     size = vocabulary_size(tokenizer)
     return tuple(
-        Tokens(np.concatenate([np.empty(0, np.int32), *(encoded[i] for i in sorted(part))]),
-               size, corpus.sha256)
+        Tokens(
+            np.concatenate([np.empty(0, np.int32), *(encoded[i] for i in sorted(part))]),
+            size,
+            corpus.sha256,
+        )
         for part in (order[n_held_out:], order[:n_held_out])
-    )  # fmt: skip
+    )
 
 
 def encode_documents(
@@ -291,3 +303,56 @@ def encode_documents(
             spelling.check(one.ids, part[k], f"document {start + k}")
             encoded.append(np.asarray(one.ids + ends, np.int32))
     return encoded
+
+
+def split(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    rows: int,
+    length: int,
+    share: float = 0.08,
+    separator: str = "auto",
+) -> tuple[Tokens, Tokens]:
+    """Set aside enough of a text for `rows` x `length` observed ids; the rest is for gradients.
+
+    At least `share` of the ids are set aside. The border lies between two documents where the text
+    has enough of them, else inside one, so a single file will do.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Documents; their order is drawn with a fixed seed.
+    tokenizer : tokenizers.Tokenizer
+        The model's.
+    rows, length : int
+        What will be observed; gradients need more than `length` ids, too.
+    share : float
+        Smallest share of the ids that is set aside.
+
+    Returns
+    -------
+    (Tokens, Tokens)
+        For gradients and for observed rows. They share no token of the text.
+
+    Raises
+    ------
+    ValueError
+        If the text is too short for both.
+    """
+    order = np.random.default_rng(0).permutation(len(corpus.documents))
+    documents = [corpus.documents[i] for i in order if corpus.documents[i]]
+    parts = encode_documents(documents, tokenizer, separator=separator)
+    ids, ends = np.concatenate(parts), np.cumsum([len(p) for p in parts])
+    needed, least = rows * length, length + 2
+    wanted = max(needed, round(share * len(ids)))
+    if len(ids) - wanted < least:
+        raise ValueError(
+            f"`text` {corpus.name} gives {len(ids)} ids; {rows} observed rows of {length} and at "
+            f"least {least} ids for gradients do not fit. Give more text, or fewer or shorter rows."
+        )
+    border = int(ends[np.searchsorted(ends, wanted)])
+    if len(ids) - border < max(least, (len(ids) - wanted) // 2):
+        border = wanted  # a long document would take most of the text
+    size, sha256 = vocabulary_size(tokenizer), corpus.sha256
+    return Tokens(ids[border:], size, sha256), Tokens(ids[:border], size, sha256)

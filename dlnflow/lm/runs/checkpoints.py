@@ -278,11 +278,15 @@ def find(source: str | Path, steps: ArrayLike | None = None) -> Checkpoints:
     if Path(source).is_dir():
         return Checkpoints.from_directory(source, steps)
     if not hub.is_name(source):
-        raise ValueError(f"{str(source)!r} is no folder here, and no OWNER/MODEL of the hub. Give "
-                         "a run of `dlnflow lm train`, or a folder of step<N>/.")  # fmt: skip
+        raise ValueError(
+            f"{str(source)!r} is no folder here, and no OWNER/MODEL of the hub. Give "
+            "a run of `dlnflow lm train`, or a folder of step<N>/."
+        )
     if steps is None:
-        raise ValueError(f"{str(source)!r} is no folder here; to take it from the hub, say which "
-                         "steps: `--step` (`steps=` in Python).")  # fmt: skip
+        raise ValueError(
+            f"{str(source)!r} is no folder here; to take it from the hub, say which "
+            "steps: `--step` (`steps=` in Python)."
+        )
     return Checkpoints.from_hub(str(source), steps)
 
 

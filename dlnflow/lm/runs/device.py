@@ -27,8 +27,9 @@ def usable_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         reason = str(error).splitlines()[0]
-        raise ValueError(f"`device` {device!r} cannot be used here ({reason}); there: {there}."
-                         ) from error  # fmt: skip
+        raise ValueError(
+            f"`device` {device!r} cannot be used here ({reason}); there: {there}."
+        ) from error
     return found
 
 

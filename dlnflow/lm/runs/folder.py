@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dlnflow._support.files import leftovers, write_json
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,12 +59,12 @@ def read_record(path: Path, needed: tuple[str, ...] = (), remedy: str = AGAIN) -
     return found
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> RunSettings:
     """Read the settings of a run.
 
     Returns
     -------
-    Settings
+    RunSettings
         Those it was, or is being, trained with.
 
     Raises
@@ -76,17 +76,18 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / "settings.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run (settings.json); `dlnflow lm train` makes "
-                                "one.")  # fmt: skip
-    names = {f.name for f in dataclasses.fields(Settings)}
+        raise FileNotFoundError(
+            f"{folder} holds no run (settings.json); `dlnflow lm train` makes one."
+        )
+    names = {f.name for f in dataclasses.fields(RunSettings)}
     found = read_record(path)
     try:
-        return Settings(**{name: value for name, value in found.items() if name in names})
+        return RunSettings(**{name: value for name, value in found.items() if name in names})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). {AGAIN}") from error
 
 
-def check_settings(settings: Settings, out: Path) -> None:
+def check_settings(settings: RunSettings, out: Path) -> None:
     """Check that `out` is free, or holds a run with these settings, longer or shorter.
 
     Raises
@@ -103,8 +104,10 @@ def check_settings(settings: Settings, out: Path) -> None:
     differing = [k for k in mine if k != "n_steps" and mine[k] != theirs[k]]
     if differing:
         shown = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} asked" for k in differing)
-        raise ValueError(f"`out` {out} holds a run with other settings ({shown}). Use another "
-                         "folder, or delete that one.")  # fmt: skip
+        raise ValueError(
+            f"`out` {out} holds a run with other settings ({shown}). Use another "
+            "folder, or delete that one."
+        )
 
 
 def check_inputs(out: Path, training: Tokens, tokenizer: Tokenizer) -> None:
@@ -118,17 +121,22 @@ def check_inputs(out: Path, training: Tokens, tokenizer: Tokenizer) -> None:
     path, mine = out / "inputs.json", {"training": training.sha256, "tokenizer": spelled(tokenizer)}
     # runs of earlier versions have only the data that they prepared themselves
     earlier = out / "data.json"
-    theirs = read_record(path, tuple(mine)) if path.exists() else (
-        read_record(earlier, ("training",)) if earlier.exists() else {})  # fmt: skip
+    theirs = (
+        read_record(path, tuple(mine))
+        if path.exists()
+        else (read_record(earlier, ("training",)) if earlier.exists() else {})
+    )
     differing = [name for name in mine if mine[name] != theirs.get(name, mine[name])]
     if differing:
-        raise ValueError(f"`out` {out} was made with other data (another {' and '.join(differing)}"
-                         "). Use another folder, or delete that one.")  # fmt: skip
+        raise ValueError(
+            f"`out` {out} was made with other data (another {' and '.join(differing)}"
+            "). Use another folder, or delete that one."
+        )
     if not path.exists():
         write_json(path, mine)
 
 
-def claim(settings: Settings, out: Path, training: Tokens, tokenizer: Tokenizer) -> None:
+def claim(settings: RunSettings, out: Path, training: Tokens, tokenizer: Tokenizer) -> None:
     """Write settings and inputs into `out` before the first step, or check those there."""
     check_inputs(out, training, tokenizer)
     if not (out / "settings.json").exists():

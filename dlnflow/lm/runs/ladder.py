@@ -204,8 +204,10 @@ def unreadable(error: Exception, what: str) -> str:
     str
         One line.
     """
-    return (f"{what} cannot be read ({first_line(error)}). Copy this checkpoint again, config.json "
-            "and weights together.")  # fmt: skip
+    return (
+        f"{what} cannot be read ({first_line(error)}). Copy this checkpoint again, config.json "
+        "and weights together."
+    )
 
 
 def _shared(entries: Mapping[int, Sequence[Entry]]) -> dict[tuple[int, int], list[Entry]]:
@@ -276,11 +278,15 @@ def step_folders(source: str | Path | Mapping[int, str | Path]) -> dict[int, Pat
         if match := re.fullmatch(r"step([0-9]+)", folder.name):
             other = found.setdefault(int(match[1]), folder)
             if other != folder:
-                raise ValueError(f"{source} has step {int(match[1])} twice, {other.name} and "
-                                 f"{folder.name}; rename or remove one.")  # fmt: skip
+                raise ValueError(
+                    f"{source} has step {int(match[1])} twice, {other.name} and "
+                    f"{folder.name}; rename or remove one."
+                )
     if not found:
-        raise ValueError(f"{source} has no subfolders step<N>; `dlnflow lm train` makes them, and "
-                         "in Python a dict of step: folder will do.")  # fmt: skip
+        raise ValueError(
+            f"{source} has no subfolders step<N>; `dlnflow lm train` makes them, and "
+            "in Python a dict of step: folder will do."
+        )
     return found
 
 
@@ -328,8 +334,10 @@ def hash_revision(name: str, revision: str) -> str:
     try:
         entries = list(HfApi().list_repo_tree(name, revision=revision))
     except RevisionNotFoundError as error:
-        raise ValueError(f"`steps`: {name} has no revision {revision}. Pythia has steps 0, 1, 2, "
-                         "4, ..., 512 and every 1000 up to 143000.") from error  # fmt: skip
+        raise ValueError(
+            f"`steps`: {name} has no revision {revision}. Pythia has steps 0, 1, 2, "
+            "4, ..., 512 and every 1000 up to 143000."
+        ) from error
     except Exception as error:  # the client raises its own, httpx's and OS errors when offline
         raise ConnectionError(f"{name} on the hub: {error}. {OFFLINE}") from error
     for ending in WEIGHT_FILES:

@@ -154,18 +154,24 @@ def _tried(model: PreTrainedModel, ids: torch.Tensor) -> bool:
     name = type(model).__name__
     logits = getattr(model(ids, use_cache=False), "logits", None)
     if logits is None or logits.shape[:2] != ids.shape or logits.shape[2] <= int(ids.max()):
-        raise ValueError(f"{name} gives no logits (row, token, vocabulary) for ids up to "
-                         f"{int(ids.max())}; take a causal language model.")  # fmt: skip
+        raise ValueError(
+            f"{name} gives no logits (row, token, vocabulary) for ids up to "
+            f"{int(ids.max())}; take a causal language model."
+        )
     changed = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % logits.shape[2]], 1)
     others = model(changed, use_cache=False).logits
     if _later_matters(logits[:, :-1], others[:, :-1]):
-        raise ValueError(f"logits of {name} change with tokens that come later, so their losses "
-                         "are not those of a causal language model. Set is_decoder in config.json "
-                         "if it was trained as one, or take another model.")  # fmt: skip
+        raise ValueError(
+            f"logits of {name} change with tokens that come later, so their losses "
+            "are not those of a causal language model. Set is_decoder in config.json "
+            "if it was trained as one, or take another model."
+        )
     direct = _takes_as_is(model, ids)
     if direct and not _near(_from_hidden(model, ids, False), _from_logits(model, ids)):
-        raise ValueError(f"losses of {name} from its hidden states are not those of its logits, "
-                         "although its layers look like it. Please report this model.")  # fmt: skip
+        raise ValueError(
+            f"losses of {name} from its hidden states are not those of its logits, "
+            "although its layers look like it. Please report this model."
+        )
     return direct
 
 

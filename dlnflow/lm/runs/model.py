@@ -14,14 +14,24 @@ if TYPE_CHECKING:
 SHORT = 256
 """Longest context that is trained with plain instead of fused attention."""
 POSITIVE = (
-    "vocab_size", "layers", "width", "heads", "context", "rows", "accumulate", "horizon", "every",
-    "documents", "segment_min", "segment_max",
-)  # fmt: skip
+    "vocab_size",
+    "layers",
+    "width",
+    "heads",
+    "context",
+    "rows",
+    "accumulate",
+    "horizon",
+    "every",
+    "documents",
+    "segment_min",
+    "segment_max",
+)
 """Settings that are whole numbers of at least 1."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """One training run: data, architecture, optimiser. Equal settings give equal weights.
 
     Attributes
@@ -93,11 +103,14 @@ class Settings:
         one_of("init", self.init, ("normal", "pythia"))
         one_of("precision", self.precision, ("bf16", "fp32"))
         if self.width % self.heads:
-            raise ValueError(f"`width` must be a multiple of `heads`, got {self.width} "
-                             f"and {self.heads}.")  # fmt: skip
+            raise ValueError(
+                f"`width` must be a multiple of `heads`, got {self.width} and {self.heads}."
+            )
         if not 1 <= self.segment_min <= self.segment_max:
-            raise ValueError("`segment_min` and `segment_max` must satisfy 1 <= min <= max, got "
-                             f"{self.segment_min} and {self.segment_max}.")  # fmt: skip
+            raise ValueError(
+                "`segment_min` and `segment_max` must satisfy 1 <= min <= max, got "
+                f"{self.segment_min} and {self.segment_max}."
+            )
         if not 0 <= self.repeat_share <= 1:
             raise ValueError(f"`repeat_share` must lie in [0, 1], got {self.repeat_share}.")
 
@@ -105,33 +118,53 @@ class Settings:
         """Return 0, 1, 2, 4, ..., 512 and every `every`-th up to `n_steps`."""
         dense = {0, *(2**k for k in range(10))}
         return sorted(
-            s for s in dense | {*range(0, self.n_steps, self.every), self.n_steps}
+            s
+            for s in dense | {*range(0, self.n_steps, self.every), self.n_steps}
             if s <= self.n_steps
-        )  # fmt: skip
+        )
 
 
 CONFIGURATIONS = {
-    "natural": Settings(),
-    "fast": Settings(
-        width=64, heads=2, context=128, rows=16, learning_rate=5e-3, horizon=8_000,
-        n_steps=4_500, repeat_share=0.25, segment_min=8, segment_max=32,
+    "natural": RunSettings(),
+    "fast": RunSettings(
+        width=64,
+        heads=2,
+        context=128,
+        rows=16,
+        learning_rate=5e-3,
+        horizon=8_000,
+        n_steps=4_500,
+        repeat_share=0.25,
+        segment_min=8,
+        segment_max=32,
     ),
-    "pythia-14m": Settings(
-        corpus="monology/pile-uncopyrighted", vocab_size=50_304, layers=6, width=128, heads=4,
-        context=2_048, rows=32, accumulate=32, learning_rate=1e-3, warmup=1_430,
-        horizon=143_000, n_steps=20_000, every=100, init="pythia",
+    "pythia-14m": RunSettings(
+        corpus="monology/pile-uncopyrighted",
+        vocab_size=50_304,
+        layers=6,
+        width=128,
+        heads=4,
+        context=2_048,
+        rows=32,
+        accumulate=32,
+        learning_rate=1e-3,
+        warmup=1_430,
+        horizon=143_000,
+        n_steps=20_000,
+        every=100,
+        init="pythia",
         separator="none",
     ),
-}  # fmt: skip
+}
 """Ready settings: `natural` text only, `fast` (a quarter of its rows are repeats), Pythia's own."""
 
 
-def build(settings: Settings) -> GPTNeoXForCausalLM:
+def build(settings: RunSettings) -> GPTNeoXForCausalLM:
     """Return an untrained model in evaluation mode; the weights are a function of the seed.
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         Sizes, initialisation and seed.
 
     Returns
@@ -150,7 +183,9 @@ def build(settings: Settings) -> GPTNeoXForCausalLM:
         intermediate_size=4 * settings.width,
         max_position_embeddings=settings.context,
         rope_parameters={
-            "rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25,
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.25,
         },
         use_parallel_residual=True,
         tie_word_embeddings=False,
@@ -159,7 +194,7 @@ def build(settings: Settings) -> GPTNeoXForCausalLM:
         use_cache=False,
         # plain attention is the faster one for short rows on a CPU (docs/language_models.md)
         attn_implementation="eager" if settings.context <= SHORT else "sdpa",
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = GPTNeoXForCausalLM(config)
@@ -168,7 +203,7 @@ def build(settings: Settings) -> GPTNeoXForCausalLM:
     return model.eval()
 
 
-def _pythia_init(model: GPTNeoXForCausalLM, settings: Settings) -> None:
+def _pythia_init(model: GPTNeoXForCausalLM, settings: RunSettings) -> None:
     """Redraw matrices: N(0, 2/(5 d)) ("small init"), outputs N(0, (2/(L sqrt d))^2) ("wang")."""
     import torch
 

@@ -50,9 +50,10 @@ def read_config(place: str, revision: str | None) -> PretrainedConfig:
         raise explained from error
     kernel = str(getattr(config, "_attn_implementation", None) or "")
     if "/" in kernel:  # transformers would fetch and run it
-        raise ValueError(f"config.json of {_name(place, revision)} asks for attention code of the "
-                         f"hub ({kernel}), which is never run. Remove attn_implementation there."
-                         )  # fmt: skip
+        raise ValueError(
+            f"config.json of {_name(place, revision)} asks for attention code of the "
+            f"hub ({kernel}), which is never run. Remove attn_implementation there."
+        )
     return config
 
 
@@ -83,9 +84,12 @@ def read_model(place: str, revision: str | None) -> PreTrainedModel:
     try:
         with _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
-                place, config=config, dtype=torch.float32, output_loading_info=True,
+                place,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
                 **_options(revision),
-            )  # fmt: skip
+            )
     except Exception as error:  # SafetensorError, UnpicklingError and others have no common class
         explained = _explained(error, "weights", place, revision)
         raise explained from error
@@ -101,8 +105,11 @@ def context_length(config: PretrainedConfig) -> int:
 
 def _options(revision: str | None) -> dict[str, object]:
     """Return what every call of from_pretrained here is given; folders need no network."""
-    return {"revision": revision or "main", "trust_remote_code": False,
-            "local_files_only": revision is None}  # fmt: skip
+    return {
+        "revision": revision or "main",
+        "trust_remote_code": False,
+        "local_files_only": revision is None,
+    }
 
 
 def _name(place: str, revision: str | None) -> str:
@@ -115,8 +122,10 @@ def _explained(error: Exception, part: str, place: str, revision: str | None) ->
     if isinstance(error, MemoryError):
         return error
     if "trust_remote_code" in str(error):
-        return ValueError(f"{name}: its architecture is not in transformers, and the code that it "
-                          "brings is never run. Take a model whose architecture is.")  # fmt: skip
+        return ValueError(
+            f"{name}: its architecture is not in transformers, and the code that it "
+            "brings is never run. Take a model whose architecture is."
+        )
     if revision is not None and isinstance(error, OSError):
         return ConnectionError(f"{name}: {error}. {OFFLINE}")
     return ValueError(unreadable(error, name))

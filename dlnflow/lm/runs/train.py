@@ -23,7 +23,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.folder import AGAIN, check_settings, claim, locked, read_record, spelled
 from dlnflow.lm.runs.losses import token_losses
-from dlnflow.lm.runs.model import Settings, build
+from dlnflow.lm.runs.model import RunSettings, build
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,12 +46,12 @@ class Data:
     held_out: Tokens
 
 
-def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None = None) -> Data:
+def prepare(settings: RunSettings, out: str | Path, *, tokenizer: Tokenizer | None = None) -> Data:
     """Read the corpus, train or take the tokenizer, encode; keep the result in `out`.
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         Names the corpus and the vocabulary.
     out : path
         Folder of the run.
@@ -78,37 +78,56 @@ def prepare(settings: Settings, out: str | Path, *, tokenizer: Tokenizer | None 
     tokenizer = exact(tokenizer)
     size = vocabulary_size(tokenizer)
     if size > settings.vocab_size:
-        raise ValueError(f"`tokenizer` has {size} ids (the largest is {size - 1}), more than "
-                         f"`vocab_size` = {settings.vocab_size} of the model.")  # fmt: skip
+        raise ValueError(
+            f"`tokenizer` has {size} ids (the largest is {size - 1}), more than "
+            f"`vocab_size` = {settings.vocab_size} of the model."
+        )
     if given is None and size < settings.vocab_size:
-        raise ValueError(f"`vocab_size` {settings.vocab_size}: the text yields only {size} ids. "
-                         f"Use `vocab_size={size}`, or more text.")  # fmt: skip
+        raise ValueError(
+            f"`vocab_size` {settings.vocab_size}: the text yields only {size} ids. "
+            f"Use `vocab_size={size}`, or more text."
+        )
     parts = encode(text, tokenizer, separator=settings.separator)
     write_atomic(out / "tokenizer.json", lambda p: tokenizer.save(str(p)))
     for name, part in zip(PARTS, parts, strict=True):
         with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
             np.save(file, part.ids)
-    hashes = {"training": parts[0].sha256, "held_out": parts[1].sha256,
-              "tokenizer": spelled(tokenizer)}  # fmt: skip
-    write_json(out / "data.json",
-               {"corpus": settings.corpus, "separator": settings.separator,
-                "text_sha256": text.sha256, **hashes})  # fmt: skip
+    hashes = {
+        "training": parts[0].sha256,
+        "held_out": parts[1].sha256,
+        "tokenizer": spelled(tokenizer),
+    }
+    write_json(
+        out / "data.json",
+        {
+            "corpus": settings.corpus,
+            "separator": settings.separator,
+            "text_sha256": text.sha256,
+            **hashes,
+        },
+    )
     return load_data(out)
 
 
-def _same(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> None:
+def _same(settings: RunSettings, out: Path, tokenizer: Tokenizer | None) -> None:
     """Check that data prepared earlier are those that are asked for."""
     record = read_record(out / "data.json", ("corpus",))
     there, separator = record["corpus"], record.get("separator", "auto")
     if there != settings.corpus:
-        raise ValueError(f"`out` {out} holds the data of corpus {there!r}, not of "
-                         f"{settings.corpus!r}. Use another folder.")  # fmt: skip
+        raise ValueError(
+            f"`out` {out} holds the data of corpus {there!r}, not of "
+            f"{settings.corpus!r}. Use another folder."
+        )
     if separator != settings.separator:
-        raise ValueError(f"`out` {out} holds data with separator {separator!r}, not "
-                         f"{settings.separator!r}. Use another folder.")  # fmt: skip
+        raise ValueError(
+            f"`out` {out} holds data with separator {separator!r}, not "
+            f"{settings.separator!r}. Use another folder."
+        )
     if tokenizer is not None and spelled(exact(tokenizer)) != spelled(load_tokenizer(out)):
-        raise ValueError(f"`out` {out} was prepared with another tokenizer, its tokenizer.json. "
-                         "Use another folder, or that tokenizer.")  # fmt: skip
+        raise ValueError(
+            f"`out` {out} was prepared with another tokenizer, its tokenizer.json. "
+            "Use another folder, or that tokenizer."
+        )
 
 
 def load_data(out: str | Path) -> Data:
@@ -136,8 +155,9 @@ def load_data(out: str | Path) -> Data:
     known = read_record(out / "data.json", ("text_sha256", *PARTS))
     tokenizer = load_tokenizer(out)
     if known.get("tokenizer", spelled(tokenizer)) != spelled(tokenizer):
-        raise ValueError(f"{out / 'tokenizer.json'} is not the one that the data were made with. "
-                         f"{DATA_AGAIN}")  # fmt: skip
+        raise ValueError(
+            f"{out / 'tokenizer.json'} is not the one that the data were made with. {DATA_AGAIN}"
+        )
     size = vocabulary_size(tokenizer)
     parts = (_ids(out / f"{n}.npy", known[n], size, known["text_sha256"]) for n in PARTS)
     return Data(tokenizer, *parts)
@@ -150,17 +170,18 @@ def _ids(path: Path, sha256: str, vocab_size: int, text_sha256: str) -> Tokens:
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({first_line(error)}). {DATA_AGAIN}") from error
     if tokens.sha256 != sha256:
-        raise ValueError(f"{path} is damaged or was replaced: data.json has another sha256. "
-                         f"{DATA_AGAIN}")  # fmt: skip
+        raise ValueError(
+            f"{path} is damaged or was replaced: data.json has another sha256. {DATA_AGAIN}"
+        )
     return tokens
 
 
-def batch(settings: Settings, tokens: Tokens, step: int) -> NDArray[np.int32]:
+def batch(settings: RunSettings, tokens: Tokens, step: int) -> NDArray[np.int32]:
     """Return the rows of one step, a function of the seed and the step alone.
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         Seed, sizes and the share of repeated rows.
     tokens : Tokens
         Training ids.
@@ -177,12 +198,16 @@ def batch(settings: Settings, tokens: Tokens, step: int) -> NDArray[np.int32]:
     rng = np.random.default_rng((settings.seed, step))
     n_rows = settings.rows * settings.accumulate
     return mixture(
-        tokens.ids, n_rows, settings.context + 1, settings.repeat_share, rng,
+        tokens.ids,
+        n_rows,
+        settings.context + 1,
+        settings.repeat_share,
+        rng,
         segment=(settings.segment_min, settings.segment_max),
-    )  # fmt: skip
+    )
 
 
-def learning_rate(settings: Settings, step: int) -> float:
+def learning_rate(settings: RunSettings, step: int) -> float:
     """Return the step size: linear warm-up, then cosine to `final_lr` at the horizon."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
@@ -192,7 +217,7 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 
 def train(
-    settings: Settings,
+    settings: RunSettings,
     out: str | Path,
     *,
     data: Data | None = None,
@@ -209,7 +234,7 @@ def train(
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         The run; see `CONFIGURATIONS`.
     out : path
         Folder: ``step0/``, ``step1/``, ... each with config, weights and tokenizer,
@@ -273,7 +298,7 @@ def _advance(
             state.save(data.tokenizer)
 
 
-def _data(settings: Settings, out: Path, tokenizer: Tokenizer | None) -> Data:
+def _data(settings: RunSettings, out: Path, tokenizer: Tokenizer | None) -> Data:
     """Prepare the data; leave none behind that cannot be trained on."""
     new = not (out / "data.json").exists()
     data = prepare(settings, out, tokenizer=tokenizer)
@@ -300,8 +325,10 @@ def _check_weights(state: Progression, tokens: Tokens, weigh: Weigh | None) -> N
             continue
         rows = batch(state.settings, tokens, step)
         if mark(_weights(weigh, step, rows)) != known:
-            raise ValueError(f"`weigh` gives the rows of step {step} other weights than the run in "
-                             f"{state.out} had. Use another folder.")  # fmt: skip
+            raise ValueError(
+                f"`weigh` gives the rows of step {step} other weights than the run in "
+                f"{state.out} had. Use another folder."
+            )
 
 
 def mark(weights: NDArray[np.float32]) -> int:
@@ -313,7 +340,7 @@ def mark(weights: NDArray[np.float32]) -> int:
 class Progression:
     """Model and optimiser at one step, saved and restored together."""
 
-    def __init__(self, settings: Settings, out: Path, device: str):
+    def __init__(self, settings: RunSettings, out: Path, device: str):
         import torch
 
         self.settings, self.out, self.device, self.step = settings, out, device, 0
@@ -323,10 +350,15 @@ class Progression:
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": WEIGHT_DECAY},
-             {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate, betas=BETAS, eps=1e-8, fused=True,
-        )  # fmt: skip
+            [
+                {"params": matrices, "weight_decay": WEIGHT_DECAY},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=BETAS,
+            eps=1e-8,
+            fused=True,
+        )
         if (out / "resume.pt").exists():
             self._restore(out / "resume.pt")
 
@@ -391,8 +423,13 @@ class Progression:
             save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
             tokenizer.save(str(partial / "tokenizer.json"))
             partial.rename(folder)
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "step": self.step, "losses": self.losses, "marks": self.marks}  # fmt: skip
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "marks": self.marks,
+        }
         write_atomic(self.out / "resume.pt", lambda p: torch.save(state, p))
         self.keep_losses()
 

@@ -4,7 +4,7 @@ import pytest
 from dlnflow.lm.data import corpus, hub
 from dlnflow.lm.data.corpus import Corpus
 from dlnflow.lm.data.tokenizer import Tokens, encode, load_tokenizer, train_bpe
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import prepare
 
 
@@ -76,7 +76,7 @@ def test_a_run_on_a_data_set_of_the_hub(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("dlnflow.lm.data.tokenizer.AT_ONCE", 7)
     own = train_bpe(Corpus("t", ("a document of many words",)), 300)
-    settings = Settings(corpus="monology/pile-uncopyrighted", documents=20, vocab_size=300)
+    settings = RunSettings(corpus="monology/pile-uncopyrighted", documents=20, vocab_size=300)
     data = prepare(settings, tmp_path, tokenizer=own)
     assert asked == ["monology/pile-uncopyrighted"]
     texts = [r["text"] for r in rows[:20]]

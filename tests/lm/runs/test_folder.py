@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlnflow.lm.intervene import Window, intervene
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import load_data, prepare, train
 from tests.lm.test_command import answer, call
 
@@ -171,7 +171,7 @@ def test_a_vocabulary_that_the_text_does_not_fill(tiny, tmp_path):
 )  # fmt: skip
 def test_impossible_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
-        Settings(**{name: value})
+        RunSettings(**{name: value})
 
 
 def test_settings_at_their_bounds(tiny, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlnflow.lm.runs.model import CONFIGURATIONS, Settings, build
+from dlnflow.lm.runs.model import CONFIGURATIONS, RunSettings, build
 from dlnflow.lm.runs.train import batch, learning_rate, load_data, prepare, train
 from tests.lm.conftest import TINY
 
@@ -53,10 +53,10 @@ def test_interrupted_between_checkpoints(tiny, tmp_path):
 
 SCRIPT = """
 import json, sys, torch
-from dlnflow.lm.runs.model import Settings
+from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import train
 torch.set_num_threads(1)
-train(Settings(**json.loads(sys.argv[1])), sys.argv[2])
+train(RunSettings(**json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
@@ -132,7 +132,7 @@ def test_accumulated_rows_give_the_same_gradient(text_file, tmp_path):
 
 
 def test_learning_rate_schedule():
-    s = Settings(warmup=10, horizon=110, learning_rate=1.0)
+    s = RunSettings(warmup=10, horizon=110, learning_rate=1.0)
     assert learning_rate(s, 0) == 0.1
     assert learning_rate(s, 9) == learning_rate(s, 10) == 1.0
     assert learning_rate(s, 60) == pytest.approx(0.55)
@@ -165,11 +165,11 @@ def test_configurations_are_what_the_documents_say():
 
 def test_bad_settings(tmp_path, neox, text_file):
     with pytest.raises(ValueError, match="multiple of `heads`"):
-        Settings(width=10, heads=4)
+        RunSettings(width=10, heads=4)
     with pytest.raises(ValueError, match="`segment_min`"):
-        Settings(segment_min=9, segment_max=8)
+        RunSettings(segment_min=9, segment_max=8)
     with pytest.raises(ValueError, match="`repeat_share`"):
-        Settings(repeat_share=1.5)
+        RunSettings(repeat_share=1.5)
     with pytest.raises(ValueError, match="`tokenizer` has 50277"):
         prepare(dataclasses.replace(TINY, corpus=str(text_file)), tmp_path, tokenizer=neox)
     with pytest.raises(FileNotFoundError, match="no data"):
