@@ -75,26 +75,78 @@ def _level(depth: int, levels: int, branching: int) -> FloatArray:
 
 # What each thing is, can do and has; every line is a fact about the living thing at its left.
 _LIVING_THINGS = {
-    "dog": ("is animal, mammal, furry, warm-blooded", "can move, run, bark", "has skin, legs, fur, tail"),
-    "cat": ("is animal, mammal, furry, warm-blooded", "can move, run, climb, purr", "has skin, legs, fur, tail, claws"),
-    "mouse": ("is animal, mammal, furry, warm-blooded, small", "can move, run, climb", "has skin, legs, fur, tail"),
-    "cow": ("is animal, mammal, warm-blooded, big", "can move, run, graze", "has skin, legs, fur, tail, horns"),
-    "sparrow": ("is animal, bird, warm-blooded, small", "can move, fly, sing", "has skin, legs, feathers, wings, beak"),
-    "robin": ("is animal, bird, warm-blooded, small, red", "can move, fly, sing", "has skin, legs, feathers, wings, beak"),
-    "eagle": ("is animal, bird, warm-blooded, big", "can move, fly, hunt", "has skin, legs, feathers, wings, beak, claws"),
-    "penguin": ("is animal, bird, warm-blooded", "can move, swim, hunt", "has skin, legs, feathers, wings, beak"),
+    "dog": (
+        "is animal, mammal, furry, warm-blooded",
+        "can move, run, bark",
+        "has skin, legs, fur, tail",
+    ),
+    "cat": (
+        "is animal, mammal, furry, warm-blooded",
+        "can move, run, climb, purr",
+        "has skin, legs, fur, tail, claws",
+    ),
+    "mouse": (
+        "is animal, mammal, furry, warm-blooded, small",
+        "can move, run, climb",
+        "has skin, legs, fur, tail",
+    ),
+    "cow": (
+        "is animal, mammal, warm-blooded, big",
+        "can move, run, graze",
+        "has skin, legs, fur, tail, horns",
+    ),
+    "sparrow": (
+        "is animal, bird, warm-blooded, small",
+        "can move, fly, sing",
+        "has skin, legs, feathers, wings, beak",
+    ),
+    "robin": (
+        "is animal, bird, warm-blooded, small, red",
+        "can move, fly, sing",
+        "has skin, legs, feathers, wings, beak",
+    ),
+    "eagle": (
+        "is animal, bird, warm-blooded, big",
+        "can move, fly, hunt",
+        "has skin, legs, feathers, wings, beak, claws",
+    ),
+    "penguin": (
+        "is animal, bird, warm-blooded",
+        "can move, swim, hunt",
+        "has skin, legs, feathers, wings, beak",
+    ),
     "salmon": ("is animal, fish, red", "can move, swim", "has skin, scales, fins, gills, tail"),
     "sunfish": ("is animal, fish, yellow", "can move, swim", "has skin, scales, fins, gills, tail"),
     "shark": ("is animal, fish, big", "can move, swim, hunt", "has skin, fins, gills, tail, teeth"),
-    "pine": ("is plant, tree, evergreen, big", "can grow-tall", "has roots, bark-cover, branches, needles, cones"),
-    "spruce": ("is plant, tree, evergreen, big", "can grow-tall", "has roots, bark-cover, branches, needles, cones"),
-    "oak": ("is plant, tree, big", "can grow-tall, shed", "has roots, bark-cover, branches, leaves, acorns"),
-    "birch": ("is plant, tree, white", "can grow-tall, shed", "has roots, bark-cover, branches, leaves"),
+    "pine": (
+        "is plant, tree, evergreen, big",
+        "can grow-tall",
+        "has roots, bark-cover, branches, needles, cones",
+    ),
+    "spruce": (
+        "is plant, tree, evergreen, big",
+        "can grow-tall",
+        "has roots, bark-cover, branches, needles, cones",
+    ),
+    "oak": (
+        "is plant, tree, big",
+        "can grow-tall, shed",
+        "has roots, bark-cover, branches, leaves, acorns",
+    ),
+    "birch": (
+        "is plant, tree, white",
+        "can grow-tall, shed",
+        "has roots, bark-cover, branches, leaves",
+    ),
     "rose": ("is plant, flower, red", "can bloom", "has roots, leaves, petals, thorns"),
     "daisy": ("is plant, flower, small, white", "can bloom", "has roots, leaves, petals"),
     "tulip": ("is plant, flower, red", "can bloom", "has roots, leaves, petals, bulb"),
-    "sunflower": ("is plant, flower, yellow, big", "can bloom, grow-tall", "has roots, leaves, petals, seeds"),
-}  # fmt: skip
+    "sunflower": (
+        "is plant, flower, yellow, big",
+        "can bloom, grow-tall",
+        "has roots, leaves, petals, seeds",
+    ),
+}
 
 
 def living_things() -> Task:

@@ -193,9 +193,11 @@ def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
     kept = {*CORE_DIMS, "flow_time", *sampled}
     alike = []
     for array in arrays:
-        none = {"standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
-                "dof": (CORE_DIMS, np.full(array.shape, np.nan)),
-                "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9"))}  # fmt: skip
+        none = {
+            "standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
+            "dof": (CORE_DIMS, np.full(array.shape, np.nan)),
+            "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9")),
+        }
         missing = {name: none[name] for name in sampled - set(array.coords)}
         alike.append(array.drop_vars(set(array.coords) - kept).assign_coords(missing))
     return alike

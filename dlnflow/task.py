@@ -11,11 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from dlnflow import checks
+from dlnflow import checks, tables
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.tables import options as table_options
-from dlnflow.tables.cleaning import Table, clean
-from dlnflow.tables.reading import read
 from dlnflow.theory.modes import Modes, modes_of
 
 WHITENING_RTOL = 1e-12
@@ -107,7 +104,7 @@ class Task:
         if isinstance(frame, pd.Series):
             frame = frame.to_frame("feature0" if frame.name is None else frame.name)
         try:
-            table = clean(frame)
+            table = tables.clean(frame)
         except ValueError as error:
             error.add_note("Options go to Task.from_frame(frame, ...).")
             raise
@@ -209,7 +206,7 @@ class Task:
         >>> task.items, task.y.tolist(), task.notes
         (('dog', 'cod', 'pine'), [[1.0, 1.0, 0.0]], ("yes/no read as 1/0 in 'moves'",))
         """
-        return cls(**_fields(clean(frame, table_options.cleaning(options))))
+        return cls(**_fields(tables.clean(frame, tables.options.cleaning(options))))
 
     @classmethod
     def from_csv(cls, path: str | PathLike[str], **options: object) -> "Task":
@@ -239,16 +236,16 @@ class Task:
         FileNotFoundError
             If there is no such file.
         """
-        reading, cleaning = table_options.split(options)
+        reading, cleaning = tables.options.split(options)
         try:
-            frame, notes = read(path, reading)
-            table = clean(frame, cleaning)
+            frame, notes = tables.read(path, reading)
+            table = tables.clean(frame, cleaning)
             return cls(**_fields(table, notes))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _fields(table: Table, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+def _fields(table: "tables.Table", notes: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what a table holds, by the names that a task has for it."""
     return {
         "y": table.y,

@@ -68,9 +68,14 @@ def test_stack_refuses_signs_names_and_sweeps():
     with pytest.raises(ValueError, match="must differ"):
         dln.stack(_example(), _example())
     swept = result.influence(
-        np.zeros((2, 1, 1, 1)), [0], ["a"], ["b"], estimator="x", flow_time=[0.0],
+        np.zeros((2, 1, 1, 1)),
+        [0],
+        ["a"],
+        ["b"],
+        estimator="x",
+        flow_time=[0.0],
         leading={"damping": [0.1, 0.2]},
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="still has the dim damping"):
         dln.stack(swept)
     with pytest.raises(ValueError, match="at least one"):

@@ -63,5 +63,7 @@ def requires(*extras: str) -> None:
     for extra in extras:
         lacking = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
         if lacking:
-            raise ValueError(f"this needs {', '.join(lacking)}, not installed here; "
-                             f"`pip install 'dlnflow[{extra}]'` does that.")  # fmt: skip
+            raise ValueError(
+                f"this needs {', '.join(lacking)}, not installed here; "
+                f"`pip install 'dlnflow[{extra}]'` does that."
+            )

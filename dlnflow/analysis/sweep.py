@@ -184,8 +184,11 @@ def _score(
 
 def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
     """Return the BIF of one setting; what neither `bif` nor `Settings` knows is the kernel's."""
-    known = {*signature(bif).parameters, *signature(trace_run).parameters,
-             *Settings.__dataclass_fields__}  # fmt: skip
+    known = {
+        *signature(bif).parameters,
+        *signature(trace_run).parameters,
+        *Settings.__dataclass_fields__,
+    }
     rest = {k: v for k, v in setting.items() if k in known}
     options = {k: v for k, v in setting.items() if k not in known}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options

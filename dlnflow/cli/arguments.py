@@ -18,9 +18,14 @@ BUILT_IN = {"hierarchy": datasets.semantic_hierarchy, "living-things": datasets.
 """Data sets by name, where DATA is not a file."""
 DEFAULT_REFERENCES = ["leave_one_out", "windowed"]
 SETTINGS = {
-    "hidden": int, "init_std": float, "learning_rate": float, "n_steps": int, "seed": int,
-    "depth": int, "optimizer": str,
-}  # fmt: skip
+    "hidden": int,
+    "init_std": float,
+    "learning_rate": float,
+    "n_steps": int,
+    "seed": int,
+    "depth": int,
+    "optimizer": str,
+}
 """Settings of a run, and what they are."""
 KINDS = {int: "a whole number", float: "a number"}
 SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}

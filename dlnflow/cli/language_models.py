@@ -78,22 +78,20 @@ def train(
     import numpy as np
     import torch
 
+    from dlnflow import lm
     from dlnflow._support.progress import Progress
     from dlnflow.checks import one_of
-    from dlnflow.lm.data.tokenizer import load_tokenizer
-    from dlnflow.lm.runs.model import CONFIGURATIONS
-    from dlnflow.lm.runs.train import train as run
 
     torch.set_num_threads(threads)
-    one_of("configuration", configuration, list(CONFIGURATIONS))
-    settings = changed(CONFIGURATIONS[configuration], setting or [])
-    loaded = load_tokenizer(tokenizer) if tokenizer else None
+    one_of("configuration", configuration, list(lm.CONFIGURATIONS))
+    settings = changed(lm.CONFIGURATIONS[configuration], setting or [])
+    loaded = lm.tokenizer.load_tokenizer(tokenizer) if tokenizer else None
     with Progress(settings.n_steps, "training") as bar:
 
         def progress(step: int, loss: float) -> None:
             bar.advance(step + 1 - bar.done)
 
-        ladder = run(settings, out, tokenizer=loaded, progress=progress, device=device)
+        ladder = lm.train.train(settings, out, tokenizer=loaded, progress=progress, device=device)
     losses = np.load(out / "losses.npy")
     last = float(losses[-1]) if len(losses) else None
     _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)
@@ -108,15 +106,13 @@ def classes(
 ) -> None:
     """Print the tokens of a text with their structural classes."""
     requires("lm")
-    from dlnflow.lm.data.corpus import read_documents
-    from dlnflow.lm.data.token_classes import Vocabulary, classify
-    from dlnflow.lm.data.tokenizer import encode_documents, load_tokenizer
+    from dlnflow import lm
 
-    documents, loaded = read_documents(text), load_tokenizer(tokenizer)
-    vocabulary = Vocabulary(loaded)
+    documents, loaded = lm.corpus.read_documents(text), lm.tokenizer.load_tokenizer(tokenizer)
+    vocabulary = lm.token_classes.Vocabulary(loaded)
     rows = []
-    for ids in encode_documents(documents, loaded, separator="none"):
-        found = classify([ids], vocabulary)
+    for ids in lm.tokenizer.encode_documents(documents, loaded, separator="none"):
+        found = lm.classify([ids], vocabulary)
         names = found.token_class.values
         rows += [
             {"token": loaded.id_to_token(int(i)), "classes": [str(n) for n in names[member]]}
@@ -140,17 +136,14 @@ def induction(
 ) -> None:
     """Print induction scores and losses on repeated sequences at every checkpoint."""
     requires("lm")
-    from dlnflow.lm.experiment import probe
-    from dlnflow.lm.induction import measure
-    from dlnflow.lm.runs.checkpoints import find
-    from dlnflow.lm.runs.device import usable_device
+    from dlnflow import lm
 
-    usable_device(device)
-    ladder = find(folder, ordered(step))
-    sequences = probe(ladder, folder, text)
+    lm.device.usable_device(device)
+    ladder = lm.checkpoints.find(folder, ordered(step))
+    sequences = lm.experiment.probe(ladder, folder, text)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        data = measure(ladder, sequences, device=device)
+        data = lm.induction.measure(ladder, sequences, device=device)
     for one in said:
         typer.echo(f"warning: {one.message}", err=True)
     rows = [
@@ -192,8 +185,8 @@ def sample(
 ) -> None:
     """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
     requires("lm")
+    from dlnflow import lm
     from dlnflow._support.progress import Progress
-    from dlnflow.lm import experiment
 
     chosen = changed(Sampling(), setting or [])
     shape = chosen.given("length", "tokenizer", "separator")
@@ -201,18 +194,18 @@ def sample(
         raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
     options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
     plan = (
-        experiment.plan(folder, **options)
+        lm.experiment.plan(folder, **options)
         if text is None
-        else experiment.plan_from_text(folder, text, **options, **shape)
+        else lm.experiment.plan_from_text(folder, text, **options, **shape)
     )
-    sampler = experiment.sampler(
+    sampler = lm.experiment.sampler(
         draws=draws,
         **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
         **chosen.given("thin", "seed", "device", "threads"),
     )
     total = sampler.settings.chains * len(plan.checkpoints)
     with Progress(total, "sampling") as bar:
-        traces = experiment.sample(
+        traces = lm.experiment.sample(
             plan, sampler, store, lambda k, _: bar.advance(k - bar.done), repair=chosen.repair
         )
     _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
@@ -223,12 +216,12 @@ def sample(
 def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with 95 % intervals and a verdict."""
     requires("lm")
-    from dlnflow.lm import experiment
+    from dlnflow import lm
     from dlnflow.traces import groups as between
     from dlnflow.traces import interval
 
-    traces, members = experiment.read(folder, store)
-    found = between(traces, members, exclude=experiment.left_out(members))
+    traces, members = lm.experiment.read(folder, store)
+    found = between(traces, members, exclude=lm.experiment.left_out(members))
     ends = interval(found)
     rows = [
         {
@@ -260,11 +253,11 @@ def knn(
 ) -> None:
     """Print how often nearest neighbours in influence tell a token's class, against chance."""
     requires("lm")
-    from dlnflow.lm import experiment
+    from dlnflow import lm
     from dlnflow.traces import neighbours
 
-    traces, members = experiment.read(folder, store)
-    found = neighbours(traces, members, k=k, exclude=experiment.left_out(members))
+    traces, members = lm.experiment.read(folder, store)
+    found = neighbours(traces, members, k=k, exclude=lm.experiment.left_out(members))
     rows = [
         {
             "step": int(t),
@@ -293,10 +286,10 @@ def figures(
 ) -> None:
     """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""
     requires("lm", "figures")
-    from dlnflow.lm.figures import draw
+    from dlnflow import lm
 
     writable(out)
-    _print({"files": [str(file) for file in draw(folder, store, out)]}, as_json)
+    _print({"files": [str(file) for file in lm.figures.draw(folder, store, out)]}, as_json)
 
 
 @app.command()
@@ -307,9 +300,9 @@ def doctor(
 ) -> None:
     """Check what lies in a folder, change nothing, and say what was found; exit code 1 if wrong."""
     requires("lm")
-    from dlnflow.lm.doctor import examine
+    from dlnflow import lm
 
-    found = examine(folder)
+    found = lm.doctor.examine(folder)
     healthy = all(one.level != "problem" for one in found)
     if as_json:
         rows = [one.record() for one in found]

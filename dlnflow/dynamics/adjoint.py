@@ -18,7 +18,7 @@ from dlnflow.dynamics import item_gradients, network, replay
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import State, change_state
-from dlnflow.dynamics.replay import Moment
+from dlnflow.dynamics.replay import LinearMoment
 from dlnflow.dynamics.schedule import Windows
 
 
@@ -94,7 +94,7 @@ class _Adjoint:
         ):
             z += (scale[:, None, None, None] * gradient).reshape(z.shape)
 
-    def back(self, moment: Moment) -> FloatArray:
+    def back(self, moment: LinearMoment) -> FloatArray:
         """Go back one step; return e_k, shape (rows, N)."""
         products = moment.products
         gamma = self._problem.optimizer.step_adjoint(self._z, self._state, base=moment.base)

@@ -13,9 +13,9 @@ from dlnflow import checks
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import adjoint, defaults, loops, network, replay, windows
 from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
-from dlnflow.dynamics.grid import even_and_geometric
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Rule, Traits
+from dlnflow.dynamics.recorded_steps import even_and_geometric
 from dlnflow.dynamics.schedule import Schedule, Windows
 from dlnflow.dynamics.segment import LinearSegment, segments
 from dlnflow.dynamics.trajectory import Trajectory
@@ -439,7 +439,7 @@ class Run:
         """First-order counterpart of `branches` per unit of weight, shape (S, n_query, N)."""
         return adjoint.window_effects(self.problem, windows_, query)
 
-    def moments(self, stop: int) -> Iterator[replay.Moment]:
+    def moments(self, stop: int) -> Iterator[replay.LinearMoment]:
         """Replay the steps 0, ..., stop - 1; for gradient flow, the states at those steps."""
         if self.traits.continuous:
             return replay.along_flow(self.problem, stop)

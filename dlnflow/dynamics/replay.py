@@ -17,7 +17,7 @@ from dlnflow.dynamics.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Moment:
+class LinearMoment:
     """One step of training with all item weights 1.
 
     ``weights``, ``state`` and ``products`` (of the objective, so that its errors carry the share
@@ -67,7 +67,9 @@ class Moment:
         return item_gradients.dot(vectors, self.single)[:, query].T
 
 
-def forward(problem: Problem, stop: int, *, description: str = "training") -> Iterator[Moment]:
+def forward(
+    problem: Problem, stop: int, *, description: str = "training"
+) -> Iterator[LinearMoment]:
     """Yield the steps 0, 1, ..., stop - 1 of a discrete optimizer.
 
     Raises
@@ -82,7 +84,7 @@ def forward(problem: Problem, stop: int, *, description: str = "training") -> It
             progress.advance()
 
 
-def along_flow(problem: Problem, stop: int) -> Iterator[Moment]:
+def along_flow(problem: Problem, stop: int) -> Iterator[LinearMoment]:
     """Yield the states of gradient flow at the times of the steps 0, ..., stop - 1."""
     shapes = [w.shape for w in problem.weights]
     unit = Schedule.constant(np.ones(problem.n_items))
@@ -91,10 +93,10 @@ def along_flow(problem: Problem, stop: int) -> Iterator[Moment]:
         weights = network.unflatten(flat, shapes)
         products = network.propagate(weights, problem.x, problem.y, shares)
         base = Base(network.gradients(products), {})
-        yield Moment(problem, step, weights, {}, products, shares, weights, base)
+        yield LinearMoment(problem, step, weights, {}, products, shares, weights, base)
 
 
-def backward(problem: Problem, stop: int) -> Iterator[Moment]:
+def backward(problem: Problem, stop: int) -> Iterator[LinearMoment]:
     """Yield the steps stop - 1, ..., 0.
 
     Keeps about sqrt(stop) states and repeats the stretch between two of them when it is reached,
@@ -110,7 +112,9 @@ def backward(problem: Problem, stop: int) -> Iterator[Moment]:
                 progress.advance()
 
 
-def _steps(problem: Problem, first: int, stop: int, start: Moment | None) -> Iterator[Moment]:
+def _steps(
+    problem: Problem, first: int, stop: int, start: LinearMoment | None
+) -> Iterator[LinearMoment]:
     """Steps first, ..., stop - 1 from the weights and state of `start`, or from the beginning."""
     weights = problem.weights if start is None else start.weights
     state = problem.optimizer.start(weights) if start is None else start.state
@@ -123,7 +127,7 @@ def _steps(problem: Problem, first: int, stop: int, start: Moment | None) -> Ite
             gradients = network.gradients(products)
             moved, new_state = [w.copy() for w in weights], copy.deepcopy(state)
             problem.optimizer.step(moved, gradients, new_state)
-        yield Moment(
+        yield LinearMoment(
             problem, step, weights, state, products, shares, moved, Base(gradients, new_state)
         )
         weights, state = moved, new_state

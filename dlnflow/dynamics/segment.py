@@ -19,7 +19,7 @@ from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import item_gradients, replay
 from dlnflow.dynamics.loops import Problem
 from dlnflow.dynamics.network import Weights, flatten, unflatten
-from dlnflow.dynamics.replay import Moment
+from dlnflow.dynamics.replay import LinearMoment
 
 CHUNK = 256
 """Steps whose weights are held before they enter the average of products."""
@@ -74,7 +74,7 @@ class LinearSegment:
         self._held: list[tuple[FloatArray, ...]] = []
         self._kept: dict[int, Weights] = {}
 
-    def add(self, moment: Moment) -> None:
+    def add(self, moment: LinearMoment) -> None:
         """Include one step."""
         self.steps += 1
         # The errors of a pass of the objective carry the share of every item.

@@ -44,7 +44,7 @@ def bif(
     run : Run
         Two layers, any inputs, any optimizer.
     steps : sequence of int, optional
-        Checkpoints, strictly increasing within the run.
+        Networks, strictly increasing within the run.
     query, train : item names, optional
         Default: all.
     normalised : bool
@@ -90,17 +90,15 @@ def bif(
     >>> inf.dims, float(inf.sel(query="dog", train="dog").item().__round__(6))
     (('time', 'query', 'train'), -1.0)
     """
-    from dlnflow import sampling as samplers
-
     grid = Grid.of(run, steps, query, train)
-    losses = samplers.trace_run(run, grid.steps, seed=seed, **sampling)
+    losses = run.traces(grid.steps, seed=seed, **sampling)
     losses.attrs["objective"] = result.OBJECTIVE
-    names = np.asarray(run.task.items)
+    queries, items = (np.asarray(names) for names in (run.queries, run.items))
     return traces.influence(
         losses,
         normalised,
-        query=names[grid.query].tolist(),
-        train=names[grid.train].tolist(),
+        query=queries[grid.query].tolist(),
+        train=items[grid.train].tolist(),
         flow_time=grid.flow_time,
         errors=errors,
     )

@@ -39,7 +39,7 @@ def damped_hessian(
     ----------
     run : Run
     steps : sequence of int, optional
-        Checkpoints, strictly increasing within the run.
+        Networks, strictly increasing within the run.
     damping : float or list of float
         lambda; a list becomes the leading dim ``damping``.
     damping_is : {"relative", "absolute"}

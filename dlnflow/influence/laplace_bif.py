@@ -55,7 +55,7 @@ def laplace_bif(
     run : Run
         Two layers; any width, inputs and optimizer.
     steps : sequence of int, optional
-        Checkpoints, strictly increasing within the run.
+        Networks, strictly increasing within the run.
     n_beta : float or list of float, optional
         Inverse temperature; a list becomes the leading dim ``beta``. Default: 1e4.
     localization : float or list of float, optional

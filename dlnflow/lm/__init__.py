@@ -20,6 +20,7 @@ _MODULES = {
     "batches": "dlnflow.lm.data.batches",
     "checkpoints": "dlnflow.lm.runs.checkpoints",
     "corpus": "dlnflow.lm.data.corpus",
+    "device": "dlnflow.lm.runs.device",
     "doctor": "dlnflow.lm.doctor",
     "experiment": "dlnflow.lm.experiment",
     "figures": "dlnflow.lm.figures",

@@ -169,11 +169,17 @@ def _row(name: str, target: str, relative: float, found: Measured) -> dict[str, 
     expected = 1.0 if np.isnan(found.predicted) else found.predicted
     z = (found.ratio - expected) / found.standard_error
     return {
-        "kernel": name, "target": target, "relative_step": relative, "ratio": found.ratio,
-        "standard_error": found.standard_error, "predicted": found.predicted, "z": z,
-        "acceptance": found.acceptance, "n_diverged": found.n_diverged,
+        "kernel": name,
+        "target": target,
+        "relative_step": relative,
+        "ratio": found.ratio,
+        "standard_error": found.standard_error,
+        "predicted": found.predicted,
+        "z": z,
+        "acceptance": found.acceptance,
+        "n_diverged": found.n_diverged,
         "verdict": _verdict(found, z),
-    }  # fmt: skip
+    }
 
 
 def _verdict(found: Measured, z: float) -> str:

@@ -100,9 +100,11 @@ class Settings:
         if changed := kernels.named(kernel).changes(options):
             record["target_changed"] = "; ".join(changed)
         return record | {
-            "kernel": kernel, "kernel_options": listed,
-            "n_train": n_train, "n_parameters": n_parameters,
-        }  # fmt: skip
+            "kernel": kernel,
+            "kernel_options": listed,
+            "n_train": n_train,
+            "n_parameters": n_parameters,
+        }
 
 
 def check_lengths(chains: int, draws: int, burn_in: int, thin: int) -> None:

@@ -149,8 +149,14 @@ def warn_if_biased(traces: xr.DataArray) -> None:
     if "relative_step" not in traces.coords:
         return
     # One draw of one chain may be at a stiffer place than is typical; diverged chains are NaN.
-    largest = max((float(np.median(x[np.isfinite(x)])) for x in traces.relative_step.values
-                   if np.isfinite(x).any()), default=0.0)  # fmt: skip
+    largest = max(
+        (
+            float(np.median(x[np.isfinite(x)]))
+            for x in traces.relative_step.values
+            if np.isfinite(x).any()
+        ),
+        default=0.0,
+    )
     if largest > LIMIT:
         bias = f"{100 * largest / (4 - largest):.0f} % too large" if largest < 4 else "unbounded"
         step = traces.attrs["step_size"]

@@ -14,7 +14,7 @@ _WHERE = {
     "read": "dlnflow.tables.reading",
 }
 """Public name -> the module that defines it."""
-_MODULES = {"examples": "dlnflow.tables.examples"}
+_MODULES = {"examples": "dlnflow.tables.examples", "options": "dlnflow.tables.options"}
 # On request: the examples are tasks, and a task is read with the rest of this package.
 
 __all__ = sorted([*_WHERE, *_MODULES])

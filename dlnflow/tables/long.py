@@ -48,10 +48,13 @@ def widened(frame: pd.DataFrame, options: CleanOptions, notes: list[str]) -> pd.
     """
     roles = _roles(frame, options.label_column)
     text = {
-        role: [cell if isinstance(cell, str) else "" if pd.isna(cell) else str(cell)
-               for cell in column.tolist()]
-        for role, column in roles.items() if role != "value"
-    }  # fmt: skip
+        role: [
+            cell if isinstance(cell, str) else "" if pd.isna(cell) else str(cell)
+            for cell in column.tolist()
+        ]
+        for role, column in roles.items()
+        if role != "value"
+    }
     text = {role: [cell.strip() for cell in cells] for role, cells in text.items()}
     for role, cells in text.items():
         empty = [str(k + 1) for k, cell in enumerate(cells) if not cell]

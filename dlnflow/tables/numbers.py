@@ -20,10 +20,18 @@ INFINITE = {
     sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in ("inf", "infinity")
 }
 PAIRS = (
-    ("yes", "no"), ("true", "false"), ("y", "n"), ("ja", "nein"), ("wahr", "falsch"),
-    ("oui", "non"), ("vrai", "faux"), ("sí", "no"), ("si", "no"), ("verdadero", "falso"),
+    ("yes", "no"),
+    ("true", "false"),
+    ("y", "n"),
+    ("ja", "nein"),
+    ("wahr", "falsch"),
+    ("oui", "non"),
+    ("vrai", "faux"),
+    ("sí", "no"),
+    ("si", "no"),
+    ("verdadero", "falso"),
     ("sim", "não"),
-)  # fmt: skip
+)
 """Words for 1 and 0; a column is read so if it holds no others."""
 WORDS = frozenset(word for pair in PAIRS for word in pair)
 QUIET_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:[ \u00a0\u2009\u202f'’]\d{3})+(?![ '’\d])")

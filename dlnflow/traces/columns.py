@@ -56,9 +56,15 @@ def standardise(losses: FloatArray, normalised: bool, *, by_chain: bool = False)
 
 
 def blocks(
-    traces: xr.DataArray, t: int, kept: NDArray[np.intp], *, normalised: bool, differences: bool,
-    by_chain: bool = False, parts: Sequence[slice | NDArray[np.intp]] | None = None,
-) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:  # fmt: skip
+    traces: xr.DataArray,
+    t: int,
+    kept: NDArray[np.intp],
+    *,
+    normalised: bool,
+    differences: bool,
+    by_chain: bool = False,
+    parts: Sequence[slice | NDArray[np.intp]] | None = None,
+) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:
     """Yield parts of the items and their z (chains, draws, part); by default stretches of `BLOCK`.
 
     `differences`: of the draw-to-draw differences of the losses.

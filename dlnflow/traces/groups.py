@@ -102,11 +102,15 @@ def groups(
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
     array = result.influence(
-        scale * stacked.pop("value"), traces.time.values, names, names, estimator="bif",
+        scale * stacked.pop("value"),
+        traces.time.values,
+        names,
+        names,
+        estimator="bif",
         flow_time=np.full(traces.sizes["time"], np.nan),
-        attrs=about(traces, normalised) | {"differences": int(differences),
-                                           "exclude": ", ".join(sorted(without))},
-    )  # fmt: skip
+        attrs=about(traces, normalised)
+        | {"differences": int(differences), "exclude": ", ".join(sorted(without))},
+    )
     judged = diagnostics.summary(_class_means(traces, members, names))
     return array.assign_coords(
         dof=(array.dims, stacked.pop("dof")),
@@ -305,5 +309,10 @@ def _class_means(traces: xr.DataArray, members: FloatArray, names: list[str]) ->
     start = traces.checkpoint_loss.transpose("time", "item").values
     with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
         means = losses @ weights
-    return labelled(means, time=traces.time.values, items=names,
-                    checkpoint_loss=start @ weights, attrs=traces.attrs)  # fmt: skip
+    return labelled(
+        means,
+        time=traces.time.values,
+        items=names,
+        checkpoint_loss=start @ weights,
+        attrs=traces.attrs,
+    )

@@ -89,13 +89,16 @@ def neighbours(
     dims = ("time", "token_class")
     return xr.Dataset(
         {
-            "recall": (dims, recall), "low": (dims, low), "high": (dims, high),
+            "recall": (dims, recall),
+            "low": (dims, low),
+            "high": (dims, high),
             "chance": ("token_class", chance),
-            "count": ("token_class", count), "too_rare": rare,
+            "count": ("token_class", count),
+            "too_rare": rare,
         },
         coords={"time": traces.time.values, "token_class": names},
         attrs=about(traces, True) | {"k": k, "exclude": ", ".join(kinds)},
-    )  # fmt: skip
+    )
 
 
 def predicted(
@@ -138,9 +141,14 @@ def _frequencies(
 
 
 def _chance(
-    members: FloatArray, frequency: FloatArray, tokens: NDArray[np.intp], without: ExcludedPairs,
-    *, k: int, seed: int,
-) -> FloatArray:  # fmt: skip
+    members: FloatArray,
+    frequency: FloatArray,
+    tokens: NDArray[np.intp],
+    without: ExcludedPairs,
+    *,
+    k: int,
+    seed: int,
+) -> FloatArray:
     """Return the recall when neighbours are drawn at random, over 20 draws per token."""
     rng = np.random.default_rng(seed)
     hits = np.zeros((len(tokens), members.shape[1]))

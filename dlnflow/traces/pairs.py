@@ -59,9 +59,14 @@ def matrix(
                 part = slice(start, start + BLOCK)
                 np.matmul(scale * z[:, rows[part]].T, z, out=values[t, part])
     return result.influence(
-        values, traces.time.values, names[rows], names, estimator="bif",
-        flow_time=np.full(len(kept), np.nan), attrs=about(traces, normalised),
-    )  # fmt: skip
+        values,
+        traces.time.values,
+        names[rows],
+        names,
+        estimator="bif",
+        flow_time=np.full(len(kept), np.nan),
+        attrs=about(traces, normalised),
+    )
 
 
 def top_k(

@@ -72,9 +72,16 @@ def test_any_executor_gives_the_same_table(run, tmp_path):
 def test_kernel_axes_and_array_references(run, tmp_path):
     truth = dln.influence.tangent(run, STEPS)
     table = sweep(
-        run, STEPS, {"stability": [0.1, 1.0]}, tmp_path, references=[truth],
-        kernel="rmsprop_sgld", step_size=1e-5, normalised=True, **SHORT,
-    )  # fmt: skip
+        run,
+        STEPS,
+        {"stability": [0.1, 1.0]},
+        tmp_path,
+        references=[truth],
+        kernel="rmsprop_sgld",
+        step_size=1e-5,
+        normalised=True,
+        **SHORT,
+    )
     assert {"tangent", "tangent_pooled"} <= set(table) and "leave_one_out" not in table
     rows = [json.loads(p.read_text()) for p in tmp_path.glob("*.json")]
     assert {row["stability"] for row in rows} == {0.1, 1.0}
@@ -92,9 +99,7 @@ def test_a_damaged_file_is_computed_again(run, tmp_path, text):
 def test_references_are_matched_by_their_labels(run, tmp_path):
     grid, truth = {"localization": [1e5]}, dln.influence.tangent(run, [*STEPS, 600])
     plain = sweep(run, STEPS, grid, tmp_path / "a", references=["tangent"], **SHORT)
-    turned = sweep(
-        run, STEPS, grid, tmp_path / "b", references=[truth[:, ::-1, ::-1]], **SHORT
-    )  # fmt: skip
+    turned = sweep(run, STEPS, grid, tmp_path / "b", references=[truth[:, ::-1, ::-1]], **SHORT)
     pd.testing.assert_frame_equal(plain, turned)
     with pytest.raises(ValueError, match=r"lacks 3 of 4 labels .* `time`, the first is 50"):
         sweep(run, STEPS, grid, tmp_path, references=[truth.sel(time=[150])], **SHORT)
@@ -110,9 +115,7 @@ def test_references_have_different_names(run, tmp_path):
     short, long = (dln.influence.windowed(run, STEPS, window=w) for w in (10, 100))
     with pytest.raises(ValueError, match="two `references` are named 'windowed'"):
         sweep(run, STEPS, grid, tmp_path, references=[short, long], **SHORT)
-    table = sweep(
-        run, STEPS, grid, tmp_path, references={"short": short, "long": long}, **SHORT
-    )  # fmt: skip
+    table = sweep(run, STEPS, grid, tmp_path, references={"short": short, "long": long}, **SHORT)
     assert {"short", "long", "short_pooled", "long_pooled"} <= set(table)
     with pytest.raises(ValueError, match="Did you mean 'tangent'"):
         sweep(run, STEPS, grid, tmp_path, references=["tangnet"], **SHORT)
@@ -130,9 +133,12 @@ def test_a_file_is_no_folder(run, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # some change the target, and say so
 @pytest.mark.parametrize(
     ("kernel", "axis"),
-    [("sgld", {"noise_scale": [0.5, 1.0]}), ("sgld", {"box": [0.01, None]}),
-     ("underdamped", {"persistence": [0.0, 0.5]})],
-)  # fmt: skip
+    [
+        ("sgld", {"noise_scale": [0.5, 1.0]}),
+        ("sgld", {"box": [0.01, None]}),
+        ("underdamped", {"persistence": [0.0, 0.5]}),
+    ],
+)
 def test_every_option_of_a_kernel_is_an_axis(run, tmp_path, kernel, axis):
     truth = dln.influence.tangent(run, STEPS)
     table = sweep(run, STEPS, axis, tmp_path, references=[truth], kernel=kernel, **SHORT)

@@ -36,12 +36,20 @@ def main(folder, data, settings):
         with tempfile.TemporaryDirectory() as out, _autocast(torch, bf16):
             started = time.process_time()
             tree = sample(
-                model, rows["gradient"], {"text": (rows["observed"], s["observed_batches"])},
-                lr=s["step_size"], n_beta=s["n_beta"], localization=s["localization"],
-                num_chains=1, num_draws=draws, batch_size=s["rows"], num_init_loss_batches=1,
-                sampling_method="rmsprop_sgld", device="cpu",
+                model,
+                rows["gradient"],
+                {"text": (rows["observed"], s["observed_batches"])},
+                lr=s["step_size"],
+                n_beta=s["n_beta"],
+                localization=s["localization"],
+                num_chains=1,
+                num_draws=draws,
+                batch_size=s["rows"],
+                num_init_loss_batches=1,
+                sampling_method="rmsprop_sgld",
+                device="cpu",
                 output_path=Path(out) / "samples.zarr",
-            )  # fmt: skip
+            )
             used = time.process_time() - started
             losses = next(v for k, v in _arrays(tree) if k.endswith("loss_text"))
             return used, float(losses.mean())

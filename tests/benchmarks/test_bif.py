@@ -27,8 +27,11 @@ def run():
 @pytest.fixture(scope="module")
 def settings(run):
     return sampling.suggest(run, kernel="sgld") | {
-        "kernel": "sgld", "chains": CHAINS, "draws": DRAWS, "burn_in": 0,
-    }  # fmt: skip
+        "kernel": "sgld",
+        "chains": CHAINS,
+        "draws": DRAWS,
+        "burn_in": 0,
+    }
 
 
 def _noise_seconds():
@@ -103,9 +106,11 @@ def _sequential(run, steps, settings, draws):
         for chain in range(CHAINS):
             model = TwoLayers(trajectory.w1[t], trajectory.w2[t])
             optimizer = SGLD(
-                model.parameters(), lr=settings["step_size"], n_beta=settings["n_beta"],
+                model.parameters(),
+                lr=settings["step_size"],
+                n_beta=settings["n_beta"],
                 localization=settings["localization"],
-            )  # fmt: skip
+            )
             for draw in range(draws):
                 optimizer.zero_grad()
                 (0.5 * (model(x) - y).square().sum(1)).mean().backward()

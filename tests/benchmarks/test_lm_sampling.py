@@ -47,8 +47,13 @@ def peer(folder):
     settings = STEP | {"rows": ROWS, "draws": DRAWS, "few": FEW, "observed_batches": OBSERVED_ROWS}
     settings["observed_batches"] //= ROWS
     worker = Path(__file__).parent / "devinterp_worker.py"
-    arguments = [PYTHON, str(worker), str(folder / "step0"), str(folder / "data.npz"),
-                 json.dumps(settings)]  # fmt: skip
+    arguments = [
+        PYTHON,
+        str(worker),
+        str(folder / "step0"),
+        str(folder / "data.npz"),
+        json.dumps(settings),
+    ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(arguments, text=True, bufsize=1, env=environment, **pipes) as process:
@@ -78,8 +83,9 @@ def ours(folder, precision):
     ladder = Checkpoints.from_directory(folder)
     seconds = []
     for draws in (DRAWS, FEW):
-        sampler = Sampler(Settings(chains=1, draws=draws, burn_in=0, thin=1, **STEP),
-                          precision=precision)  # fmt: skip
+        sampler = Sampler(
+            Settings(chains=1, draws=draws, burn_in=0, thin=1, **STEP), precision=precision
+        )
         started = time.process_time()
         result = run(Unit(ladder, 0, 0, draws, gradient, observed, sampler))
         seconds.append(time.process_time() - started)

@@ -27,9 +27,11 @@ def test_gaussian_weights_are_those_a_run_draws():
 
 
 @given(
-    imbalance=st.floats(-2, 2), strength=st.floats(1e-4, 1), seed=st.integers(0, 99),
+    imbalance=st.floats(-2, 2),
+    strength=st.floats(1e-4, 1),
+    seed=st.integers(0, 99),
     hidden=st.integers(4, 9),
-)  # fmt: skip
+)
 def test_aligned_layers_have_the_strength_and_imbalance_asked_for(
     imbalance, strength, seed, hidden
 ):
@@ -103,7 +105,7 @@ def test_given_weights_describe_the_network():
         ({"initial": [np.ones((3, 4)), np.ones((7, 3))], "init_std": 0.1}, "`init_std`"),
         ({"initial": [np.ones((3, 4)), np.ones((7, 3))], "depth": 3}, "leave `depth` out"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         dln.Run(TASK, **options)

@@ -46,9 +46,14 @@ def test_training_is_that_of_torch(optimizer, depth, one_hot):
     x = None if one_hot else rng.standard_normal((3, 4))
     task = dln.Task(rng.standard_normal((5, 4)), x)
     run = dln.Run(
-        task, hidden=12, init_std=0.3, learning_rate=0.02, n_steps=60, optimizer=optimizer,
+        task,
+        hidden=12,
+        init_std=0.3,
+        learning_rate=0.02,
+        n_steps=60,
+        optimizer=optimizer,
         depth=depth,
-    )  # fmt: skip
+    )
     weights = np.array([1.0, 0.0, 0.5, 2.0])
     trajectory = run.train(STEPS, weights)
     truth = _torch_trajectory(run, optimizer, STEPS, weights)
@@ -109,11 +114,18 @@ def test_a_schedule_equals_training_in_pieces(optimizer):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"init_std": 1e-4}, {"init_std": 0.3}, {"optimizer": "momentum"}, {"optimizer": "adam"},
-        {"optimizer": "flow"}, {"depth": 3, "init_std": 0.05}, {"hidden": 2}, {"hidden": 2000},
+        {},
+        {"init_std": 1e-4},
+        {"init_std": 0.3},
+        {"optimizer": "momentum"},
+        {"optimizer": "adam"},
+        {"optimizer": "flow"},
+        {"depth": 3, "init_std": 0.05},
+        {"hidden": 2},
+        {"hidden": 2000},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_default_step_and_length_learn_every_mode(options):
     task = dln.semantic_hierarchy(3)
     run = dln.Run(task, **options)
@@ -197,12 +209,18 @@ def test_the_stable_bound_separates_convergence_from_divergence():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"hidden": 0}, "`hidden`"), ({"hidden": 2.5}, "`hidden`"), ({"init_std": 0}, "`init_std`"),
-        ({"init_std": np.nan}, "`init_std`"), ({"learning_rate": -1}, "`learning_rate`"),
-        ({"n_steps": 0}, "`n_steps`"), ({"depth": 1}, "`depth`"), ({"seed": -1}, "`seed`"),
-        ({"seed": "a"}, "`seed`"), ({"optimizer": "adm"}, "Did you mean 'adam'"),
+        ({"hidden": 0}, "`hidden`"),
+        ({"hidden": 2.5}, "`hidden`"),
+        ({"init_std": 0}, "`init_std`"),
+        ({"init_std": np.nan}, "`init_std`"),
+        ({"learning_rate": -1}, "`learning_rate`"),
+        ({"n_steps": 0}, "`n_steps`"),
+        ({"depth": 1}, "`depth`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": "a"}, "`seed`"),
+        ({"optimizer": "adm"}, "Did you mean 'adam'"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         dln.Run(dln.semantic_hierarchy(3), **options)
@@ -216,13 +234,19 @@ def test_a_task_is_required():
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([], "non-empty"), ([0, 5, 5], "5 follows 5"), ([3, 2], "2 follows 3"),
+        ([], "non-empty"),
+        ([0, 5, 5], "5 follows 5"),
+        ([3, 2], "2 follows 3"),
         ([-1, 2], r"got -1\.$"),
-        ([0, 10**9], "larger `n_steps`"), ([0.5], "whole numbers"), (["a"], "whole numbers"),
-        ([[1, 2]], "shape"), ([np.nan], "whole numbers"), ([0, np.inf], "whole numbers"),
+        ([0, 10**9], "larger `n_steps`"),
+        ([0.5], "whole numbers"),
+        (["a"], "whole numbers"),
+        ([[1, 2]], "shape"),
+        ([np.nan], "whole numbers"),
+        ([0, np.inf], "whole numbers"),
         ([1, [2]], "`steps`"),
     ],
-)  # fmt: skip
+)
 def test_bad_steps_are_refused_before_work_starts(steps, reason):
     run = dln.Run(dln.semantic_hierarchy(3))
     for call in (run.train, lambda s: dln.influence.tangent(run, s)):

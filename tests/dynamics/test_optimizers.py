@@ -101,8 +101,13 @@ def test_a_rule_that_declares_nothing_is_refused_by_what_needs_a_trait():
     assert np.isnan(run.flow_time(5)) and np.isnan(run.stable_learning_rate)
     refusing = {name for name, e in dln.ESTIMATORS.items() if e.refusal(run)}
     assert refusing == {
-        "analytic", "closed_form_loo", "dvemb", "per_step", "source", "tangent",
-    }  # fmt: skip
+        "analytic",
+        "closed_form_loo",
+        "dvemb",
+        "per_step",
+        "source",
+        "tangent",
+    }
     with pytest.raises(ValueError, match="declares no derivative"):
         dln.influence.windowed(run, [0], first_order=True)
     half = dln.Run(TASK, hidden=20, learning_rate=0.01, n_steps=20)

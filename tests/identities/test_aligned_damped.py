@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlnflow as dln
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from dlnflow.dynamics.curvature.resolvent import hessian_influence
 from dlnflow.dynamics.curvature.two_layers import gauss_newton_influence
@@ -31,7 +31,7 @@ def _aligned(task, a, hidden=11):
     modes, root = task.modes, np.sqrt(a)
     rotation = np.linalg.qr(np.random.default_rng(9).standard_normal((hidden, len(a))))[0]
     w1, w2 = (rotation * root) @ modes.v.T, (modes.u * root) @ rotation.T
-    return Checkpoints(w1[None], w2[None], np.eye(task.n_items), task.y, 0, False)
+    return Networks(w1[None], w2[None], np.eye(task.n_items), task.y, 0, False)
 
 
 def _complete(task, a):

@@ -17,6 +17,12 @@ def small_run(optimizer="gd", depth=2, *, one_hot=False, n_steps=60, seed=5):
     x = None if one_hot else u @ np.diag([2, 1.5, 1]) @ v.T
     task = dln.Task(2 * y / np.linalg.norm(y, 2), x)
     return dln.Run(
-        task, hidden=11, init_std=0.3, learning_rate=RATES[optimizer], n_steps=n_steps,
-        optimizer=optimizer, depth=depth, seed=seed,
-    )  # fmt: skip
+        task,
+        hidden=11,
+        init_std=0.3,
+        learning_rate=RATES[optimizer],
+        n_steps=n_steps,
+        optimizer=optimizer,
+        depth=depth,
+        seed=seed,
+    )

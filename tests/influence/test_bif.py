@@ -14,8 +14,11 @@ def test_covariance_identity_of_the_posterior():
     from dlnflow import sampling
 
     options = sampling.suggest(run, n_beta=50.0) | {
-        "kernel": "underdamped", "chains": 200, "draws": 400, "dtype": "float64",
-    }  # fmt: skip
+        "kernel": "underdamped",
+        "chains": 200,
+        "draws": 400,
+        "dtype": "float64",
+    }
     inf = bif(run, step, **options)
     eps = 0.05
 
@@ -32,8 +35,11 @@ def test_covariance_identity_of_the_posterior():
 
 def test_bif_has_the_contract_of_every_estimator(tmp_path):
     run = dln.Run(dln.semantic_hierarchy(3), hidden=8, init_std=0.05)
-    found = bif(run, [0, 100], draws=100, query=["cat"], train="dog") if "cat" in run.task.items \
-        else bif(run, [0, 100], draws=100)  # fmt: skip
+    found = (
+        bif(run, [0, 100], draws=100, query=["cat"], train="dog")
+        if "cat" in run.task.items
+        else bif(run, [0, 100], draws=100)
+    )
     dln.check(found)
     loo = dln.influence.leave_one_out(
         run, [0, 100], query=found["query"].values.tolist(), train=found["train"].values.tolist()

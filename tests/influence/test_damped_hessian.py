@@ -10,8 +10,8 @@ from scipy.sparse.linalg import ArpackNoConvergence
 
 import dlnflow as dln
 from dlnflow.dynamics.curvature import extremes, resolvent
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
+from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from tests.influence.dense import RUNS, STEPS, Dense, relative
 from tests.tolerances import ALGEBRA, CLOSED_FORM, TANGENT_VS_DIFFERENCE
@@ -104,10 +104,14 @@ def test_proximal_point_is_stationary_and_stable_from_any_start(seed, sizes, exp
     d, n, h = sizes[0], sizes[1], sum(sizes)
     rng = np.random.default_rng(seed)
     y = rng.standard_normal((d, n))
-    points = Checkpoints(
-        std * rng.standard_normal((1, h, n)), std * rng.standard_normal((1, d, h)),
-        np.eye(n), y, 0, False,
-    )  # fmt: skip
+    points = Networks(
+        std * rng.standard_normal((1, h, n)),
+        std * rng.standard_normal((1, d, h)),
+        np.eye(n),
+        y,
+        0,
+        False,
+    )
     lam = np.array([10.0**exponent * np.linalg.norm(y, 2) / n])
     centre = proximal_points(points, lam)
     g = centre.correlation
@@ -127,10 +131,13 @@ def test_proximal_point_of_a_narrow_network_is_a_minimum(hidden, seed):
     """Fewer hidden units than unstable modes: the dual has no interior maximum."""
     rng = np.random.default_rng(seed)
     shapes = (1, hidden, 5), (1, 4, hidden)
-    points = Checkpoints(
-        *(0.3 * rng.standard_normal(s) for s in shapes), np.eye(5), rng.standard_normal((4, 5)),
-        0, False,
-    )  # fmt: skip
+    points = Networks(
+        *(0.3 * rng.standard_normal(s) for s in shapes),
+        np.eye(5),
+        rng.standard_normal((4, 5)),
+        0,
+        False,
+    )
     lam = np.array([1e-3])
     centre = proximal_points(points, lam)
     assert np.linalg.norm(centre.correlation[0], 2) > lam[0]
@@ -138,7 +145,7 @@ def test_proximal_point_of_a_narrow_network_is_a_minimum(hidden, seed):
 
 
 def test_exact_saddle_has_no_isolated_proximal_point():
-    zero = Checkpoints(np.zeros((1, 3, 2)), np.zeros((1, 2, 3)), np.eye(2), np.eye(2), 0, False)
+    zero = Networks(np.zeros((1, 3, 2)), np.zeros((1, 2, 3)), np.eye(2), np.eye(2), 0, False)
     held = proximal_points(zero, np.array([0.6]))  # |G| = 1/2
     assert not np.any(held.w1) and not np.any(held.w2)
     with pytest.raises(ValueError, match=r"no isolated proximal point.*larger damping"):
@@ -149,7 +156,7 @@ def test_fitted_network_has_no_coupling():
     """G = 0, where singular vectors are arbitrary: the Hessian is Gauss-Newton."""
     rng = np.random.default_rng(3)
     w1, w2 = rng.standard_normal((1, 5, 3)), rng.standard_normal((1, 4, 5))
-    points = Checkpoints(w1, w2, np.eye(3), (w2 @ w1)[0], 0, False)
+    points = Networks(w1, w2, np.eye(3), (w2 @ w1)[0], 0, False)
     everything = np.arange(3)
     found = resolvent.hessian_influence(points, np.array([[0.1]]), everything, everything)
     assert not np.any(found)
@@ -285,8 +292,10 @@ def test_dampings_beyond_rounding_are_refused_with_the_way_out(paper_run):
 
 def test_a_large_damping_stays_at_the_checkpoint(paper_run):
     for damping in (1e8, 1e20, 1e90):
-        both = [damped_hessian(paper_run, [0, 400], damping=damping, at=at)
-                for at in ("proximal", "checkpoint")]  # fmt: skip
+        both = [
+            damped_hessian(paper_run, [0, 400], damping=damping, at=at)
+            for at in ("proximal", "checkpoint")
+        ]
         np.testing.assert_allclose(*both, rtol=1e-6)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dlnflow as dln
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.networks import Networks
 from tests.influence.dense import RUNS, STEPS, Dense, relative
 from tests.tolerances import ALGEBRA
 
@@ -126,7 +126,7 @@ def test_perfect_checkpoints_set_no_scale():
     from dlnflow.influence.laplace_bif import _sweep
 
     w1 = np.eye(2)[None]
-    fitted = Checkpoints(w1, w1, np.eye(2), np.eye(2), 0, False)
+    fitted = Networks(w1, w1, np.eye(2), np.eye(2), 0, False)
     with pytest.raises(ValueError, match=r"fits the task perfectly.*give `localization`"):
         _sweep(TwoLayerCurvature(fitted), None, None)
 

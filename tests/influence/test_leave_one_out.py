@@ -13,8 +13,12 @@ def test_removal_is_training_with_input_and_output_masked(optimizer):
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((3, 5)), rng.standard_normal((4, 5))
     options = {
-        "hidden": 9, "init_std": 0.2, "learning_rate": 0.05, "n_steps": 60, "optimizer": optimizer,
-    }  # fmt: skip
+        "hidden": 9,
+        "init_std": 0.2,
+        "learning_rate": 0.05,
+        "n_steps": 60,
+        "optimizer": optimizer,
+    }
     run = dln.Run(dln.Task(y, x), **options)
     steps = [0, 20, 60]
     removed = dln.influence.leave_one_out(run, steps).values

@@ -19,9 +19,14 @@ def _run(optimizer, depth, one_hot):
     x = None if one_hot else rng.standard_normal((3, 4))
     task = dln.Task(rng.standard_normal((5, 4)), x)
     return dln.Run(
-        task, hidden=11, init_std=0.3, learning_rate=0.05, n_steps=80, optimizer=optimizer,
+        task,
+        hidden=11,
+        init_std=0.3,
+        learning_rate=0.05,
+        n_steps=80,
+        optimizer=optimizer,
         depth=depth,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "depth", "one_hot"), CASES)

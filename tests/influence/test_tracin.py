@@ -53,8 +53,10 @@ def test_every_form_is_the_sum_of_dot_products(optimizer, depth, one_hot):
     final = np.stack([-gradients[t] @ (moved[t - 1].T if t else 0 * moved[0].T) for t in STEPS])
     summed = np.stack([single[:t].sum(axis=0) for t in STEPS])
     for options, expected in [
-        ({}, summed), ({"cumulative": False}, single[STEPS]), ({"query_at": "final"}, final),
-    ]:  # fmt: skip
+        ({}, summed),
+        ({"cumulative": False}, single[STEPS]),
+        ({"query_at": "final"}, final),
+    ]:
         got = tracin(run, STEPS, **options).values
         assert np.abs(got - expected).max() <= 1e-10 * np.abs(expected).max()
 

@@ -18,9 +18,19 @@ TEXT = (
     "[x1y2] ==== -- ... camelCase snake_case {'a': [1, 2]} \\begin{align} \\end{align}\n"
 )
 TINY = RunSettings(
-    vocab_size=300, layers=1, width=16, heads=2, context=32, rows=4, n_steps=12, every=4,
-    warmup=4, horizon=20, repeat_share=0.25, learning_rate=1e-2,
-)  # fmt: skip
+    vocab_size=300,
+    layers=1,
+    width=16,
+    heads=2,
+    context=32,
+    rows=4,
+    n_steps=12,
+    every=4,
+    warmup=4,
+    horizon=20,
+    repeat_share=0.25,
+    learning_rate=1e-2,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

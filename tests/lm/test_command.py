@@ -22,9 +22,16 @@ def answer(*arguments):
 def run(text_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
     changes = {
-        "corpus": text_file, "vocab_size": 300, "layers": 1, "width": 16, "context": 32, "rows": 2,
-        "n_steps": 2, "every": 2, "warmup": 2,
-    }  # fmt: skip
+        "corpus": text_file,
+        "vocab_size": 300,
+        "layers": 1,
+        "width": 16,
+        "context": 32,
+        "rows": 2,
+        "n_steps": 2,
+        "every": 2,
+        "warmup": 2,
+    }
     options = [part for k, v in changes.items() for part in ("--set", f"{k}={v}")]
     found = answer("train", out, "--configuration", "fast", *options)
     assert found["steps"] == [0, 1, 2]
@@ -34,8 +41,22 @@ def run(text_file, tmp_path_factory):
 
 def test_from_a_run_to_recall(run, tmp_path):
     store = tmp_path / "store"
-    options = ("--store", store, "--step", 0, "--step", 2, "--set", "rows=6", "--set", "chains=2",
-               "--set", "burn_in=4", "--set", "thin=1")  # fmt: skip
+    options = (
+        "--store",
+        store,
+        "--step",
+        0,
+        "--step",
+        2,
+        "--set",
+        "rows=6",
+        "--set",
+        "chains=2",
+        "--set",
+        "burn_in=4",
+        "--set",
+        "thin=1",
+    )
     assert answer("sample", run, *options, "--draws", 4)["draw"] == 4
     assert answer("sample", run, *options, "--draws", 6)["draw"] == 6
     rows = answer("groups", run, "--store", store)["rows"]
@@ -71,8 +92,7 @@ def test_induction(run):
 def test_induction_probes_within_the_context(run, monkeypatch):
     """The tiny model takes 32 inputs; 48 would test positions that it was not trained at."""
     seen = []
-    monkeypatch.setattr("dlnflow.lm.induction.measure",
-                        lambda _, ids, **__: seen.append(ids.shape))  # fmt: skip
+    monkeypatch.setattr("dlnflow.lm.induction.measure", lambda _, ids, **__: seen.append(ids.shape))
     CliRunner().invoke(app, ["induction", str(run), "--step", "2"])
     assert seen == [(32, 32)]
 

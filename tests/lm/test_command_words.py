@@ -26,8 +26,11 @@ def strict(text):
 def test_json_has_null_for_what_is_not_finite(capsys):
     answer = {"a": [float("nan"), 1.5, "nan"], "b": {"c": float("inf")}, "d": (None, True, 3)}
     language_models._print(answer, True)
-    assert strict(capsys.readouterr().out) == {"a": [None, 1.5, "nan"], "b": {"c": None},
-                                               "d": [None, True, 3]}  # fmt: skip
+    assert strict(capsys.readouterr().out) == {
+        "a": [None, 1.5, "nan"],
+        "b": {"c": None},
+        "d": [None, True, 3],
+    }
 
 
 def test_one_chain_has_no_error_in_json(tiny, tmp_path):
@@ -68,8 +71,10 @@ def test_induction_of_broken_weights(broken):
 def test_files_without_text(tiny, tmp_path, content, words):
     path = tmp_path / "t.txt"
     path.write_bytes(content)
-    for arguments in (("classes", path, "--tokenizer", tiny[1]),
-                      ("induction", tiny[1], "--text", path)):  # fmt: skip
+    for arguments in (
+        ("classes", path, "--tokenizer", tiny[1]),
+        ("induction", tiny[1], "--text", path),
+    ):
         assert call(*arguments, code=1).stderr.startswith(f"error: {path} {words}")
 
 
@@ -86,12 +91,14 @@ def test_words_of_the_command_line(tiny, tmp_path):
         (("sample", gone, *store), f"there is no folder {gone}; `dlnflow lm train` makes runs"),
         (("sample", "owner/model", *store), "the hub too, give a text: `--text`"),
         (("sample", tmp_path, *store), f"{tmp_path} holds no data"),
-        (("sample", run, *store, "--observe", "repeats", "--set", "rows=480"),
-         "480 sequences (`n_sequences`, `rows` when sampling)"),
+        (
+            ("sample", run, *store, "--observe", "repeats", "--set", "rows=480"),
+            "480 sequences (`n_sequences`, `rows` when sampling)",
+        ),
         (("train", gone, "--set", f"corpus={gone}x"), "`corpus` of a run"),
         (("train", __file__), "is a file; name a folder for the run"),
         (("train", gone, "--tokenizer", f"{gone}.json"), "there is no tokenizer"),
-    ):  # fmt: skip
+    ):
         shown = call(*arguments, code=1).stderr
         assert words in shown and shown.startswith("error: "), shown
         assert "`source`" not in shown and "`out`" not in shown

@@ -41,8 +41,15 @@ def findings(folder, code=0):
 def test_sound_folders(run, store):
     before = sorted(p.stat().st_mtime_ns for p in run.rglob("*"))
     assert {level for level, _ in findings(run)} == {"ok"}
-    assert {s for _, s in findings(run)} == {"settings", "data", "tokenizer", "steps", "losses",
-                                             "ladder", "model"}  # fmt: skip
+    assert {s for _, s in findings(run)} == {
+        "settings",
+        "data",
+        "tokenizer",
+        "steps",
+        "losses",
+        "ladder",
+        "model",
+    }
     assert sorted(p.stat().st_mtime_ns for p in run.rglob("*")) == before
     assert {level for level, _ in findings(store)} == {"ok"}
     assert "ok\tladder\t6 steps, all different" in call("doctor", run).stdout
@@ -89,15 +96,18 @@ def not_finite(run):
 @pytest.mark.parametrize(
     ("damage", "subject", "words"),
     [
-        (nan, "step8", "not finite"), (swapped, "data", "training.npy is damaged or was replaced"),
-        (half, "step4", "cannot be read"), (equal, "ladder", "identical weights: 4, 8"),
-        (shortened, "tokenizer", "prefix spaces"), (one_short, "losses", "ends at step 8"),
+        (nan, "step8", "not finite"),
+        (swapped, "data", "training.npy is damaged or was replaced"),
+        (half, "step4", "cannot be read"),
+        (equal, "ladder", "identical weights: 4, 8"),
+        (shortened, "tokenizer", "prefix spaces"),
+        (one_short, "losses", "ends at step 8"),
         (not_finite, "losses", "step 5 is not finite"),
         (lambda r: shutil.rmtree(r / "step4"), "steps", "no checkpoint of steps [4]"),
         (lambda r: (r / "settings.json").write_text("{"), "settings", "is damaged"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
-)  # fmt: skip
+)
 def test_damage_of_a_run_is_named(run, damage, subject, words):
     damage(run)
     assert words in findings(run, code=1)["problem", subject]
@@ -120,7 +130,7 @@ def changed(path, at=-9):
         (lambda s: (s / "manifest.json").write_text("{"), "manifest", ""),
         (lambda s: (s / "classes.nc").unlink(), "results", "classes.nc"),
     ],
-)  # fmt: skip
+)
 def test_damage_of_a_store_is_named(store, damage, subject, words):
     damage(store)
     assert words in findings(store, code=1)["problem", subject]
@@ -140,8 +150,11 @@ def test_what_is_unfinished_is_a_note(tiny, run, store):
 
 
 def test_temporary_files_of_a_killed_sampler_are_removed_by_the_next(tiny, store):
-    names = (".manifest.0123456789ab.json", "units/.4-1.0123456789ab.json",
-             "losses/c/0/1/0/0.0123456789abcdef0123456789abcdef.partial")  # fmt: skip
+    names = (
+        ".manifest.0123456789ab.json",
+        "units/.4-1.0123456789ab.json",
+        "losses/c/0/1/0/0.0123456789abcdef0123456789abcdef.partial",
+    )
     before = {str(p.relative_to(store)) for p in store.rglob("*")}
     for name in names:
         (store / name).write_text("half")

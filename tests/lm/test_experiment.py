@@ -87,8 +87,19 @@ def test_from_checkpoints_and_a_file_to_figures(model, text_file, tmp_path):
     assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in names)
 
     store, short = tmp_path / "repeats", ("--set", "rows=2", *short[4:])
-    answer("sample", model, "--store", store, "--observe", "repeats", "--text", text_file,
-           "--draws", 6, *short)  # fmt: skip
+    answer(
+        "sample",
+        model,
+        "--store",
+        store,
+        "--observe",
+        "repeats",
+        "--text",
+        text_file,
+        "--draws",
+        6,
+        *short,
+    )
     files = answer("figures", model, "--store", store, "--out", tmp_path / "out")["files"]
     assert files == [str(tmp_path / "out" / f"fig15_induction.{kind}") for kind in ("png", "pdf")]
     rows = answer("induction", model, "--text", text_file)["rows"]
@@ -99,8 +110,19 @@ def test_one_checkpoint_and_one_chain_can_be_drawn(model, text_file, tmp_path):
     short = "--step 4 --draws 5 --set burn_in=1 --set chains=1 --set thin=1".split()
     for observe in ("text", "repeats"):
         store = tmp_path / observe
-        call("sample", model, "--store", store, "--text", text_file, "--observe", observe,
-             "--set", "rows=2", *short)  # fmt: skip
+        call(
+            "sample",
+            model,
+            "--store",
+            store,
+            "--text",
+            text_file,
+            "--observe",
+            observe,
+            "--set",
+            "rows=2",
+            *short,
+        )
         call("figures", model, "--store", store, "--out", tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 6
 
@@ -158,8 +180,17 @@ def test_find(model, monkeypatch):
 
 
 def test_settings_reach_the_store(model, text_file, tmp_path):
-    changes = {"rows": 2, "length": 12, "chains": 1, "burn_in": 2, "thin": 1, "n_beta": 7.0,
-               "localization": 5.0, "step_size": 1e-7, "seed": 3}  # fmt: skip
+    changes = {
+        "rows": 2,
+        "length": 12,
+        "chains": 1,
+        "burn_in": 2,
+        "thin": 1,
+        "n_beta": 7.0,
+        "localization": 5.0,
+        "step_size": 1e-7,
+        "seed": 3,
+    }
     options = [part for k, v in changes.items() for part in ("--set", f"{k}={v}")]
     call("sample", model, "--store", tmp_path, "--text", text_file, "--draws", 4, *options)
     key = json.loads((tmp_path / "manifest.json").read_text())["key"]["sampler"]

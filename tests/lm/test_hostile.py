@@ -171,18 +171,21 @@ def test_damaged_results_are_written_anew(tiny, tmp_path):
     (store / "traces.npy").write_bytes((store / "traces.npy").read_bytes()[:300])
     call("sample", folder, "--store", store, *options)
     assert call("groups", folder, "--store", store).stdout
-    assert "below the number of items" in call(
-        "knn", folder, "--store", store, "--k", 999, code=1
-    ).stderr  # fmt: skip
+    assert (
+        "below the number of items"
+        in call("knn", folder, "--store", store, "--k", 999, code=1).stderr
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("device=gpu", "is no torch device"), ("device=cuda:77", "cannot be used here"),
-        ("chains=0.5", "`--set` 'chains=0.5'"), ("n_beta=-1", "n_beta"),
+        ("device=gpu", "is no torch device"),
+        ("device=cuda:77", "cannot be used here"),
+        ("chains=0.5", "`--set` 'chains=0.5'"),
+        ("n_beta=-1", "n_beta"),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings(tiny, tmp_path, setting, words):
     options = ("--draws", 4, "--step", 4, "--set", "rows=2", "--set", setting)
     shown = call("sample", tiny[1], "--store", tmp_path, *options, code=1).stderr
@@ -196,8 +199,17 @@ def test_repeats_that_cannot_be_dealt_out(tiny, tmp_path):
 
 
 def test_training_on_a_missing_device(tmp_path):
-    shown = call("train", tmp_path, "--device", "cuda:77", "--set", f"corpus={__file__}",
-                 "--set", "vocab_size=300", code=1).stderr  # fmt: skip
+    shown = call(
+        "train",
+        tmp_path,
+        "--device",
+        "cuda:77",
+        "--set",
+        f"corpus={__file__}",
+        "--set",
+        "vocab_size=300",
+        code=1,
+    ).stderr
     assert "`device` 'cuda:77' cannot be used here" in shown
 
 
@@ -234,8 +246,9 @@ def test_a_hub_name_without_network(monkeypatch):
             raise OSError("name resolution failed")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Offline)
-    shown = call("sample", "EleutherAI/pythia-14m", "--store", "s", "--text", "stdlib", "--step", 0,
-                 code=1).stderr  # fmt: skip
+    shown = call(
+        "sample", "EleutherAI/pythia-14m", "--store", "s", "--text", "stdlib", "--step", 0, code=1
+    ).stderr
     assert "Without network: train a small model" in shown
 
 

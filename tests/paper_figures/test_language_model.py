@@ -40,8 +40,9 @@ def text():
     members = np.arange(52)[:, None] % 6 == np.arange(6)
     cause = rng.standard_normal((3, 4, 60, 6)) @ members.T
     traces = make(cause + rng.standard_normal((3, 4, 60, 52)), np.repeat(np.arange(4), 13))
-    classes = xr.DataArray(members, dims=("item", "token_class"),
-                           coords={"token_class": list(CLASSES)})  # fmt: skip
+    classes = xr.DataArray(
+        members, dims=("item", "token_class"), coords={"token_class": list(CLASSES)}
+    )
     return traces, classes
 
 
@@ -93,16 +94,21 @@ def test_marked_text():
 def test_windows():
     score = np.array([[[0.0, 0.5]], [[0.0, 0.9]]])
     result = xr.Dataset(
-        {"score": (("window", "seed", "time"), score), "crossing": (("window", "seed"), [[9], [5]]),
-         "shift": (("window", "seed"), [[0.0], [-4.0]])},
+        {
+            "score": (("window", "seed", "time"), score),
+            "crossing": (("window", "seed"), [[9], [5]]),
+            "shift": (("window", "seed"), [[0.0], [-4.0]]),
+        },
         coords={"window": ["never", "before"], "seed": [0], "time": [0, 10]},
         attrs={"threshold": 0.3},
-    )  # fmt: skip
+    )
     _, claims = fig16_intervention.show(result, {0: {"before": Window(2, 4)}})
     assert claims == {
-        "shift.never": 0.0, "shift.before": -4.0,
-        "crossing.never.seed0": 9.0, "crossing.before.seed0": 5.0,
-    }  # fmt: skip
+        "shift.never": 0.0,
+        "shift.before": -4.0,
+        "crossing.never.seed0": 9.0,
+        "crossing.before.seed0": 5.0,
+    }
 
 
 def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path, bpe):
@@ -114,9 +120,18 @@ def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path
     asked = []
     monkeypatch.setattr(_lm_data, "load_tokenizer", lambda name: asked.append(name) or bpe)
     small = replace(
-        CONFIGURATIONS["pythia-14m"], documents=30, layers=1, width=16, heads=2, context=32,
-        rows=2, accumulate=1, n_steps=2, vocab_size=300, precision="fp32",
-    )  # fmt: skip
+        CONFIGURATIONS["pythia-14m"],
+        documents=30,
+        layers=1,
+        width=16,
+        heads=2,
+        context=32,
+        rows=2,
+        accumulate=1,
+        n_steps=2,
+        vocab_size=300,
+        precision="fp32",
+    )
     monkeypatch.setitem(CONFIGURATIONS, "pythia-14m", small)
     size = replace(_lm_data.SIZES[Scale.paper], device="cpu")
     monkeypatch.setitem(_lm_data.SIZES, Scale.paper, size)

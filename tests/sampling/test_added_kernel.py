@@ -43,10 +43,14 @@ KERNEL = KernelSpec(
     "averaged",
     build,
     KernelTraits(
-        full_batch_only=False, compares_losses=False, effective_step=STEP_SIZE, stable_below=4.0,
-        relative_step=1.0, adapts_until="",
+        full_batch_only=False,
+        compares_losses=False,
+        effective_step=STEP_SIZE,
+        stable_below=4.0,
+        relative_step=1.0,
+        adapts_until="",
     ),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +75,13 @@ def module(batch_size=None, dtype="float64"):
     net = torch.nn.Linear(2, 1, bias=False, dtype=getattr(torch, dtype)).eval()
     data = (torch.eye(2, dtype=net.weight.dtype), torch.ones(2, 1, dtype=net.weight.dtype))
     return sampling.sample(
-        net, lambda call, batch: (call(batch[0]) - batch[1]).square()[:, 0], data,
-        settings=Settings(10.0, 5.0, 1e-2, draws=5, dtype=dtype), kernel="averaged",
+        net,
+        lambda call, batch: (call(batch[0]) - batch[1]).square()[:, 0],
+        data,
+        settings=Settings(10.0, 5.0, 1e-2, draws=5, dtype=dtype),
+        kernel="averaged",
         batch_size=batch_size,
-    )  # fmt: skip
+    )
 
 
 def test_a_declared_kernel_works_everywhere(run, register, monkeypatch):
@@ -138,10 +145,14 @@ def test_every_kernel_declares_everything(name):
     taken = set(inspect.signature(spec.build).parameters) - {"posterior", "step_size"}
     assert taken == {option.name for option in spec.traits.options}
     built = spec(quadratic(np.eye(2), 1), step_size=0.1)
-    state = built.step(built.init(torch.zeros(1, 2, dtype=torch.float64)), Fixed(
-        torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64),
-        uniform=torch.zeros(1),
-    ))  # fmt: skip
+    state = built.step(
+        built.init(torch.zeros(1, 2, dtype=torch.float64)),
+        Fixed(
+            torch.ones(1, 2, dtype=torch.float64),
+            torch.ones(1, 2, dtype=torch.float64),
+            uniform=torch.zeros(1),
+        ),
+    )
     assert built.name == name and state.value.loss.shape == (1,)
 
 

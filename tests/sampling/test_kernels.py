@@ -153,7 +153,7 @@ def _farthest(name, *, step_size, steps=3000, **options):
         ("underdamped", {"persistence": 0.9}, 1.0),
         ("rmsprop_sgld", {"freeze_after": 1, "decay": 0.0, "stability": 0.1}, 0.1),
     ],
-)  # fmt: skip
+)
 def test_stable_below_four_and_not_beyond(name, options, scale):
     """Frozen at the checkpoint, where g = 0, eps_hat is eps / a: `scale` is a."""
     below, _ = _farthest(name, step_size=scale * 3.98 / STIFF, **options)

@@ -117,9 +117,13 @@ def test_step_beyond_stability_is_refused_and_the_message_helps(run):
 def test_a_kick_is_refused_in_the_toy(run):
     with pytest.raises(ValueError, match="`stability`"):
         sampling.trace_run(
-            run, [run.n_steps], kernel="rmsprop_sgld", step_size=1e-2,
-            kernel_options={"stability": 1e-8}, **SHORT,
-        )  # fmt: skip
+            run,
+            [run.n_steps],
+            kernel="rmsprop_sgld",
+            step_size=1e-2,
+            kernel_options={"stability": 1e-8},
+            **SHORT,
+        )
 
 
 def test_float32_that_resolves_no_move_is_warned_about(run):
@@ -178,9 +182,7 @@ def test_a_preconditioner_with_too_large_steps_is_warned_about(freeze_after, war
     """Learning coefficient 27 (frozen) or 30 in place of 13.5, with the verdict "mixed"."""
     task, w1, w2 = global_minimum(6, 3, 6, 3)
     options = {"stability": 1e-6, "freeze_after": freeze_after, "warm_start": warm_start}
-    settings = Settings(
-        6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, kernel_options=options
-    )  # fmt: skip
+    settings = Settings(6e5, 1.0, 1e-8, chains=8, draws=300, burn_in=600, kernel_options=options)
     with pytest.warns(UserWarning, match="`step_size` = 1e-08 is too large"):
         linear_run.sample(w1, w2, task, time=[0], kernel="rmsprop_sgld", settings=settings)
 
@@ -277,9 +279,15 @@ def sampled_llc(
     width = (np.sqrt(h) + np.sqrt(max(m, n))) / np.sqrt(gamma)
     step = relative_step / (2 * kappa * (np.sqrt(2) + width) ** 2)
     settings = Settings(
-        kappa * m, gamma, step, chains=chains, draws=draws, burn_in=600, thin=thin,
+        kappa * m,
+        gamma,
+        step,
+        chains=chains,
+        draws=draws,
+        burn_in=600,
+        thin=thin,
         kernel_options=options,
-    )  # fmt: skip
+    )
     return llc(linear_run.sample(w1, w2, task, time=[0], kernel=kernel, settings=settings)).isel(
         time=0
     )

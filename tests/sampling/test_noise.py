@@ -46,7 +46,9 @@ def test_seeds_are_those_of_stored_chains():
     """Stored chains are continued with them; other numbers need another revision of the store."""
     streams = (GAUSSIAN, UNIFORM, MINIBATCH)
     assert [chain_seed(3, 10, 1, stream) for stream in streams] == [
-        161871178662236121, 5213724828465623225, 8899883985927502716,
-    ]  # fmt: skip
+        161871178662236121,
+        5213724828465623225,
+        8899883985927502716,
+    ]
     assert chain_seed(3, 10, 1, GAUSSIAN, 7) == 7741675971244291240
     assert chain_seed(3, 10, 1, UNIFORM, 7) == 2348172829140091144

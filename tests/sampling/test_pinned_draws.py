@@ -33,8 +33,18 @@ MODULE = {
 
 def settings(kernel):
     options = RMSPROP if kernel == "rmsprop_sgld" else {}
-    return Settings(100.0, 20.0, 2e-3, chains=2, draws=5, burn_in=5, thin=2, seed=3,
-                    dtype="float64", kernel_options=options)  # fmt: skip
+    return Settings(
+        100.0,
+        20.0,
+        2e-3,
+        chains=2,
+        draws=5,
+        burn_in=5,
+        thin=2,
+        seed=3,
+        dtype="float64",
+        kernel_options=options,
+    )
 
 
 def compare(found, expected):
@@ -58,9 +68,13 @@ def sample_module(kernel):
     net.weight.data = torch.tensor(W2 @ W1)
     data = (torch.eye(4, dtype=torch.float64)[:3], torch.tensor(W2[:, :3].T.copy()))
     return torch_module.sample(
-        net, lambda call, batch: (call(batch[0]) - batch[1]).square().sum(1), data,
-        settings=settings(kernel), kernel=kernel, batch_size=2,
-    )  # fmt: skip
+        net,
+        lambda call, batch: (call(batch[0]) - batch[1]).square().sum(1),
+        data,
+        settings=settings(kernel),
+        kernel=kernel,
+        batch_size=2,
+    )
 
 
 @pytest.mark.parametrize("kernel", LINEAR)

@@ -65,9 +65,12 @@ def test_full_selftest():
     """Corrected kernels pass; Algorithm 1 is shown as it is."""
     table = selftest.selftest()
     assert selftest.verdicts(table) == {
-        "sgld": "correct", "rmsprop_sgld": "biased", "rmsprop_sgld, frozen": "correct",
-        "mala": "correct", "underdamped": "correct",
-    }  # fmt: skip
+        "sgld": "correct",
+        "rmsprop_sgld": "biased",
+        "rmsprop_sgld, frozen": "correct",
+        "mala": "correct",
+        "underdamped": "correct",
+    }
     gaussian = table.target.isin(["isotropic", "ill-conditioned", "correlated"])
     right = table.kernel != "rmsprop_sgld"
     assert table[gaussian & right].z.abs().max() <= 3

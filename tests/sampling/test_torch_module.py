@@ -243,9 +243,13 @@ def test_default_names_are_positions_in_the_data(setup):
     found = torch_module.sample(net, squared, data, [3, 1], settings=SETTINGS)
     assert found["item"].values.tolist() == ["3", "1"]
     fine = torch_module.sample(
-        net, squared, data, [3, 1], settings=SETTINGS,
+        net,
+        squared,
+        data,
+        [3, 1],
+        settings=SETTINGS,
         observed_loss=lambda call, batch: (call(batch[0]) - batch[1]).square(),
-    )  # fmt: skip
+    )
     assert fine["item"].values.tolist() == ["3.0", "3.1", "3.2", "1.0", "1.1", "1.2"]
 
 

@@ -31,9 +31,13 @@ def _fault(frame, **options):
 
 def test_a_filtered_frame_has_the_items_that_are_left():
     frame = pd.DataFrame(
-        {"name": ["dog", "cat", "pine", "cod"], "d": list("aapa"), "x": [1, 1, 0, 1],
-         "y": [0, 1, 0, 0]}
-    )  # fmt: skip
+        {
+            "name": ["dog", "cat", "pine", "cod"],
+            "d": list("aapa"),
+            "x": [1, 1, 0, 1],
+            "y": [0, 1, 0, 0],
+        }
+    )
     left = frame[frame.d == "a"].drop(columns="d")
     task = dln.Task.from_frame(left, drop_constant=True)
     assert task.items == ("dog", "cat", "cod") and task.features == ("y",)
@@ -150,10 +154,15 @@ def test_faults_of_all_kinds_are_in_one_message():
     )
     message = _fault(frame)
     for part in (
-        "4 faults", "repeated: 'b'", "'word' ('b' has 'big'), 'words' ('a' has 'red')",
-        "feature 'gap' has no finite value for 'b'", "feature 'infinite' has no finite value",
-        "2 cells are", "'huge' ('a' has 1e+200)", "'tiny' ('a' has 1e-150)",
-    ):  # fmt: skip
+        "4 faults",
+        "repeated: 'b'",
+        "'word' ('b' has 'big'), 'words' ('a' has 'red')",
+        "feature 'gap' has no finite value for 'b'",
+        "feature 'infinite' has no finite value",
+        "2 cells are",
+        "'huge' ('a' has 1e+200)",
+        "'tiny' ('a' has 1e-150)",
+    ):
         assert part in message, part
     assert "feature 'word' has no finite" not in message
 
@@ -286,10 +295,14 @@ def test_sizes_that_differ_much_are_noted():
 
 @pytest.mark.parametrize(
     "options",
-    [{"drop_constant": True}, {"decimal": ","}, {"thousands": ","},
-     {"center": True, "standardize": True}],
+    [
+        {"drop_constant": True},
+        {"decimal": ","},
+        {"thousands": ","},
+        {"center": True, "standardize": True},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_options_without_effect_warn(options):
     name = next(iter(options))
     with pytest.warns(UserWarning, match=f"`{name}` has no effect"):

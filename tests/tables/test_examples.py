@@ -16,22 +16,31 @@ app.command()(command)
 
 FACTS = {
     "animals": {
-        ("dolphin", "is a mammal"): 1, ("dolphin", "has gills"): 0, ("bat", "can fly"): 1,
-        ("bat", "is a bird"): 0, ("penguin", "can fly"): 0, ("penguin", "has feathers"): 1,
-        ("ostrich", "can fly"): 0, ("whale", "gives milk"): 1, ("shark", "has gills"): 1,
-        ("shark", "lays eggs"): 0, ("spider", "is an insect"): 0,
+        ("dolphin", "is a mammal"): 1,
+        ("dolphin", "has gills"): 0,
+        ("bat", "can fly"): 1,
+        ("bat", "is a bird"): 0,
+        ("penguin", "can fly"): 0,
+        ("penguin", "has feathers"): 1,
+        ("ostrich", "can fly"): 0,
+        ("whale", "gives milk"): 1,
+        ("shark", "has gills"): 1,
+        ("shark", "lays eggs"): 0,
+        ("spider", "is an insect"): 0,
     },
     "plants": {("larch", "keeps its leaves in winter"): 0, ("larch", "is a conifer"): 1},
     "countries": {("Mongolia", "landlocked"): 1, ("Japan", "island state"): 1},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", examples.names())
 def test_examples_are_clean_tables(name):
     task = examples.load(name)
     assert (task.n_items, task.n_out) == {
-        "animals": (50, 77), "plants": (30, 30), "countries": (30, 28)
-    }[name]  # fmt: skip
+        "animals": (50, 77),
+        "plants": (30, 30),
+        "countries": (30, 28),
+    }[name]
     assert len(np.unique(task.y, axis=1).T) == task.n_items  # no two items alike
     for (item, feature), value in FACTS[name].items():
         assert task.y[task.features.index(feature), task.indices(item)[0]] == value

@@ -76,8 +76,9 @@ def test_melting_and_reading_gives_the_table_back(data):
     shape = data.draw(st.tuples(st.integers(2, 5), st.integers(2, 5)))
     order = data.draw(st.permutations(range(shape[0] * shape[1])))
     values = np.array(order, dtype=float).reshape(shape)
-    wide = pd.DataFrame(values, [f"i{k}" for k in range(shape[0])],
-                        [f"f{k}" for k in range(shape[1])])  # fmt: skip
+    wide = pd.DataFrame(
+        values, [f"i{k}" for k in range(shape[0])], [f"f{k}" for k in range(shape[1])]
+    )
     melted = wide.rename_axis("item").reset_index().melt("item", var_name="feature")
     task = dln.Task.from_frame(melted, long=True)
     expected = dln.Task.from_frame(wide)

@@ -58,11 +58,14 @@ def _written(draw):
     floats = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-40)
     column = st.lists(floats, min_size=n_items, max_size=n_items).filter(lambda c: len(set(c)) > 1)
     y = np.array([draw(column) for _ in features])
-    decimal, sep = draw(st.sampled_from([(".", ","), (".", ";"), (".", "\t"), (",", ";"),
-                                         (",", "\t"), (".", "|")]))  # fmt: skip
+    decimal, sep = draw(
+        st.sampled_from([(".", ","), (".", ";"), (".", "\t"), (",", ";"), (",", "\t"), (".", "|")])
+    )
     rows = [["item", *features]]
-    rows += [[i, *(repr(float(v)).replace(".", decimal) for v in row)]
-             for i, row in zip(items, y.T, strict=True)]  # fmt: skip
+    rows += [
+        [i, *(repr(float(v)).replace(".", decimal) for v in row)]
+        for i, row in zip(items, y.T, strict=True)
+    ]
     rows += draw(st.sampled_from([[], [[""] * (n_features + 1)]]))
     if draw(st.booleans()):
         rows = [[*row, ""] for row in rows]

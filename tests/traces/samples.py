@@ -42,9 +42,12 @@ def make(values, rows=None, **attrs):
     n_items = values.shape[-1]
     about = {"n_beta": 30.0, "localization": 1.0, "n_train": 10, "n_parameters": 5} | attrs
     traces = labelled(
-        values, time=np.arange(len(values)) * 10, items=[f"i{k}" for k in range(n_items)],
-        checkpoint_loss=np.ones((len(values), n_items)), attrs=about,
-    )  # fmt: skip
+        values,
+        time=np.arange(len(values)) * 10,
+        items=[f"i{k}" for k in range(n_items)],
+        checkpoint_loss=np.ones((len(values), n_items)),
+        attrs=about,
+    )
     return traces if rows is None else traces.assign_coords(row=("item", np.asarray(rows)))
 
 

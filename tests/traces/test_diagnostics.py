@@ -126,9 +126,12 @@ def test_noise_floor_is_the_correlation_of_noise():
 def test_labelled_refuses_incomplete_descriptions():
     with pytest.raises(ValueError, match="n_train"):
         labelled(
-            np.ones((1, 1, 4, 1)), time=[0], items=["a"], checkpoint_loss=[[1.0]],
+            np.ones((1, 1, 4, 1)),
+            time=[0],
+            items=["a"],
+            checkpoint_loss=[[1.0]],
             attrs={"n_beta": 1, "localization": 1, "n_parameters": 1},
-        )  # fmt: skip
+        )
     with pytest.raises(ValueError, match="different names"):
         traces(np.ones((1, 1, 4, 2))).pipe(
             lambda t: labelled(

@@ -81,8 +81,9 @@ def test_row_error_is_a_jackknife(exclude):
     classes = xr.DataArray(members, dims=("item", "token_class"), coords={"token_class": NAMES})
     found = groups(traces, classes, exclude=exclude)
     keep = [np.flatnonzero(traces.row.values != r) for r in range(3)]
-    without = [groups(traces.isel(item=i), classes.isel(item=i), exclude=exclude).values
-               for i in keep]  # fmt: skip
+    without = [
+        groups(traces.isel(item=i), classes.isel(item=i), exclude=exclude).values for i in keep
+    ]
     deviation = without - np.mean(without, axis=0)
     expected = np.sqrt(2 / 3 * np.sum(deviation**2, axis=0))
     np.testing.assert_allclose(found.row_error, expected, rtol=1e-9, atol=1e-13)

@@ -122,11 +122,16 @@ def test_companions_agree_with_the_coordinates():
     assert r_hat_products(z).dims == ess_products(z).dims == ("time", "query", "train")
     np.testing.assert_allclose(
         found.standard_error[0, 0, 1],
-        np.std((losses - losses.mean(1, keepdims=True))[..., 0]
-               * (losses - losses.mean(1, keepdims=True))[..., 1], ddof=1)
-        / np.sqrt(ess_products(z)[0, 0, 1]) * 100 / 3,
+        np.std(
+            (losses - losses.mean(1, keepdims=True))[..., 0]
+            * (losses - losses.mean(1, keepdims=True))[..., 1],
+            ddof=1,
+        )
+        / np.sqrt(ess_products(z)[0, 0, 1])
+        * 100
+        / 3,
         rtol=1e-6,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,9 @@ def class_coverage(chains, *, rows, spread, normalised, repeats, seed=0, draws=1
     losses += series(repeats, chains, draws, 4 * n_rows, 0.3, seed + 1)
     row = np.repeat(np.arange(n_rows), 4)
     z = make(losses, row if rows else None)
-    found = groups(z, np.tile(np.eye(4), (n_rows, 1)), normalised=normalised,
-                   exclude="row" if rows else "item")  # fmt: skip
+    found = groups(
+        z, np.tile(np.eye(4), (n_rows, 1)), normalised=normalised, exclude="row" if rows else "item"
+    )
     loads = SHARE * np.array([1 - spread, 1 + spread])
     mean = np.mean(loads / np.sqrt(loads**2 + 1)) if normalised else np.mean(loads)
     exact = -(mean**2) * CAUSES * (1 if normalised else 30.0 / 10)
@@ -76,8 +77,12 @@ def test_intervals_of_classes_cover(chains, rows, spread):
 @pytest.mark.parametrize("chains", [2, 4, 8, 16])
 def test_intervals_of_classes_cover_in_many_repeats(chains, rows, spread, normalised):
     """Two chains have one degree of freedom: less is asked of them."""
-    shares = [class_coverage(chains, rows=rows, spread=spread, normalised=normalised,
-                             repeats=200, seed=10 * k) for k in range(3)]  # fmt: skip
+    shares = [
+        class_coverage(
+            chains, rows=rows, spread=spread, normalised=normalised, repeats=200, seed=10 * k
+        )
+        for k in range(3)
+    ]
     low, high = (0.90, 0.98) if chains == 2 else (0.93, 0.97)
     assert low <= np.mean(shares) <= high
 
@@ -100,9 +105,15 @@ def test_intervals_of_items_cover(chains, normalised):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("normalised", "draws", "rho"), [
-    (False, 1000, 0.0), (False, 1000, 0.5), (True, 300, 0.5), (True, 1000, 0.8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("normalised", "draws", "rho"),
+    [
+        (False, 1000, 0.0),
+        (False, 1000, 0.5),
+        (True, 300, 0.5),
+        (True, 1000, 0.8),
+    ],
+)
 @pytest.mark.parametrize("chains", [2, 4, 8, 16])
 def test_intervals_of_items_cover_in_many_repeats(chains, normalised, draws, rho):
     share = item_coverage(chains, normalised, repeats=1000, draws=draws, rho=rho)

@@ -63,8 +63,11 @@ def test_more_neighbours_than_exclude_leaves():
 
 def test_separate_clusters_are_recalled_and_noise_is_chance():
     rng = np.random.default_rng(0)
-    classes = xr.DataArray(np.repeat(np.eye(3), 40, axis=0), dims=("item", "token_class"),
-                           coords={"token_class": NAMES})  # fmt: skip
+    classes = xr.DataArray(
+        np.repeat(np.eye(3), 40, axis=0),
+        dims=("item", "token_class"),
+        coords={"token_class": NAMES},
+    )
     cause = rng.standard_normal((1, 2, 300, 3)) @ classes.values.T
     noise = rng.standard_normal((1, 2, 300, 120))
     found = neighbours(make(cause + noise), classes, k=5)

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from dlnflow._support import FloatArray
 from dlnflow.dynamics.curvature import resolvent
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.networks import Networks
 
 Product = Callable[[FloatArray], FloatArray]
 
@@ -30,9 +30,7 @@ SMALL = 1e-6
 """|G| below this, relative to the largest eigenvalue, is replaced by it in that shift."""
 
 
-def extreme_eigenvalues(
-    points: Checkpoints, *, largest: bool = True
-) -> tuple[FloatArray, FloatArray]:
+def extreme_eigenvalues(points: Networks, *, largest: bool = True) -> tuple[FloatArray, FloatArray]:
     """Smallest and largest eigenvalue of the Hessian over all parameters, each of shape (T,).
 
     An unused hidden direction attains -|G|, and then the smallest eigenvalue costs nothing;
@@ -49,7 +47,7 @@ def extreme_eigenvalues(
     return (np.minimum(bottom, 0.0) if points.unused_inputs else bottom), top
 
 
-def _largest(points: Checkpoints) -> FloatArray:
+def _largest(points: Networks) -> FloatArray:
     values, start = np.empty(len(points)), None
     for time in range(len(points)):
 
@@ -64,7 +62,7 @@ def _largest(points: Checkpoints) -> FloatArray:
     return values
 
 
-def _smallest(points: Checkpoints, shift: FloatArray) -> FloatArray:
+def _smallest(points: Networks, shift: FloatArray) -> FloatArray:
     """By the inverse of H + shift, in which it stands out from the many eigenvalues near zero."""
     values, start = np.empty(len(points)), None
     for time in range(len(points)):
@@ -80,7 +78,7 @@ def _smallest(points: Checkpoints, shift: FloatArray) -> FloatArray:
     return values
 
 
-def _inverse(points: Checkpoints, shift: FloatArray) -> Product:
+def _inverse(points: Networks, shift: FloatArray) -> Product:
     """The product with (H + shift)^-1, factorised once, in the singular basis of G."""
     basis = resolvent.frame(points)
     matrix = resolvent.kernel(basis, shift)[0]
@@ -116,5 +114,5 @@ def _lanczos(
     return float(values[0]), vectors[:, 0]
 
 
-def _size(points: Checkpoints) -> int:
+def _size(points: Networks) -> int:
     return points.w1[0].size + points.w2[0].size

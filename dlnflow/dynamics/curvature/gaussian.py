@@ -14,16 +14,16 @@ import numpy as np
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics.curvature import resolvent
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.resolvent import Frame
 
 
-def fluctuations(points: Checkpoints, lam: FloatArray, items: IntArray) -> FloatArray:
+def fluctuations(points: Networks, lam: FloatArray, items: IntArray) -> FloatArray:
     """Traces tr (H_i R H_q R) over all parameters.
 
     Parameters
     ----------
-    points : Checkpoints
+    points : Networks
         With lambda above every singular value of G, as at proximal points.
     lam : array, shape (T,)
     items : item positions
@@ -39,7 +39,7 @@ def fluctuations(points: Checkpoints, lam: FloatArray, items: IntArray) -> Float
     return traces
 
 
-def _trace(points: Checkpoints, basis: Frame, lam: FloatArray, items: IntArray) -> FloatArray:
+def _trace(points: Networks, basis: Frame, lam: FloatArray, items: IntArray) -> FloatArray:
     """The traces at a single checkpoint."""
     w1, w2, root = basis.w1[0], basis.w2[0], basis.root[0]
     (k, m), d, n = w1.shape, len(w2), len(items)

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from dlnflow._support import FloatArray
 from dlnflow.dynamics.curvature import resolvent
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.resolvent import Frame
 
 MAX_NEWTON = 60
@@ -40,18 +40,18 @@ OVERSHOOT = 0.5
 """A step is halved while the slope at its end is below minus this times that at its start."""
 
 
-def proximal_points(points: Checkpoints, lam: FloatArray) -> Checkpoints:
+def proximal_points(points: Networks, lam: FloatArray) -> Networks:
     """Move every checkpoint to its proximal point.
 
     Parameters
     ----------
-    points : Checkpoints
+    points : Networks
     lam : array, shape (T,)
         lambda > 0 per checkpoint.
 
     Returns
     -------
-    Checkpoints
+    Networks
 
     Raises
     ------
@@ -77,7 +77,7 @@ def proximal_points(points: Checkpoints, lam: FloatArray) -> Checkpoints:
     return centres
 
 
-def _check_range(points: Checkpoints, lam: FloatArray) -> None:
+def _check_range(points: Networks, lam: FloatArray) -> None:
     smallest, largest = (
         np.linalg.norm(points.y @ points.x.T, 2) / points.n_items * np.array(DAMPINGS)
     )
@@ -92,7 +92,7 @@ def _check_range(points: Checkpoints, lam: FloatArray) -> None:
             )
 
 
-def _solve(points: Checkpoints, lam: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _solve(points: Networks, lam: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Maximise the dual at all checkpoints at once; weights and final error."""
     target = points.y @ points.x.T / points.n_items
     g, size = points.correlation, np.linalg.norm(target)
@@ -137,7 +137,7 @@ def _dual_newton(basis: Frame, slope: FloatArray, lam: FloatArray) -> FloatArray
 
 
 def _step_length(
-    points: Checkpoints,
+    points: Networks,
     target: FloatArray,
     line: tuple[FloatArray, FloatArray, FloatArray],
     lam: FloatArray,
@@ -163,9 +163,7 @@ def _step_length(
     return length
 
 
-def _newton(
-    points: Checkpoints, origin: Checkpoints, lam: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _newton(points: Networks, origin: Networks, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Step to a zero of the gradient in the weights, -(H + lambda)^-1 gradient.
 
     G rounds to eps |G|, which its distance from lambda amplifies; the gradient does not.
@@ -181,9 +179,7 @@ def _newton(
     return -p @ basis.v.mT, -basis.u @ q
 
 
-def _gradient(
-    points: Checkpoints, origin: Checkpoints, lam: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _gradient(points: Networks, origin: Networks, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Gradient of L + (lambda/2) |theta - theta_0|^2 with respect to W1 and W2."""
     g, scale = points.correlation, lam[:, None, None]
     return (
@@ -192,12 +188,12 @@ def _gradient(
     )
 
 
-def _descend(origin: Checkpoints, lam: float) -> tuple[FloatArray, FloatArray]:
+def _descend(origin: Networks, lam: float) -> tuple[FloatArray, FloatArray]:
     """Minimise in the weights, from the checkpoint downhill (a trust-region method)."""
     size, strength = origin.w1.size, np.array([lam])
     start = np.concatenate([origin.w1.ravel(), origin.w2.ravel()])
 
-    def at(theta: FloatArray) -> Checkpoints:
+    def at(theta: FloatArray) -> Networks:
         w1, w2 = theta[:size].reshape(origin.w1.shape), theta[size:].reshape(origin.w2.shape)
         return replace(origin, w1=w1, w2=w2)
 
@@ -216,7 +212,7 @@ def _descend(origin: Checkpoints, lam: float) -> tuple[FloatArray, FloatArray]:
     return end.w1[0], end.w2[0]
 
 
-def _verify(centres: Checkpoints, origin: Checkpoints, lam: FloatArray) -> None:
+def _verify(centres: Networks, origin: Networks, lam: FloatArray) -> None:
     """Raise unless every centre is stationary and the Hessian plus lambda positive definite."""
     target = np.linalg.norm(origin.y @ origin.x.T) / origin.n_items
     slope = np.sqrt(sum(np.sum(g**2, axis=(1, 2)) for g in _gradient(centres, origin, lam)))

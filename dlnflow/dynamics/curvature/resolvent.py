@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
+from dlnflow.dynamics.curvature.networks import Networks
 
 Solve = Callable[[FloatArray], FloatArray]
 
@@ -32,7 +32,7 @@ PSEUDO_RTOL = 1e-14
 
 
 class Frame(NamedTuple):
-    """Checkpoints in the singular basis of G = U diag(sigma) V^T.
+    """Networks in the singular basis of G = U diag(sigma) V^T.
 
     ``w1`` (T, k, m) = W1 V, ``w2`` (T, d, k) = U^T W2, ``root`` (T, m, m) = V^T S^(1/2) V.
     """
@@ -45,7 +45,7 @@ class Frame(NamedTuple):
     root: FloatArray
 
 
-def frame(points: Checkpoints, correlation: FloatArray | None = None) -> Frame:
+def frame(points: Networks, correlation: FloatArray | None = None) -> Frame:
     """Return the singular basis of `correlation`, by default that of the checkpoints."""
     g = points.correlation if correlation is None else correlation
     u, sigma, vt = np.linalg.svd(g)
@@ -120,7 +120,7 @@ def inverse_product(
     return p - dp, q - dq
 
 
-def sources(points: Checkpoints, basis: Frame, items: IntArray) -> FloatArray:
+def sources(points: Networks, basis: Frame, items: IntArray) -> FloatArray:
     """f_i = - r_i (S^(-1/2) x_i)^T in the singular basis, shape (T, len(items), d m)."""
     r = basis.u.mT @ points.residual[:, :, items]
     x = basis.v.mT @ (points.x[:, items] / points.input_scale[:, None])
@@ -128,13 +128,13 @@ def sources(points: Checkpoints, basis: Frame, items: IntArray) -> FloatArray:
 
 
 def hessian_influence(
-    points: Checkpoints, lam: FloatArray, query: IntArray, train: IntArray
+    points: Networks, lam: FloatArray, query: IntArray, train: IntArray
 ) -> FloatArray:
     """-(1/N) g_q^T (H + lambda)^-1 g_i.
 
     Parameters
     ----------
-    points : Checkpoints
+    points : Networks
     lam : array, shape (M, T)
         Dampings in units of the curvature of L, M per checkpoint.
     query, train : item positions
@@ -160,7 +160,7 @@ def hessian_influence(
     return -values / points.n_items
 
 
-def chunks(points: Checkpoints) -> Iterator[slice]:
+def chunks(points: Networks) -> Iterator[slice]:
     """Slices of the checkpoints whose kernels fit into the working memory."""
     size = (points.w2.shape[1] * points.w1.shape[2]) ** 2
     step = max(1, CHUNK_ENTRIES // size)
@@ -174,7 +174,7 @@ def _near_coupling(sigma: FloatArray, lam: FloatArray) -> NDArray[np.bool_]:
 
 
 def _dense(
-    points: Checkpoints, time: int, lam: FloatArray, query: IntArray, train: IntArray
+    points: Networks, time: int, lam: FloatArray, query: IntArray, train: IntArray
 ) -> FloatArray:
     """The same through the eigenvectors of H in the reduced space."""
     eigenvalues, vectors = linalg.eigh(points.hessian(time))

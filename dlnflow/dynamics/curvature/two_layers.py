@@ -3,9 +3,9 @@
 import numpy as np
 
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics.curvature.checkpoints import Checkpoints
 from dlnflow.dynamics.curvature.extremes import extreme_eigenvalues
 from dlnflow.dynamics.curvature.gaussian import fluctuations
+from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.proximal import proximal_points
 from dlnflow.dynamics.curvature.resolvent import hessian_influence
 from dlnflow.dynamics.network import Weights
@@ -18,13 +18,13 @@ class TwoLayerCurvature:
     ``points`` holds the networks in the bases they use.
     """
 
-    def __init__(self, points: Checkpoints) -> None:
+    def __init__(self, points: Networks) -> None:
         self.points = points
 
     @classmethod
     def of(cls, weights: Weights, task: Task, hidden: int) -> "TwoLayerCurvature":
         """Weights (T, out, in) of two layers, on a task."""
-        return cls(Checkpoints.of(weights, task, hidden))
+        return cls(Networks.of(weights, task, hidden))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -54,7 +54,7 @@ class TwoLayerCurvature:
 
 
 def gauss_newton_influence(
-    points: Checkpoints, lam: FloatArray, query: IntArray, train: IntArray
+    points: Networks, lam: FloatArray, query: IntArray, train: IntArray
 ) -> FloatArray:
     """-(1/N) g_q^T (F + lambda)^-1 g_i for dampings of shape (M, T).
 

@@ -21,13 +21,15 @@ ON = "`--set repair=true` (in Python repair=True)"
 REPAIR = f"{ON} computes it again; the rest is kept."
 WAY_OUT = "Give another folder, or delete this one."
 ENTRY = {"index": int, "weights": str, "config": str}
-RECORD = ENTRY | {"key": str, "draws": int, "sha256": str, "start_sha256": str,
-                  "state_sha256": str}  # fmt: skip
+RECORD = ENTRY | {"key": str, "draws": int, "sha256": str, "start_sha256": str, "state_sha256": str}
 WORDS = {
-    "gradient.sha256": "gradient data", "observed.sha256": "observed sequences",
-    "gradient.rows": "rows of gradient data", "observed.rows": "observed rows",
-    "gradient.length": "length of gradient data", "observed.length": "length of observed rows",
-}  # fmt: skip
+    "gradient.sha256": "gradient data",
+    "observed.sha256": "observed sequences",
+    "gradient.rows": "rows of gradient data",
+    "observed.rows": "observed rows",
+    "gradient.length": "length of gradient data",
+    "observed.length": "length of observed rows",
+}
 """Names of entries of a key in messages, where the last part alone does not tell."""
 
 
@@ -56,9 +58,13 @@ class Manifest:
     """
 
     def __init__(
-        self, folder: Path, key: dict[str, Any], contents: dict[int, dict[str, str]],
-        *, repair: bool = False,
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        key: dict[str, Any],
+        contents: dict[int, dict[str, str]],
+        *,
+        repair: bool = False,
+    ):
         self.folder, self.path = folder, folder / "manifest.json"
         # through JSON, so that tuples and lists compare equal
         self.key = json.loads(json.dumps(key | {"format": FORMAT}))
@@ -69,8 +75,10 @@ class Manifest:
             entry = self.entries.setdefault(step, {"index": self.n_steps, **hashes})
             for name, value in hashes.items():
                 if entry[name] != value:
-                    raise ValueError(f"`store` {folder} holds traces of other {_plural(name)} at "
-                                     f"step {step}. {WAY_OUT}")  # fmt: skip
+                    raise ValueError(
+                        f"`store` {folder} holds traces of other {_plural(name)} at "
+                        f"step {step}. {WAY_OUT}"
+                    )
         everything = {"key": self.key, "steps": {str(s): e for s, e in self.entries.items()}}
         if _json(self.path) != everything:
             write_json(self.path, everything)
@@ -93,12 +101,15 @@ class Manifest:
             return None
         record = _json(path)
         if not _has(record, RECORD):
-            raise CorruptedError(f"`store`: {path} is damaged, so chain {chain} at step {step} is "
-                                 f"lost. {REPAIR}")  # fmt: skip
+            raise CorruptedError(
+                f"`store`: {path} is damaged, so chain {chain} at step {step} is lost. {REPAIR}"
+            )
         if record != record | self._signature(step):
-            raise CorruptedError(f"`store`: {path} is of other weights or settings than "
-                                 f"manifest.json, so chain {chain} at step {step} is not taken. "
-                                 f"{REPAIR}")  # fmt: skip
+            raise CorruptedError(
+                f"`store`: {path} is of other weights or settings than "
+                f"manifest.json, so chain {chain} at step {step} is not taken. "
+                f"{REPAIR}"
+            )
         return record
 
     def write_record(self, step: int, chain: int, record: dict[str, Any]) -> None:
@@ -161,8 +172,10 @@ class Manifest:
                     f"these data and settings, so it cannot be written anew. {WAY_OUT}"
                 )
         if not _are_entries({str(s): e for s, e in entries.items()}):
-            raise ValueError(f"`store` {self.folder}: manifest.json {state}, and the units "
-                             f"contradict each other. {WAY_OUT}")  # fmt: skip
+            raise ValueError(
+                f"`store` {self.folder}: manifest.json {state}, and the units "
+                f"contradict each other. {WAY_OUT}"
+            )
         return entries
 
 

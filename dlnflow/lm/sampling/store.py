@@ -56,9 +56,14 @@ class Store:
     """
 
     def __init__(
-        self, folder: str | Path, key: dict[str, Any], contents: dict[int, dict[str, str]],
-        shape: tuple[int, int], *, repair: bool = False,
-    ):  # fmt: skip
+        self,
+        folder: str | Path,
+        key: dict[str, Any],
+        contents: dict[int, dict[str, str]],
+        shape: tuple[int, int],
+        *,
+        repair: bool = False,
+    ):
         self.folder = Path(folder)
         self._usable()
         with self.locked():
@@ -79,8 +84,10 @@ class Store:
                 pass
         except OSError as error:
             why = "is a file" if self.folder.is_file() else f"cannot be written ({error.strerror})"
-            raise ValueError(f"`store` {self.folder} {why}. Give a folder that can be written, or "
-                             "copy the store to one.") from error  # fmt: skip
+            raise ValueError(
+                f"`store` {self.folder} {why}. Give a folder that can be written, or "
+                "copy the store to one."
+            ) from error
 
     def _open(self, chains: int, draws: int, items: int) -> None:
         """Open the arrays; make them, or what describes them, where that is missing or damaged."""
@@ -99,8 +106,9 @@ class Store:
 
         def opened() -> zarr.Array:
             if not (path / "zarr.json").exists():
-                return zarr.create_array(path, shape=shape, chunks=chunks, dtype="float32",
-                                         fill_value=float("nan"))  # fmt: skip
+                return zarr.create_array(
+                    path, shape=shape, chunks=chunks, dtype="float32", fill_value=float("nan")
+                )
             array = zarr.open_array(path, mode="r+", zarr_format=3)
             if (array.chunks, array.shape[-1], array.dtype) != (chunks, shape[-1], np.float32):
                 raise ValueError("not the array of this store")
@@ -176,9 +184,11 @@ class Store:
         self.start[t] = start
         write_atomic(self._state_path(step, chain, total), lambda p: p.write_bytes(state))
         record = {
-            "draws": total, "sha256": sha256_array(self.losses[t, chain, :total]),
-            "start_sha256": sha256_array(self.start[t]), "state_sha256": _sha256(state),
-        }  # fmt: skip
+            "draws": total,
+            "sha256": sha256_array(self.losses[t, chain, :total]),
+            "start_sha256": sha256_array(self.start[t]),
+            "state_sha256": _sha256(state),
+        }
         self.manifest.write_record(step, chain, record)
         for old in self._states(step, chain):
             if old != self._state_path(step, chain, total):
@@ -279,8 +289,11 @@ def verified(folder: Path, manifest: Manifest, step: int, chain: int) -> str:
         return str(error)
     except Exception as error:  # a codec may raise anything on damaged bytes
         return f"chain {chain} at step {step} cannot be read ({error}). {REPAIR}"
-    now = {"sha256": sha256_array(losses), "start_sha256": sha256_array(start),
-           "state_sha256": _sha256(state)}  # fmt: skip
+    now = {
+        "sha256": sha256_array(losses),
+        "start_sha256": sha256_array(start),
+        "state_sha256": _sha256(state),
+    }
     if record == record | now:
         return ""
     return f"chain {chain} at step {step} has other bytes than were written. {REPAIR}"

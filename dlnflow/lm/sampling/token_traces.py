@@ -80,11 +80,22 @@ def sample_traces(
     _check(checkpoints, gradient_data, observed)
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
-            return sample_traces(checkpoints, gradient_data, observed, sampler, store=folder,
-                                 executor=executor, progress=progress)  # fmt: skip
+            return sample_traces(
+                checkpoints,
+                gradient_data,
+                observed,
+                sampler,
+                store=folder,
+                executor=executor,
+                progress=progress,
+            )
     chains.check(sampler.kernel, sampler.settings, exact=False)
-    key = {"gradient": gradient_data.key(), "observed": observed.key(), "sampler": sampler.key(),
-           "version": VERSION}  # fmt: skip
+    key = {
+        "gradient": gradient_data.key(),
+        "observed": observed.key(),
+        "sampler": sampler.key(),
+        "version": VERSION,
+    }
     steps = checkpoints.steps.tolist()
     shape = (sampler.settings.chains, observed.n_targets)
     files = Store(store, key, _contents(checkpoints), shape, repair=repair)
@@ -93,10 +104,20 @@ def sample_traces(
         wanted = dict.fromkeys(grid, sampler.settings.draws)
         lost = _drop_damaged(files, grid, repair)
         wanted |= {unit: max(lost[unit], wanted[unit]) for unit in lost}
-        pending = [Unit(checkpoints, step, chain, wanted[step, chain], gradient_data, observed,
-                        sampler, *_so_far(files, step, chain))
-                   for step, chain in grid
-                   if files.done(step, chain) < sampler.settings.draws]  # fmt: skip
+        pending = [
+            Unit(
+                checkpoints,
+                step,
+                chain,
+                wanted[step, chain],
+                gradient_data,
+                observed,
+                sampler,
+                *_so_far(files, step, chain),
+            )
+            for step, chain in grid
+            if files.done(step, chain) < sampler.settings.draws
+        ]
         for k, (unit, result) in enumerate(_results(pending, executor)):
             _write(files, unit, result)
             if progress is not None:
@@ -108,11 +129,15 @@ def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed)
     """Check that the data fit each other and the model."""
     config = checkpoints.config()
     longest = getattr(config, "max_position_embeddings", None)
-    for name, ids, length in (("gradient_data", gradient.ids, gradient.length),
-                              ("observed", observed.ids, observed.ids.shape[1] - 1)):  # fmt: skip
+    for name, ids, length in (
+        ("gradient_data", gradient.ids, gradient.length),
+        ("observed", observed.ids, observed.ids.shape[1] - 1),
+    ):
         if ids.size and ids.max() >= config.vocab_size:
-            raise ValueError(f"`{name}` has id {ids.max()}, the model {config.vocab_size} ids: "
-                             "tokenizer and model vocabulary disagree.")  # fmt: skip
+            raise ValueError(
+                f"`{name}` has id {ids.max()}, the model {config.vocab_size} ids: "
+                "tokenizer and model vocabulary disagree."
+            )
         if longest is not None and length > longest:
             raise ValueError(f"`{name}` has rows of {length} inputs, the model takes {longest}.")
     if observed.ids.shape[1] < LEAST:
@@ -148,7 +173,7 @@ def _so_far(files: Store, step: int, chain: int) -> tuple[int, bytes | None]:
 
 def _drop_damaged(
     files: Store, grid: list[tuple[int, int]], repair: bool
-) -> dict[tuple[int, int], int]:  # fmt: skip
+) -> dict[tuple[int, int], int]:
     """Check every stored unit; forget damaged ones if `repair` and return how long they were."""
     lost = {}
     for step, chain in grid:
@@ -190,9 +215,12 @@ def _write(files: Store, unit: Unit, result: Result) -> None:
 
 
 def _assemble(
-    files: Store, checkpoints: Checkpoints, gradient: GradientData, observed: Observed,
+    files: Store,
+    checkpoints: Checkpoints,
+    gradient: GradientData,
+    observed: Observed,
     sampler: Sampler,
-) -> xr.DataArray:  # fmt: skip
+) -> xr.DataArray:
     """Read all units into one labelled array."""
     s, steps = sampler.settings, checkpoints.steps.tolist()
     losses = np.empty((len(steps), s.chains, s.draws, observed.n_targets), np.float32)
@@ -202,13 +230,19 @@ def _assemble(
     coords = observed.coords()
     n_parameters = sum(p.numel() for p in checkpoints.load(steps[0]).parameters())
     attrs = s.attrs(sampler.kernel, len(gradient.ids), n_parameters) | {
-        "gradient_sha256": gradient.sha256, "observed_sha256": observed.sha256,
+        "gradient_sha256": gradient.sha256,
+        "observed_sha256": observed.sha256,
         "text_sha256": gradient.text_sha256,
-        "repeat_share": gradient.repeat_share, "precision": sampler.precision, "units": "nats",
+        "repeat_share": gradient.repeat_share,
+        "precision": sampler.precision,
+        "units": "nats",
         "threads": sampler.threads,
-    }  # fmt: skip
+    }
     array = loss_traces.labelled(
-        losses, time=steps, items=coords.pop("item").tolist(),
-        checkpoint_loss=np.stack([files.checkpoint_loss(step) for step in steps]), attrs=attrs,
-    )  # fmt: skip
+        losses,
+        time=steps,
+        items=coords.pop("item").tolist(),
+        checkpoint_loss=np.stack([files.checkpoint_loss(step) for step in steps]),
+        attrs=attrs,
+    )
     return array.assign_coords({name: ("item", value) for name, value in coords.items()})

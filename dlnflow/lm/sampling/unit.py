@@ -137,9 +137,13 @@ def _run(unit: Unit) -> Result:
     sampler, settings = unit.sampler, unit.sampler.settings
     key = (settings.seed, unit.step, unit.chain)
     evaluator = LanguageModelEvaluator(
-        _model(unit), unit.gradient, unit.observed, key,
-        parameters=sampler.parameters, precision=sampler.precision,
-    )  # fmt: skip
+        _model(unit),
+        unit.gradient,
+        unit.observed,
+        key,
+        parameters=sampler.parameters,
+        precision=sampler.precision,
+    )
     center = evaluator.center
     start = evaluator.observe(center)[0].numpy()
     kernel, _ = chains.around(evaluator, center, sampler.kernel, settings)

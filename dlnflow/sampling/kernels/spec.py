@@ -84,14 +84,18 @@ class Option:
 
 
 NOISE_SCALE = Option(
-    "noise_scale", checks.positive,
+    "noise_scale",
+    checks.positive,
     changes=lambda s: "" if s == 1.0 else f"noise_scale={s:g}: the target is exp(-U / {s**2:g})",
-)  # fmt: skip
+)
 BOX = Option(
-    "box", checks.positive, optional=True,
-    changes=lambda b: "" if b is None else f"box={b:g}: coordinates are clamped to the checkpoint "
-    f"+- {b:g}",
-)  # fmt: skip
+    "box",
+    checks.positive,
+    optional=True,
+    changes=lambda b: (
+        "" if b is None else f"box={b:g}: coordinates are clamped to the checkpoint +- {b:g}"
+    ),
+)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ IDS = np.arange(100, dtype=np.int32) % 7
 
 
 @given(
-    st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(1, 5), st.integers(1, 40),
+    st.lists(st.integers(0, 2), min_size=1, max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 40),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_rows_that_occur_are_found(ids, length, windows, seed):
     """Against a search by hand; few ids, so that about half of the rows occur."""
     rng = np.random.default_rng(seed)
@@ -80,15 +82,23 @@ def test_rows_that_do_not_occur_are_those_of_tokens():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ids": -IDS}, "from 0 to 2^31 - 1, got -6 to 0"), ({"ids": IDS / 2}, "got float64"),
-        ({"ids": [[1, 2], [3]]}, "`ids` of gradient data"), ({"ids": []}, "got float64 (0,)"),
-        ({"ids": IDS.reshape(4, 25)}, "one text"), ({"ids": [2**31]}, "2147483648"),
-        ({"rows": 0}, "`rows`"), ({"length": 0}, "`length`"), ({"length": -1}, "`length`"),
-        ({"repeat_share": 2}, "[0, 1], got 2"), ({"repeat_share": np.nan}, "`repeat_share`"),
-        ({"segment": (9, 3)}, "(9, 3)"), ({"segment": (0, 0)}, "`segment`"),
-        ({"segment": 5}, "got 5"), ({"segment": (1, 2, 3)}, "`segment`"),
+        ({"ids": -IDS}, "from 0 to 2^31 - 1, got -6 to 0"),
+        ({"ids": IDS / 2}, "got float64"),
+        ({"ids": [[1, 2], [3]]}, "`ids` of gradient data"),
+        ({"ids": []}, "got float64 (0,)"),
+        ({"ids": IDS.reshape(4, 25)}, "one text"),
+        ({"ids": [2**31]}, "2147483648"),
+        ({"rows": 0}, "`rows`"),
+        ({"length": 0}, "`length`"),
+        ({"length": -1}, "`length`"),
+        ({"repeat_share": 2}, "[0, 1], got 2"),
+        ({"repeat_share": np.nan}, "`repeat_share`"),
+        ({"segment": (9, 3)}, "(9, 3)"),
+        ({"segment": (0, 0)}, "`segment`"),
+        ({"segment": 5}, "got 5"),
+        ({"segment": (1, 2, 3)}, "`segment`"),
     ],
-)  # fmt: skip
+)
 def test_bad_gradient_data(change, words):
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(GradientData(IDS), **change)

@@ -41,8 +41,26 @@ def spelled(tokenizer, ids):
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
-seams = st.lists(st.sampled_from(["\u0301", "\u0338", ">", "<x>", "<|endoftext|>", " ", "\r\n", "e",
-                                  "가", "ᆨ", "\ufb01", "Å", "\t"]), max_size=12)  # fmt: skip
+seams = st.lists(
+    st.sampled_from(
+        [
+            "\u0301",
+            "\u0338",
+            ">",
+            "<x>",
+            "<|endoftext|>",
+            " ",
+            "\r\n",
+            "e",
+            "가",
+            "ᆨ",
+            "\ufb01",
+            "Å",
+            "\t",
+        ]
+    ),
+    max_size=12,
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -195,8 +213,17 @@ def test_ids_beyond_the_model_are_one_line(tiny, text_file, tmp_path):
         assert shown.count("\n") == 1
     (tmp_path / "t.txt").write_text(TEXT)
     assert answer("classes", tmp_path / "t.txt", "--tokenizer", run)["tokens"]
-    shown = call("train", tmp_path / "new", "--tokenizer", run / "tokenizer.json", "--set",
-                 f"corpus={text_file}", "--set", "vocab_size=300", code=1).stderr  # fmt: skip
+    shown = call(
+        "train",
+        tmp_path / "new",
+        "--tokenizer",
+        run / "tokenizer.json",
+        "--set",
+        f"corpus={text_file}",
+        "--set",
+        "vocab_size=300",
+        code=1,
+    ).stderr
     assert "the largest is 309" in shown
 
 
@@ -212,8 +239,9 @@ def test_lines_of_json_are_documents(tmp_path, bpe):
     assert len(rows["tokens"]) == sum(len(bpe.encode(t).ids) for t in ("one\r\ntwo", "naïve"))
 
 
-@pytest.mark.parametrize("line", ['{"content": "x"}', '["text"]', "no json", '{"text": 3}',
-                                  '{"text": "\\ud800"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", ['{"content": "x"}', '["text"]', "no json", '{"text": 3}', '{"text": "\\ud800"}']
+)
 def test_lines_without_text_are_named(tmp_path, line):
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")
@@ -234,8 +262,9 @@ def other_specials():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(
-        vocab_size=298, initial_alphabet=alphabet, show_progress=False))  # fmt: skip
+    tokenizer.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=298, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
     return tokenizer
 
@@ -250,10 +279,22 @@ def test_special_ids_are_those_of_the_tokenizer(text_file, tmp_path):
     with pytest.raises(ValueError, match=r"'auto', 'none' or a special token .*<\|end_of_text\|>"):
         separator_id(tokenizer, "<s>")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    options = [f"corpus={text_file}", f"vocab_size={size}", "layers=1", "width=16", "context=32",
-               "rows=2", "n_steps=1"]  # fmt: skip
-    call("train", tmp_path / "run", "--tokenizer", tmp_path / "tokenizer.json",
-         *(part for option in options for part in ("--set", option)))  # fmt: skip
+    options = [
+        f"corpus={text_file}",
+        f"vocab_size={size}",
+        "layers=1",
+        "width=16",
+        "context=32",
+        "rows=2",
+        "n_steps=1",
+    ]
+    call(
+        "train",
+        tmp_path / "run",
+        "--tokenizer",
+        tmp_path / "tokenizer.json",
+        *(part for option in options for part in ("--set", option)),
+    )
     config = json.loads((tmp_path / "run" / "step1" / "config.json").read_text())
     assert config["bos_token_id"] == config["eos_token_id"] == size - 1
     plan = experiment.plan(tmp_path / "run", observe="repeats", rows=2)
@@ -275,8 +316,14 @@ def test_separators_are_an_option(bpe, text_file, tmp_path):
         ids = encode(text, bpe, held_out=0, separator=separator)[0].ids
         index = separator_id(bpe, separator)
         assert (ids == index).sum() == number if number else not np.isin(ids, (0, 1)).any()
-    options = ["corpus=" + str(text_file), "vocab_size=300", "layers=1", "width=16", "context=32",
-               "n_steps=0"]  # fmt: skip
+    options = [
+        "corpus=" + str(text_file),
+        "vocab_size=300",
+        "layers=1",
+        "width=16",
+        "context=32",
+        "n_steps=0",
+    ]
     options = [part for option in options for part in ("--set", option)]
     call("train", tmp_path / "run", *options, "--set", "separator=none")
     ids = np.load(tmp_path / "run" / "training.npy")

@@ -14,9 +14,13 @@ from dlnflow.lm.data.token_classes import (
 from tests.lm import reference
 
 SHORT = {
-    "wp": "word_part", "we": "word_end", "f": "formatting", "ind": "induction",
-    "l": "left_delimiter", "r": "right_delimiter",
-}  # fmt: skip
+    "wp": "word_part",
+    "we": "word_end",
+    "f": "formatting",
+    "ind": "induction",
+    "l": "left_delimiter",
+    "r": "right_delimiter",
+}
 # text of every token, and its classes after a slash
 EXAMPLES = {
     " unbelievableness of": " unbelie/wp v/wp ableness/we  of",
@@ -185,10 +189,11 @@ def test_wide_letters_can_be_switched_off():
 def test_repeated_pairs_by_definition(row):
     special = np.array([False, False, False, True])
     expected = [
-        k > 0 and 3 not in row[k - 1 : k + 1]
+        k > 0
+        and 3 not in row[k - 1 : k + 1]
         and any(row[j - 1 : j + 1] == row[k - 1 : k + 1] for j in range(1, k))
         for k in range(len(row))
-    ]  # fmt: skip
+    ]
     assert repeated_pairs(np.array([row]), special)[0].tolist() == expected
 
 

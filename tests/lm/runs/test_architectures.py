@@ -9,12 +9,27 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.losses import is_direct, token_losses
 
 COMMON = {
-    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
-    "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
-}  # fmt: skip
-GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32,
-       "bos_token_id": 1, "eos_token_id": 1}  # fmt: skip
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+GPT = {
+    "vocab_size": 61,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
 ARCHITECTURES = {
     "gpt_neox": COMMON | {"partial_rotary_factor": 0.25},
     "gpt2": GPT,
@@ -53,10 +68,17 @@ ARCHITECTURES = {
     "helium": COMMON,
     "mamba": {"vocab_size": 61, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1},
     "recurrent_gemma": COMMON | {"logits_soft_cap": 1.0, "lru_width": 16, "num_hidden_layers": 3},
-    "falcon_h1": COMMON | {"lm_head_multiplier": 0.5, "mamba_d_ssm": 16, "mamba_n_heads": 2,
-                           "mamba_d_head": 8, "mamba_d_state": 4, "mamba_chunk_size": 8},
-    "xlstm": COMMON | {"output_logit_soft_cap": 1.0, "num_heads": 2, "chunk_size": 4,
-                       "weight_mode": "single"},
+    "falcon_h1": COMMON
+    | {
+        "lm_head_multiplier": 0.5,
+        "mamba_d_ssm": 16,
+        "mamba_n_heads": 2,
+        "mamba_d_head": 8,
+        "mamba_d_state": 4,
+        "mamba_chunk_size": 8,
+    },
+    "xlstm": COMMON
+    | {"output_logit_soft_cap": 1.0, "num_heads": 2, "chunk_size": 4, "weight_mode": "single"},
     "nanochat": COMMON | {"final_logit_softcapping": 1.0},
     "ernie4_5": COMMON,
     "arcee": COMMON,
@@ -65,15 +87,29 @@ ARCHITECTURES = {
     "exaone4": COMMON,
     "hunyuan_v1_dense": COMMON,
     "bert": COMMON | {"is_decoder": True},
-}  # fmt: skip
+}
 """Name of a model -> the settings that make it tiny."""
 UNLIKE = {
-    "recurrent_gemma", "falcon_h1", "xlstm", "nanochat", "gemma2", "cohere", "cohere2", "granite",
-    "granitemoe", "phi", "gptj", "codegen", "bert",
-}  # fmt: skip
+    "recurrent_gemma",
+    "falcon_h1",
+    "xlstm",
+    "nanochat",
+    "gemma2",
+    "cohere",
+    "cohere2",
+    "granite",
+    "granitemoe",
+    "phi",
+    "gptj",
+    "codegen",
+    "bert",
+}
 """Models that do more to their logits than a product, or have a bias there."""
-FEATURES = {"gemma2": "final_logit_softcapping", "cohere": "logit_scale",
-            "granite": "logits_scaling"}  # fmt: skip
+FEATURES = {
+    "gemma2": "final_logit_softcapping",
+    "cohere": "logit_scale",
+    "granite": "logits_scaling",
+}
 
 
 def build(name, **changes):

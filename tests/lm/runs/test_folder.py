@@ -107,8 +107,18 @@ def test_another_tokenizer_for_a_run(tiny, copy, bpe, tmp_path):
     assert found["loss"] == np.load(copy / "losses.npy")[-1]
 
 
-@pytest.mark.parametrize("name", ["data.json", "settings.json", "held_out.npy", "training.npy",
-                                  "tokenizer.json", "resume.pt", "inputs.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data.json",
+        "settings.json",
+        "held_out.npy",
+        "training.npy",
+        "tokenizer.json",
+        "resume.pt",
+        "inputs.json",
+    ],
+)
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"a', b"cut"])
 def test_damaged_files_of_a_run(tiny, copy, name, content):
     path = copy / name
@@ -161,25 +171,56 @@ def test_a_vocabulary_that_the_text_does_not_fill(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((n, 0) for n in ("layers", "width", "heads", "context", "rows", "accumulate", "every",
-                           "vocab_size", "horizon", "documents", "segment_min", "segment_max",
-                           "learning_rate")),
+        *(
+            (n, 0)
+            for n in (
+                "layers",
+                "width",
+                "heads",
+                "context",
+                "rows",
+                "accumulate",
+                "every",
+                "vocab_size",
+                "horizon",
+                "documents",
+                "segment_min",
+                "segment_max",
+                "learning_rate",
+            )
+        ),
         *((n, -1) for n in ("n_steps", "warmup", "seed", "rows", "final_lr")),
         *((n, float("nan")) for n in ("final_lr", "learning_rate", "repeat_share")),
-        ("corpus", ""), ("rows", 1.5), ("width", True), ("seed", 2**63), ("seed", 10**400),
+        ("corpus", ""),
+        ("rows", 1.5),
+        ("width", True),
+        ("seed", 2**63),
+        ("seed", 10**400),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         RunSettings(**{name: value})
 
 
 def test_settings_at_their_bounds(tiny, tmp_path):
-    smallest = dataclasses.replace(tiny[0], n_steps=0, warmup=0, final_lr=0.0, context=1, rows=1,
-                                   heads=1, width=4, segment_min=1, segment_max=1,
-                                   every=1)  # fmt: skip
+    smallest = dataclasses.replace(
+        tiny[0],
+        n_steps=0,
+        warmup=0,
+        final_lr=0.0,
+        context=1,
+        rows=1,
+        heads=1,
+        width=4,
+        segment_min=1,
+        segment_max=1,
+        every=1,
+    )
     assert answer("train", tmp_path, *options(smallest)) == {
-        "folder": str(tmp_path), "steps": [0], "loss": None,
-    }  # fmt: skip
+        "folder": str(tmp_path),
+        "steps": [0],
+        "loss": None,
+    }
     assert json.loads((tmp_path / "settings.json").read_text())["context"] == 1
     train(dataclasses.replace(smallest, n_steps=1), tmp_path)

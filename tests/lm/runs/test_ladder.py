@@ -56,9 +56,11 @@ STORED = {
     "in another order": lambda f, w: write(f, dict(reversed(w.items()))),
     "with other signs of zeros": lambda f, w: write(f, zeros_changed(w)),
     "under other names": lambda f, w: write(f, {f"model.{k}": v for k, v in w.items()}),
-    "with metadata": lambda f, w: (write(f, w), save_file(w, f / "model.safetensors",
-                                                          metadata={"step": "9"})),
-}  # fmt: skip
+    "with metadata": lambda f, w: (
+        write(f, w),
+        save_file(w, f / "model.safetensors", metadata={"step": "9"}),
+    ),
+}
 
 
 @pytest.fixture
@@ -119,8 +121,9 @@ def test_files_that_the_index_does_not_name_do_not_count(tiny, weights, tmp_path
     assert len(Checkpoints.from_directory(tmp_path)) == 2
 
 
-SMALL = settings(deadline=None, max_examples=40,
-                 suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+SMALL = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @SMALL
@@ -135,8 +138,9 @@ def test_equal_steps_are_exactly_those_found(tmp_path_factory, data):
         values[0, 0] = float("nan") if which == 3 else 0.0
         small = torch.full((3,), float(which)) if which else torch.zeros(3)
         way = data.draw(st.sampled_from(sorted(STORED)))
-        STORED[way](folder / f"step{step}", {"large": values, "small": small,
-                                             "ones": torch.ones(100, 100)})  # fmt: skip
+        STORED[way](
+            folder / f"step{step}", {"large": values, "small": small, "ones": torch.ones(100, 100)}
+        )
     groups = [[s for s, w in enumerate(chosen) if w == which] for which in range(4)]
     wanted = "; ".join(", ".join(map(str, g)) for g in sorted(g for g in groups if len(g) > 1))
     paths = {step: folder / f"step{step}" for step in range(len(chosen))}

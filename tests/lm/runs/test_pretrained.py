@@ -42,8 +42,11 @@ def rewrite(folder, change):
 def test_code_beside_a_checkpoint_is_not_run(copy, text_file, tmp_path):
     """Even if the user would answer yes."""
     ran = tmp_path / "ran"
-    configure(copy, model_type="zzz", auto_map={"AutoConfig": "cfg.C", "AutoTokenizer": "cfg.C",
-                                                "AutoModelForCausalLM": "cfg.C"})  # fmt: skip
+    configure(
+        copy,
+        model_type="zzz",
+        auto_map={"AutoConfig": "cfg.C", "AutoTokenizer": "cfg.C", "AutoModelForCausalLM": "cfg.C"},
+    )
     (copy / "step12" / "cfg.py").write_text(HARMLESS.format(path=str(ran)))
     command = [
         sys.executable,
@@ -101,11 +104,13 @@ def test_pickles_are_not_run(copy):
     ("change", "words"),
     [
         (lambda w: w.pop("lm_head.weight"), r"lack 1 tensors \(lm_head.weight\)"),
-        (lambda w: w.update({"gpt_neox.layers.1.attention.dense.bias": torch.zeros(16)}),
-         r"have, beyond those of its config.json, 1 tensors"),
+        (
+            lambda w: w.update({"gpt_neox.layers.1.attention.dense.bias": torch.zeros(16)}),
+            r"have, beyond those of its config.json, 1 tensors",
+        ),
         (lambda w: w.update({"lm_head.weight": torch.zeros(3, 3)}), "step12"),
     ],
-)  # fmt: skip
+)
 def test_tensors_that_lack_or_do_not_belong(copy, change, words):
     rewrite(copy, change)
     with pytest.raises(ValueError, match=words):
@@ -150,9 +155,11 @@ def test_damaged_files_end_in_one_line(copy, text_file, name, size):
 def test_damaged_tokenizers_end_in_one_line(copy, text_file, content):
     path = copy / "step12" / "tokenizer.json"
     path.write_text(content)
-    for arguments in (("classes", __file__, "--tokenizer", path),
-                      ("induction", copy, "--text", text_file),
-                      ("train", copy, "--tokenizer", path)):  # fmt: skip
+    for arguments in (
+        ("classes", __file__, "--tokenizer", path),
+        ("induction", copy, "--text", text_file),
+        ("train", copy, "--tokenizer", path),
+    ):
         shown = call(*arguments, code=1).stderr
         assert shown.startswith(f"error: {path} is no tokenizer.json, or damaged (")
 

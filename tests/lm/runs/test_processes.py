@@ -155,9 +155,13 @@ forbidden: list[str] = []
 
 
 def _refuse(event, arguments):
-    writes = {"open": lambda p, mode, flags: flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT),
-              "os.mkdir": lambda *_: True, "os.rename": lambda *_: True,
-              "os.remove": lambda *_: True, "os.rmdir": lambda *_: True}  # fmt: skip
+    writes = {
+        "open": lambda p, mode, flags: flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT),
+        "os.mkdir": lambda *_: True,
+        "os.rename": lambda *_: True,
+        "os.remove": lambda *_: True,
+        "os.rmdir": lambda *_: True,
+    }
     if forbidden and event in writes and isinstance(arguments[0], str | os.PathLike):
         place = os.path.abspath(arguments[0])
         if any(place.startswith(f) for f in forbidden) and writes[event](*arguments[:3]):
@@ -172,10 +176,14 @@ def read_only(monkeypatch):
 
     def refuse(folder):
         forbidden.append(str(folder))
-        monkeypatch.setattr(os, "access", lambda path, mode, **options: (
-            access(path, mode, **options)
-            and not (mode & os.W_OK and str(path).startswith(str(folder)))
-        ))  # fmt: skip
+        monkeypatch.setattr(
+            os,
+            "access",
+            lambda path, mode, **options: (
+                access(path, mode, **options)
+                and not (mode & os.W_OK and str(path).startswith(str(folder)))
+            ),
+        )
 
     yield refuse
     forbidden.clear()
@@ -228,11 +236,18 @@ def test_stores_of_the_figures_are_read_by_the_commands(tiny, tmp_path, monkeypa
 def test_a_missing_extra_is_one_line_before_the_work(tmp_path, monkeypatch, command, module):
     monkeypatch.setitem(sys.modules, module, None)
     out = tmp_path / "out"
-    more = {"train": [], "classes": ["--tokenizer", out], "induction": [], "doctor": [],
-            "sample": ["--store", out / "s"], "groups": ["--store", out / "s"]}  # fmt: skip
+    more = {
+        "train": [],
+        "classes": ["--tokenizer", out],
+        "induction": [],
+        "doctor": [],
+        "sample": ["--store", out / "s"],
+        "groups": ["--store", out / "s"],
+    }
     shown = call(command, out, *more[command], code=1).stderr
-    assert shown == (f"error: this needs {module}, not installed here; `pip install "
-                     "'dlnflow[lm]'` does that.\n")  # fmt: skip
+    assert shown == (
+        f"error: this needs {module}, not installed here; `pip install 'dlnflow[lm]'` does that.\n"
+    )
     assert not out.exists()
 
 

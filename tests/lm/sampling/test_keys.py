@@ -20,19 +20,37 @@ from dlnflow.lm.sampling.unit import Sampler, Unit, run
 from dlnflow.sampling.settings import REVISION, Settings
 
 SETTINGS = Settings(
-    n_beta=500.0, localization=200.0, step_size=1e-3, chains=2, draws=4, burn_in=4, thin=2, seed=6,
+    n_beta=500.0,
+    localization=200.0,
+    step_size=1e-3,
+    chains=2,
+    draws=4,
+    burn_in=4,
+    thin=2,
+    seed=6,
     kernel_options={"freeze_after": 3},
-)  # fmt: skip
+)
 SAMPLER = Sampler(SETTINGS)
 OTHER_SETTINGS = {
-    "n_beta": 600.0, "localization": 300.0, "step_size": 5e-4, "chains": 3, "draws": 6,
-    "burn_in": 5, "thin": 1, "seed": 7, "dtype": "float64",
+    "n_beta": 600.0,
+    "localization": 300.0,
+    "step_size": 5e-4,
+    "chains": 3,
+    "draws": 6,
+    "burn_in": 5,
+    "thin": 1,
+    "seed": 7,
+    "dtype": "float64",
     "kernel_options": {"freeze_after": 2},
-}  # fmt: skip
+}
 OTHER_SAMPLER = {
-    "settings": dataclasses.replace(SETTINGS, seed=8), "kernel": "sgld",
-    "parameters": ("*embed_in*",), "precision": "bf16", "device": "meta", "threads": 2,
-}  # fmt: skip
+    "settings": dataclasses.replace(SETTINGS, seed=8),
+    "kernel": "sgld",
+    "parameters": ("*embed_in*",),
+    "precision": "bf16",
+    "device": "meta",
+    "threads": 2,
+}
 LENGTHEN = {"chains", "draws"}
 """The only fields without an influence on the draws that a chain has already."""
 MESSAGE = (
@@ -46,10 +64,15 @@ def parts(tmp_path_factory):
     """Checkpoints, gradient data and observed rows; the weights are written down, not trained."""
     folder = tmp_path_factory.mktemp("pinned")
     config = transformers.GPTNeoXConfig(
-        vocab_size=17, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=16, attention_dropout=0.0,
+        vocab_size=17,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        attention_dropout=0.0,
         hidden_dropout=0.0,
-    )  # fmt: skip
+    )
     model = transformers.GPTNeoXForCausalLM(config)
     start = 0
     for p in model.parameters():
@@ -60,9 +83,10 @@ def parts(tmp_path_factory):
     text = (np.arange(300) ** 2 // 7 % 17).astype(np.int32)
     rows = (np.arange(28).reshape(4, 7) ** 3 // 5) % 17
     return (
-        Checkpoints.from_directory(folder), GradientData(text, rows=3, length=8, repeat_share=0.3),
+        Checkpoints.from_directory(folder),
+        GradientData(text, rows=3, length=8, repeat_share=0.3),
         Observed(rows),
-    )  # fmt: skip
+    )
 
 
 def draws(parts, sampler, chain=1):
@@ -130,9 +154,13 @@ def test_the_key_has_the_revision_and_only_json():
 
 
 OTHER_TEXT = {
-    "ids": np.arange(40, dtype=np.int32), "rows": 3, "length": 9, "repeat_share": 0.25,
-    "segment": (2, 4), "text_sha256": "0",
-}  # fmt: skip
+    "ids": np.arange(40, dtype=np.int32),
+    "rows": 3,
+    "length": 9,
+    "repeat_share": 0.25,
+    "segment": (2, 4),
+    "text_sha256": "0",
+}
 
 
 @pytest.mark.parametrize("name", fields(GradientData))
@@ -167,8 +195,20 @@ def test_identity_goes_into_records_mappings_sequences_and_arrays():
     def key(value):
         return json.dumps(identity(Record(value), leave_out={}))
 
-    values = [{"x": [1, 2]}, {"x": [1, 3]}, {"x": {"y": 1}}, {"x": {"y": 2}}, Inner(1), Inner(2),
-              np.arange(3), np.arange(3.0), np.float64(2.5), None, True, (1, 2)]  # fmt: skip
+    values = [
+        {"x": [1, 2]},
+        {"x": [1, 3]},
+        {"x": {"y": 1}},
+        {"x": {"y": 2}},
+        Inner(1),
+        Inner(2),
+        np.arange(3),
+        np.arange(3.0),
+        np.float64(2.5),
+        None,
+        True,
+        (1, 2),
+    ]
     assert len({key(value) for value in values}) == len(values)
     assert identity(Record(1), leave_out={"a": "no"}, since={"b": 1}) == {}
     assert identity(Record(1, 2), leave_out={"a": "no"}, since={"b": 1}) == {"b": 2}

@@ -175,8 +175,11 @@ def test_a_place_that_cannot_be_a_store(parts, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     (tmp_path / "busy" / "lock").mkdir(parents=True)
-    for store, why in ((file, "is a file"), (file / "in", r"cannot be written \(Not a directory\)"),
-                       (tmp_path / "busy", r"cannot be written \(Is a directory\)")):  # fmt: skip
+    for store, why in (
+        (file, "is a file"),
+        (file / "in", r"cannot be written \(Not a directory\)"),
+        (tmp_path / "busy", r"cannot be written \(Is a directory\)"),
+    ):
         with pytest.raises(ValueError, match=f"`store` {store} {why}. Give a folder that can be"):
             sample_traces(*parts, store=store)
     with pytest.raises(ValueError, match="file is no folder; `dlnflow lm sample run --store"):

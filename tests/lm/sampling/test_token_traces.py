@@ -21,9 +21,16 @@ from dlnflow.lm.sampling.unit import Sampler
 from dlnflow.sampling.settings import Settings
 
 SETTINGS = Settings(
-    n_beta=1e3, localization=1e3, step_size=1e-6, chains=2, draws=6, burn_in=3, thin=2, seed=4,
+    n_beta=1e3,
+    localization=1e3,
+    step_size=1e-6,
+    chains=2,
+    draws=6,
+    burn_in=3,
+    thin=2,
+    seed=4,
     kernel_options={"freeze_after": 2},
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -230,10 +237,12 @@ def test_other_processes_give_the_same(parts, whole):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"n_beta": 2e3}, "n_beta"), ({"seed": 5}, "seed"), ({"burn_in": 4}, "burn_in"),
+        ({"n_beta": 2e3}, "n_beta"),
+        ({"seed": 5}, "seed"),
+        ({"burn_in": 4}, "burn_in"),
         ({"kernel_options": {}}, "options"),
     ],
-)  # fmt: skip
+)
 def test_other_settings_are_refused(parts, tmp_path, change, word):
     sample_traces(*changed(parts, draws=4, chains=1), store=tmp_path)
     with pytest.raises(ValueError, match=f"(?s)something else.*{word}"):

@@ -24,7 +24,7 @@ RANK_RTOL = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoints:
+class Networks:
     """Networks of two layers, in orthonormal bases of the input and hidden directions they use.
 
     Attributes
@@ -50,7 +50,7 @@ class Checkpoints:
     unused_inputs: bool
 
     @classmethod
-    def of(cls, weights: Weights, task: Task, hidden: int) -> "Checkpoints":
+    def of(cls, weights: Weights, task: Task, hidden: int) -> "Networks":
         """Rotate weights (T, out, in) of two layers and inputs into the bases they use."""
         w1, w2 = weights
         x, unused = task.x, False
@@ -65,7 +65,7 @@ class Checkpoints:
             w1, w2 = r[..., :n_in], r[..., n_in:].mT
         return cls(w1, w2, x, task.y, hidden - w1.shape[1], unused)
 
-    def at(self, times: IntArray | slice) -> "Checkpoints":
+    def at(self, times: IntArray | slice) -> "Networks":
         """Return a selection of checkpoints."""
         return replace(self, w1=self.w1[times], w2=self.w2[times])
 
