@@ -158,7 +158,7 @@ def _predicted(kernel: registry.Kernel, target: Target, state: Any) -> float:
         return target.ideal
     if kernel.law is not law.DISCRETISED:
         return np.nan
-    steps = torch.as_tensor(kernel.steps(state)).double().numpy()
+    steps = torch.as_tensor(kernel.steps(state), dtype=torch.float64).numpy()
     size = target.start.shape[1]
     shape = (1, size) if steps.ndim == 0 else (len(steps), size)
     return float(target.discretised(np.broadcast_to(steps, shape)).mean())
