@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.traces.intervals import TWO_SIGMA
 
 MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""
@@ -66,8 +65,8 @@ def print_events(table: pd.DataFrame) -> None:
     console.print(
         f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
         f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
-        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also with "
-        f"{100 * TWO_SIGMA:.0f} % intervals off zero on both sides.",
+        f"A value counts above {table.attrs['floor']}; flips of\nsampled curves also beyond "
+        "2 standard errors, or more\nwhere these have few degrees of freedom.",
         highlight=False,
     )
 

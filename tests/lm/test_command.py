@@ -62,6 +62,7 @@ def test_from_a_run_to_recall(run, tmp_path):
     rows = answer("groups", run, "--store", store)["rows"]
     assert {r["step"] for r in rows} == {0, 2}
     assert {"query", "train", "influence", "standard_error", "verdict"} <= set(rows[0])
+    assert all(r["low"] < r["influence"] < r["high"] and r["dof"] >= 1 - 1e-9 for r in rows)
     recall = answer("knn", run, "--store", store, "--k", 5)["rows"]
     assert all(0 <= r["recall"] <= 1 for r in recall)
     assert "word_part" in call("groups", run, "--store", store).stdout
