@@ -1,5 +1,7 @@
 """The labelled result that every estimator returns, and the only place where its sign is set."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow._support.files import atomic_path
+from dlnflow._support.hashes import sha256_array, sha256_json
 
 SIGN = "d loss(query) / d weight(train): negative = the train item helps the query"
 UNITS = "loss per unit of item weight"
@@ -18,6 +21,11 @@ MEAN_LOSS = "(1/N) sum_i w_i l_i"
 """What any model is trained on."""
 OBJECTIVE = f"{MEAN_LOSS},  l_i = 1/2 |y_i - W x_i|^2"
 CORE_DIMS = ("time", "query", "train")
+FLOW_UNITS = "time of da/dt = L a^(2-2/L) (s - a)"
+NO_FLOW = "none: the optimizer has no flow time"
+"""Units of `flow_time`, so that a flow time that was lost differs from one that never was."""
+CHECKSUM = "checksum"
+"""Attribute of a file: sha256 of the values, labels and attributes in it."""
 SAMPLED = ("standard_error", "dof", "verdict")
 """Coordinates that say how far a sampled result can be believed."""
 
@@ -80,7 +88,7 @@ def influence(
         attrs=about | dict(attrs or {}),
     )
     array.time.attrs["units"] = "optimiser steps"
-    array.flow_time.attrs["units"] = "time of da/dt = L a^(2-2/L) (s - a)"
+    array.flow_time.attrs["units"] = NO_FLOW if _all_nan(array.flow_time) else FLOW_UNITS
     return check(array)
 
 
@@ -101,7 +109,7 @@ def check(array: xr.DataArray) -> xr.DataArray:
     TypeError
         If it is not a DataArray.
     ValueError
-        If name, dims, labels, time or sign are not those of an influence result.
+        If name, dims, labels, time, flow time, units or sign are not those of an influence result.
     """
     if not isinstance(array, xr.DataArray):
         raise TypeError(f"expected an xarray.DataArray, got {type(array).__name__}.")
@@ -114,8 +122,7 @@ def check(array: xr.DataArray) -> xr.DataArray:
     missing = [n for n in (*array.dims, "flow_time") if n not in array.coords]
     if missing:
         raise ValueError(f"an influence result needs coordinates for {', '.join(missing)}.")
-    if array.time.dtype.kind not in "iu" or np.any(np.diff(array.time.values) <= 0):
-        raise ValueError("`time` must be strictly increasing whole steps.")
+    _check_times(array)
     for name in ("query", "train"):
         if len(np.unique(array[name].values)) < array.sizes[name]:
             raise ValueError(f"labels of `{name}` must all differ.")
@@ -124,7 +131,44 @@ def check(array: xr.DataArray) -> xr.DataArray:
             f"the sign of an influence result is {SIGN!r}; got {array.attrs.get('sign')!r}. "
             "Build results with dlnflow.result.influence."
         )
+    if array.attrs.get("units") not in (UNITS, CORRELATION):
+        raise ValueError(
+            f"the units of an influence result are {UNITS!r}, or {CORRELATION!r} where it is "
+            f"normalised; got {array.attrs.get('units')!r}."
+        )
     return array
+
+
+def _check_times(array: xr.DataArray) -> None:
+    """Refuse steps and flow times that no run can have.
+
+    Raises
+    ------
+    ValueError
+        If they are negative or do not increase, or if flow times are missing.
+    """
+    time, flow_time = array.time.values, array.flow_time.values
+    if time.dtype.kind not in "iu" or np.any(np.diff(time) <= 0) or np.any(time < 0):
+        raise ValueError("`time` must be strictly increasing whole steps, none negative.")
+    if array.flow_time.dims != ("time",) or flow_time.dtype.kind != "f":
+        raise ValueError("`flow_time` must hold one number per step.")
+    if _all_nan(array.flow_time):
+        if array.flow_time.attrs.get("units") == FLOW_UNITS:
+            raise ValueError(
+                "`flow_time` is NaN everywhere, though its units say that the run has one; build "
+                "the result again with run.flow_time(steps)."
+            )
+        return
+    known = np.all(np.isfinite(flow_time)) and np.all(flow_time >= 0)
+    if not known or np.any(np.diff(flow_time) <= 0):
+        raise ValueError(
+            "`flow_time` must be >= 0 and strictly increasing, or NaN everywhere for an optimizer "
+            "that has none."
+        )
+
+
+def _all_nan(flow_time: xr.DataArray) -> bool:
+    return bool(np.all(np.isnan(flow_time.values)))
 
 
 def stack(*arrays: xr.DataArray) -> xr.DataArray:
@@ -219,6 +263,8 @@ def _same_grid(first: xr.DataArray, other: xr.DataArray, first_name: str, name: 
 def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
     """Write a result to a netCDF file, atomically: the file is complete or unchanged.
 
+    The file carries a checksum of its values, labels and attributes, which `load` checks.
+
     Parameters
     ----------
     array : xarray.DataArray
@@ -238,8 +284,9 @@ def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
     """
     check(array)
     path = Path(path)
+    dataset = array.to_dataset(promote_attrs=False).assign_attrs({CHECKSUM: checksum(array)})
     with atomic_path(path) as temporary:
-        array.to_netcdf(temporary, engine="scipy")
+        dataset.to_netcdf(temporary, engine="scipy")
     return path
 
 
@@ -253,26 +300,103 @@ def load(path: str | PathLike[str]) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
+        Exactly what was saved. Files of versions that wrote no checksum come with a warning.
 
     Raises
     ------
     ValueError
-        If the file is not a netCDF file or does not hold an influence result.
+        If the file is damaged, is not a netCDF file or does not hold an influence result.
     FileNotFoundError
         If there is no such file.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    content = path.read_bytes()  # a file that cannot be read at all is no damaged one
     try:
-        array = xr.load_dataarray(path, engine="scipy")
-    except (TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a netCDF file written by dlnflow: {error}") from error
+        array, stored = _decoded(content)
+        if stored is not None and checksum(array) != stored:
+            raise ValueError("values, labels or attributes differ from those that were saved")
+    except Exception as error:  # what a parser makes of damaged bytes can be any error
+        raise ValueError(
+            f"{path} is damaged, or not a netCDF file written by dlnflow: {error}. Compute the "
+            "result again and save it with dlnflow.save, or take a copy of the file."
+        ) from error
+    if stored is None:
+        warnings.warn(
+            f"{path} has no checksum, as files of earlier versions: damage cannot be told. Once "
+            "you trust it, write it again with dlnflow.save.",
+            stacklevel=2,
+        )
+    try:
+        return check(array)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold an influence result: {error}") from error
+
+
+def checksum(array: xr.DataArray) -> str:
+    """Return the sha256 of values, labels and attributes, the same before and after storage.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+
+    Returns
+    -------
+    str
+    """
+    parts = {str(name): _content(array[name]) for name in array.coords}
+    return sha256_json([str(array.name), _content(array), parts])
+
+
+def _content(array: xr.DataArray) -> list[object]:
+    """Dims, attributes and a hash of values, in the types that a netCDF file gives back."""
+    values = array.values
+    if values.dtype.kind in "iu":
+        values = values.astype("<i8")
+    elif values.dtype.kind in "SOTU":
+        values = values.astype(str)
+        values = np.char.encode(values, "utf-8")
+    elif values.dtype.kind == "f":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    attrs = {str(name): _attribute(value) for name, value in array.attrs.items()}
+    return [list(map(str, array.dims)), sha256_array(values), attrs]
+
+
+def _attribute(value: object) -> object:
+    """Text as it is, numbers as a list: a file does not tell 2 from [2], nor True from 1."""
+    if isinstance(value, str):
+        return value.rstrip("\0")
+    return [
+        part.hex() if isinstance(part, float) else int(part) for part in np.ravel(value).tolist()
+    ]
+
+
+def _decoded(content: bytes) -> tuple[xr.DataArray, str | None]:
+    """Return the array in a netCDF file and its checksum, None where it has none.
+
+    Raises
+    ------
+    ValueError
+        If there is another array, or another attribute in place of the checksum. Whatever xarray
+        raises for bytes that are no netCDF file.
+    """
+    dataset = xr.load_dataset(io.BytesIO(content), engine="scipy")
+    if len(dataset.data_vars) != 1:
+        raise ValueError(f"it holds {len(dataset.data_vars)} arrays, not one")
+    stored = dataset.attrs.pop(CHECKSUM, None)
+    if dataset.attrs:
+        raise ValueError(f"it has the attribute {next(iter(dataset.attrs))!r}")
+    (name,) = dataset.data_vars
+    array = dataset[name]
     for name in array.coords:
+        attrs = array[name].attrs
         if array[name].dtype.kind in "iu":
-            attrs = array[name].attrs
             array = array.assign_coords({name: array[name].astype(np.int64)})
             array[name].attrs.update(attrs)
         elif array[name].dtype.kind in "SOT":
             array = array.assign_coords({name: array[name].astype(str)})
-    return check(array)
+            array[name].attrs.update(attrs)
+    if stored is None and "flow_time" in array.coords and _all_nan(array.flow_time):
+        array.flow_time.attrs["units"] = NO_FLOW  # which earlier versions did not write
+    return array, stored

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import dlnflow as dln
 from dlnflow import result
@@ -82,6 +83,11 @@ def test_stack_refuses_signs_names_and_sweeps():
         dln.stack()
 
 
+def _with_flow_time(array, times):
+    units = array.flow_time.attrs
+    return array.assign_coords(flow_time=("time", np.array(times), units))
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
@@ -92,6 +98,12 @@ def test_stack_refuses_signs_names_and_sweeps():
         (lambda a: a.isel(time=[1, 0, 2]), ValueError, "increasing"),
         (lambda a: a.assign_coords(query=["a", "a"]), ValueError, "`query` must all differ"),
         (lambda a: a.expand_dims("method").assign_coords(method=["x"]), ValueError, "method"),
+        (lambda a: a.assign_attrs(units="bananas"), ValueError, "units"),
+        (lambda a: a.assign_coords(time=[-5, 0, 5]), ValueError, "none negative"),
+        (lambda a: _with_flow_time(a, [np.nan] * 3), ValueError, "NaN everywhere, though"),
+        (lambda a: _with_flow_time(a, [0.0, np.nan, 1.0]), ValueError, "strictly increasing"),
+        (lambda a: _with_flow_time(a, [-1.0, 0.0, 1.0]), ValueError, ">= 0"),
+        (lambda a: _with_flow_time(a, [0.0, 2.0, 1.0]), ValueError, "strictly increasing"),
     ],
 )
 def test_check_refuses_what_is_not_a_result(spoil, error, reason):
@@ -107,6 +119,123 @@ def test_save_and_load_give_the_same_array(tmp_path):
     assert back.time.dtype == np.int64
     unicode_items = _example(query=("naïve", "犬"))
     assert dln.load(dln.save(unicode_items, path)).identical(unicode_items)
+
+
+def test_optimizers_without_a_flow_time_say_so_and_are_kept(tmp_path):
+    none = result.influence(
+        np.ones((2, 1, 1)), [0, 1], ["a"], ["b"], estimator="x", flow_time=[np.nan, np.nan]
+    )
+    assert none.flow_time.attrs["units"] == result.NO_FLOW
+    assert dln.load(dln.save(none, tmp_path / "adam.nc")).identical(none)
+
+
+def _rich(generator):
+    """A result with a sweep, text, numbers and lists among its attributes and coordinates."""
+    values = generator.normal(size=(2, 5, 3, 3))
+    values[0, 0, 0, 0], values[1, 1, 1, 1] = np.nan, -0.0
+    attrs = {"window": 50, "weight": 0.25, "damping": [0.1, 0.2], "about": "naïve", "exact": True}
+    array = result.influence(
+        values,
+        [0, 3, 10, 40, 200],
+        ["a", "naïve", "犬"],
+        ["a", "b", "long name"],
+        estimator="bif",
+        flow_time=[0.0, 0.3, 1.0, 4.0, 20.0],
+        leading={"seed": [3, 7]},
+        attrs=attrs,
+    )
+    verdict = (("seed", "time"), [["mixed", "", "not mixed", "diverged", "mixed"]] * 2)
+    return array.assign_coords(
+        verdict=verdict, standard_error=(array.dims, np.abs(values)), localization=2.5
+    )
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def stored(tmp_path, rng):
+    return dln.save(_rich(rng), tmp_path / "influence.nc")
+
+
+def _same_or_refused(path, content, truth):
+    """Whether damaged bytes are refused; what is loaded in spite of them must be the truth."""
+    path.write_bytes(content)
+    try:
+        found = dln.load(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "dln" in str(error)
+        return True
+    assert found.identical(truth) and found.values.tobytes() == truth.values.tobytes()
+    return False
+
+
+def test_every_flipped_bit_is_refused_or_harmless(stored, rng):
+    truth, content = dln.load(stored), stored.read_bytes()
+    refused = 0
+    for bit in rng.choice(8 * len(content), 100, replace=False):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        refused += _same_or_refused(stored, bytes(damaged), truth)
+    assert refused > 80  # the rest falls on padding and names of encodings
+
+
+def test_every_truncated_or_overwritten_file_is_refused_or_harmless(stored, rng):
+    truth, content = dln.load(stored), stored.read_bytes()
+    for cut in rng.choice(len(content) - 4, 30, replace=False):  # the last bytes may be padding
+        assert _same_or_refused(stored, content[:cut], truth)
+    for start in rng.choice(len(content) - 32, 30, replace=False):
+        noise = rng.bytes(int(rng.integers(8, 32)))
+        damaged = content[:start] + noise + content[start + len(noise) :]
+        _same_or_refused(stored, damaged, truth)
+
+
+def test_every_bit_of_the_header_is_refused_or_harmless(tmp_path):
+    path = dln.save(_example(), tmp_path / "influence.nc")
+    truth, content = dln.load(path), path.read_bytes()
+    for byte in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[byte] ^= 1 << (byte % 8)
+        _same_or_refused(path, bytes(damaged), truth)
+
+
+def test_values_labels_and_attributes_all_count_for_the_checksum(rng):
+    array = _rich(rng)
+    other = array.copy(deep=True)
+    other.values[0, 2, 0, 0] = np.nextafter(other.values[0, 2, 0, 0], 9)
+    others = [
+        other,
+        array.assign_coords(train=["a", "c", "long name"]),
+        array.assign_coords(seed=[3, 8]),
+        array.assign_coords(localization=2.0),
+        array.assign_attrs(window=51),
+        array.assign_attrs(about="naive"),
+        array.drop_vars("verdict"),
+        array.rename(localization="damping"),
+    ]
+    sums = {result.checksum(one) for one in [array, *others]}
+    assert len(sums) == len(others) + 1
+
+
+def test_rich_results_come_back_as_they_were(tmp_path, rng):
+    array = _rich(rng)
+    back = dln.load(dln.save(array, tmp_path / "influence.nc"))
+    xr.testing.assert_equal(back, array)
+    assert result.checksum(back) == result.checksum(array)
+    assert back.time.attrs == array.time.attrs and back.flow_time.attrs == array.flow_time.attrs
+
+
+def test_files_of_earlier_versions_load_with_a_warning(tmp_path):
+    path = tmp_path / "influence.nc"
+    array = _example()
+    array.to_netcdf(path, engine="scipy")
+    with pytest.warns(UserWarning, match="no checksum"):
+        assert dln.load(path).identical(array)
+    array.rename("other").to_netcdf(path, engine="scipy")
+    with pytest.warns(UserWarning, match="checksum"), pytest.raises(ValueError, match="named"):
+        dln.load(path)
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path):
