@@ -5,7 +5,7 @@ Exact in deep linear networks, sampled in language models.
 
 from dlnflow import analysis, influence, lm, plots, sampling, tables, traces
 from dlnflow._support import VERSION as __version__
-from dlnflow.analysis import compare, events
+from dlnflow.analysis import compare, ensemble, events
 from dlnflow.datasets import living_things, semantic_hierarchy
 from dlnflow.dynamics import initial
 from dlnflow.dynamics.linear import Run
@@ -28,6 +28,7 @@ __all__ = [
     "analysis",
     "check",
     "compare",
+    "ensemble",
     "events",
     "flow",
     "influence",

@@ -177,13 +177,15 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     Parameters
     ----------
     *arrays : xarray.DataArray
-        Influence results on one grid; sweeps must be selected down to one value first.
+        Influence results on one grid; sweeps must be selected down to one value first, but for
+        the dim ``seed``, which all must have or none.
 
     Returns
     -------
     xarray.DataArray
-        dims (estimator, time, query, train), labelled by each result's estimator. `verdict`,
-        `standard_error` and `dof` of sampled results are kept ("" and NaN for the others).
+        dims (estimator, time, query, train), after estimator also seed where the results have it,
+        labelled by each result's estimator. `verdict`, `standard_error` and `dof` of sampled
+        results are kept ("" and NaN for the others).
 
     Raises
     ------
@@ -204,9 +206,8 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     if not arrays:
         raise ValueError("give at least one influence result to stack.")
     for array in arrays:
-        check(array)
-        if array.dims != CORE_DIMS:
-            extra = ", ".join(map(str, array.dims[:-3]))
+        extra = ", ".join(str(dim) for dim in check(array).dims[:-3] if dim != "seed")
+        if extra:
             raise ValueError(
                 f"{array.attrs['estimator']!r} still has the dim {extra}; select one value with "
                 ".sel(...) before stacking."
@@ -214,33 +215,61 @@ def stack(*arrays: xr.DataArray) -> xr.DataArray:
     names = [str(array.attrs["estimator"]) for array in arrays]
     if len(set(names)) < len(names):
         raise ValueError(f"estimators must differ, got {', '.join(names)}.")
-    for array, name in zip(arrays[1:], names[1:], strict=True):
-        _same_grid(arrays[0], array, names[0], name)
+    return joined(arrays, "estimator", names).assign_attrs(estimator=", ".join(names))
+
+
+def joined(
+    arrays: Sequence[xr.DataArray], dim: str, labels: Sequence[str] | Sequence[int]
+) -> xr.DataArray:
+    """Join results on one grid along a new leading dimension, with the attributes all share.
+
+    Parameters
+    ----------
+    arrays : sequence of DataArray
+        With the same dims.
+    dim : str
+    labels : sequence
+        Of the new dimension, one per array.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (dim, *those of the arrays).
+
+    Raises
+    ------
+    ValueError
+        If grids, labels or units differ.
+    """
+    for array, label in zip(arrays[1:], labels[1:], strict=True):
+        _same_grid(arrays[0], array, labels[0], label)
     shared = dict(arrays[0].attrs)
     for array in arrays[1:]:
-        shared = {k: v for k, v in shared.items() if array.attrs.get(k) == v}
+        shared = {k: v for k, v in shared.items() if np.array_equal(array.attrs.get(k), v)}
     alike = _alike(arrays)
-    joined = xr.concat(
+    whole = xr.concat(
         alike,
-        xr.Variable("estimator", np.asarray(names, dtype=str)),
+        xr.Variable(dim, np.asarray(labels)),
         join="exact",
         coords=[name for name in SAMPLED if name in alike[0].coords],
         compat="override",
         combine_attrs="drop",
-    ).transpose("estimator", *CORE_DIMS)
-    return check(joined.assign_attrs(shared | {"estimator": ", ".join(names)}))
+    ).transpose(dim, *arrays[0].dims)
+    for name in ("time", "flow_time"):
+        whole[name].attrs.update(arrays[0][name].attrs)
+    return check(whole.assign_attrs(shared))
 
 
-def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
+def _alike(arrays: Sequence[xr.DataArray]) -> list[xr.DataArray]:
     """Return the arrays with equal coordinates: the grid's and, if any was sampled, `SAMPLED`."""
     sampled = {name for name in SAMPLED if any(name in array.coords for array in arrays)}
-    kept = {*CORE_DIMS, "flow_time", *sampled}
+    kept = {*arrays[0].dims, "flow_time", *sampled}
     alike = []
     for array in arrays:
         none = {
-            "standard_error": (CORE_DIMS, np.full(array.shape, np.nan)),
-            "dof": (CORE_DIMS, np.full(array.shape, np.nan)),
-            "verdict": ("time", np.full(array.sizes["time"], "", dtype="<U9")),
+            "standard_error": (array.dims, np.full(array.shape, np.nan)),
+            "dof": (array.dims, np.full(array.shape, np.nan)),
+            "verdict": (array.dims[:-2], np.full(array.shape[:-2], "", dtype="<U9")),
         }
         missing = {name: none[name] for name in sampled - set(array.coords)}
         alike.append(array.drop_vars(set(array.coords) - kept).assign_coords(missing))
@@ -248,7 +277,12 @@ def _alike(arrays: tuple[xr.DataArray, ...]) -> list[xr.DataArray]:
 
 
 def _same_grid(first: xr.DataArray, other: xr.DataArray, first_name: str, name: str) -> None:
-    for dim in CORE_DIMS:
+    if first.dims != other.dims:
+        raise ValueError(
+            f"{first_name!r} has the dims {first.dims}, {name!r} {other.dims}; compute both for "
+            "the same seeds, or select one."
+        )
+    for dim in first.dims:
         a, b = first[dim].values, other[dim].values
         if len(a) != len(b) or np.any(a != b):
             raise ValueError(
@@ -373,7 +407,16 @@ def _attribute(value: object) -> object:
 
 
 def _decoded(content: bytes) -> tuple[xr.DataArray, str | None]:
-    """Return the array in a netCDF file and its checksum, None where it has none.
+    """Read the array in a netCDF file and its checksum.
+
+    Parameters
+    ----------
+    content : bytes
+
+    Returns
+    -------
+    (DataArray, str or None)
+        None where the file has no checksum.
 
     Raises
     ------

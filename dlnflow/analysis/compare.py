@@ -27,12 +27,13 @@ def compare(stacked: xr.DataArray, reference: str | xr.DataArray = "leave_one_ou
         Results on one grid, from `dlnflow.stack`; or one result with any sweep dims, if
         `reference` is an array.
     reference : str or xarray.DataArray
-        Name of an estimator in `stacked`, or a result on the same grid.
+        Name of an estimator in `stacked`, or a result on the same grid. Where both have the dim
+        ``seed``, every seed is compared with its own reference.
 
     Returns
     -------
     pandas.DataFrame
-        One row per leading coordinate (estimator, ...), ``query`` and ``train``, with
+        One row per leading coordinate (estimator, seed, ...), ``query`` and ``train``, with
 
         ``pearson``, ``spearman``
             Correlation over time; NaN for a constant curve.
@@ -72,7 +73,8 @@ def compare(stacked: xr.DataArray, reference: str | xr.DataArray = "leave_one_ou
     leading = curves.dims[:-3]
     order = (*leading, "query", "train", "time")
     k = curves.transpose(*order).values
-    r = np.broadcast_to(truth.transpose("query", "train", "time").values, k.shape)
+    truth = truth.reset_coords(drop=True)
+    r = truth.broadcast_like(curves.reset_coords(drop=True)).transpose(*order).values
     rows, expected = k.reshape(-1, k.shape[-1]), r.reshape(-1, k.shape[-1])
     floors = extrema.noise_floors(k), extrema.noise_floors(r)
     time = curves.time.values.astype(np.float64)
@@ -94,7 +96,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : pandas.DataFrame
-        From `compare`.
+        From `compare`. Without its column ``seed`` (table.drop(columns="seed")) the pairs of all
+        seeds are summarised together.
 
     Returns
     -------
@@ -134,7 +137,8 @@ def _split(
     """Return the curves to judge and the reference, on one grid."""
     if isinstance(reference, xr.DataArray):
         truth = result.check(reference)
-        if truth.dims != result.CORE_DIMS:
+        own = tuple(dim for dim in truth.dims[:-3] if dim != "seed" or dim not in stacked.dims)
+        if own:
             raise ValueError(f"`reference` must have dims {result.CORE_DIMS}, got {truth.dims}.")
         try:
             return xr.align(stacked, truth, join="exact")
@@ -149,7 +153,7 @@ def _split(
     checks.one_of("reference", reference, names)
     others = [name for name in names if name != reference]
     truth = stacked.sel(estimator=reference, drop=True).assign_attrs(estimator=reference)
-    if truth.dims != result.CORE_DIMS:
+    if set(truth.dims[:-3]) - {"seed"}:
         raise ValueError(f"the reference still has the dims {truth.dims[:-3]}; select one value.")
     return stacked.sel(estimator=others), truth
 

@@ -37,7 +37,8 @@ def plot_influence(
     Parameters
     ----------
     influence : xarray.DataArray
-        One result, or several from `dlnflow.stack`.
+        One result, or several from `dlnflow.stack`. With the dim ``seed`` lines are means over
+        seeds, with a band from the smallest to the largest; heat maps show the mean.
     columns : {"estimator", "query"}
         What the columns of panels show. "estimator": one line per query in each panel (a heat map
         beyond 8 queries); "query": the estimators drawn over each other.
@@ -46,7 +47,8 @@ def plot_influence(
     marks : mapping of label to time, optional
         Vertical lines, such as the half-times of modes.
     events : bool
-        Mark the peaks, troughs and sign flips that `dlnflow.events` finds. Not in heat maps.
+        Mark the peaks, troughs and sign flips that `dlnflow.events` finds, in the mean where
+        there are several seeds. Not in heat maps.
     include_self : bool
         Whether to draw the influence of an item on itself, which is usually much larger.
 
@@ -58,8 +60,8 @@ def plot_influence(
     Raises
     ------
     ValueError
-        If an option is unknown, a sweep dim other than ``estimator`` is left, or there would be
-        more than 100 panels.
+        If an option is unknown, a sweep dim other than ``estimator`` and ``seed`` is left, or
+        there would be more than 100 panels.
     """
     curves = _with_estimators(influence)
     checks.one_of("columns", columns, ["estimator", "query"])
@@ -83,7 +85,7 @@ def plot_influence(
             else:
                 _line_cell(axis, cell, time, marks or {}, events, first=row == 0)
             _headings(axis, curves, columns, row, column, 14 if marks else 6)
-        primary = curves.isel(estimator=0)
+        primary = panels.seed_mean(curves.isel(estimator=0))
         early = overviews.is_early(primary.where(primary["query"] != primary["train"], 0.0), time)
         for axis in axes.flat:
             axis.set_xlabel("")
@@ -107,7 +109,8 @@ def overview(influence: xr.DataArray) -> Figure:
     Parameters
     ----------
     influence : xarray.DataArray
-        One result, or several from `dlnflow.stack`.
+        One result, or several from `dlnflow.stack`. Beyond a few items the mean of seeds is shown,
+        and called so.
 
     Returns
     -------
@@ -121,6 +124,10 @@ def overview(influence: xr.DataArray) -> Figure:
     curves = _with_estimators(influence)
     if curves.sizes["query"] <= MAX_LINES and curves.sizes["train"] <= 8:
         return plot_influence(influence)
+    if "seed" in curves.dims:
+        words = f"mean of {curves.sizes['seed']} seeds"
+        names = [f"{title(str(name))}, {words}" for name in curves["estimator"].values]
+        curves = panels.seed_mean(curves).assign_coords(estimator=names)
     few = curves.sizes["train"] <= overviews.FEW_TRAIN
     with mpl.rc_context(STYLE):
         return overviews.few_train_items(curves) if few else overviews.all_pairs(curves)
@@ -159,12 +166,13 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
 
 
 def _with_estimators(influence: xr.DataArray) -> xr.DataArray:
-    """Return curves with dims (estimator, time, query, train)."""
+    """Return curves with dims (estimator, time, query, train), after estimator maybe seed."""
     curves = result.check(influence)
     if "estimator" not in curves.dims:
         curves = curves.expand_dims(estimator=[str(curves.attrs["estimator"])])
-    if curves.dims != ("estimator", *result.CORE_DIMS):
-        raise ValueError(f"select one value of {curves.dims[1:-3]} before plotting.")
+    if extra := tuple(d for d in curves.dims[:-3] if d not in {"estimator", "seed"}):
+        raise ValueError(f"select one value of {extra} before plotting.")
+    curves = curves.transpose("estimator", ...)
     return curves.assign_coords({d: _plain(curves[d].values) for d in ("query", "train")})
 
 
@@ -211,7 +219,7 @@ def _line_cell(
     panels.draw_marks(axis, marks, labelled=first)
     if not events:
         return
-    table = find_events(_as_result(cell.dropna(over, how="all")))
+    table = find_events(_as_result(panels.seed_mean(cell.dropna(over, how="all"))))
     for k, name in enumerate(names):
         rows = table[table["query" if over == "query" else "estimator"] == name]
         panels.draw_events(axis, rows, color=OKABE_ITO[k % MAX_LINES], time=time)
@@ -225,7 +233,7 @@ def _as_result(cell: xr.DataArray) -> xr.DataArray:
 
 
 def _heat_cell(figure: Figure, axis: Axes, cell: xr.DataArray, time: str) -> None:
-    values = cell.transpose("query", "time").fillna(0.0).values
+    values = panels.seed_mean(cell).transpose("query", "time").fillna(0.0).values
     mesh = panels.draw_heat(axis, cell[time].values, values)
     names = cell["query"].values
     axis.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=6)

@@ -90,13 +90,15 @@ def draw_curves(
     """Draw several curves over time and label the time axis.
 
     Sampled results, which carry `standard_error` and `verdict`, get a band of two standard errors
-    on either side, and are grey where the verdict is not "mixed".
+    on either side, and are grey where the verdict is not "mixed". Curves of several seeds become
+    their mean and a band from the smallest to the largest of them, which the legend names.
 
     Parameters
     ----------
     axis : matplotlib Axes
     curves : xarray.DataArray
-        Two dims, one of them ``time``; one line per entry of the other.
+        Two dims, one of them ``time``, and ``seed`` if there are several; one line per entry of
+        the remaining one.
     time : {"flow_time", "time"}
         Coordinate on the horizontal axis; flow time falls back to steps where a run has none.
     colors, styles : sequences
@@ -113,10 +115,13 @@ def draw_curves(
     Raises
     ------
     ValueError
-        If there are not two dims with ``time`` among them.
+        If there are not two dims but seed, with ``time`` among them.
     """
+    seeds, curves = curves, seed_mean(curves)
     if curves.ndim != 2 or "time" not in curves.dims:
-        raise ValueError(f"`curves` must have two dims, one of them 'time'; got {curves.dims}.")
+        raise ValueError(
+            f"`curves` must have two dims but seed, one of them 'time'; got {seeds.dims}."
+        )
     (other,) = (dim for dim in curves.dims if dim != "time")
     labels = [str(value) for value in curves[other].values] if labels is None else labels
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
@@ -129,9 +134,53 @@ def draw_curves(
             curves[name], believed, color=color, linestyle=style, linewidth=width, label=label
         )
         draw_uncertainty(axis, row, time=name, color=color, width=width)
+        if "seed" in seeds.dims:
+            draw_spread(axis, seeds.isel({other: k}), time=name, color=color, labelled=k == 0)
     axis.set_xlim(float(curves[name][0]), float(curves[name][-1]))
     axis.set_xlabel(TIME_LABELS[name])
     return lines
+
+
+def seed_mean(curves: xr.DataArray) -> xr.DataArray:
+    """Return the mean over the dim ``seed``; curves without it as they are.
+
+    Parameters
+    ----------
+    curves : xarray.DataArray
+
+    Returns
+    -------
+    xarray.DataArray
+        With its attributes, without coordinates that differ between seeds.
+    """
+    return curves.mean("seed", keep_attrs=True) if "seed" in curves.dims else curves
+
+
+def draw_spread(
+    axis: Axes, curves: xr.DataArray, *, color: str, time: str = "flow_time", labelled: bool = True
+) -> None:
+    """Draw a band from the smallest to the largest of the curves of several seeds.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    curves : xarray.DataArray, dims (seed, time)
+    color : str
+    time : {"flow_time", "time"}
+        Coordinate on the horizontal axis.
+    labelled : bool
+        Whether the band has an entry of the legend.
+    """
+    axis.fill_between(
+        curves[time].values,
+        curves.min("seed"),
+        curves.max("seed"),
+        color=color,
+        alpha=0.2,
+        linewidth=0,
+        zorder=1,
+        label=f"line: mean, band: range\nof {curves.sizes['seed']} seeds" if labelled else None,
+    )
 
 
 def draw_uncertainty(

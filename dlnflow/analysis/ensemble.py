@@ -1,0 +1,324 @@
+"""Curves of several runs that differ in their seed: what holds for a task, not for one start."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from dlnflow import checks, result
+from dlnflow._support import FloatArray, IntArray
+from dlnflow.analysis.events import events
+from dlnflow.dynamics.linear import Run
+from dlnflow.dynamics.loops import DivergenceError
+from dlnflow.influence import ESTIMATORS
+from dlnflow.influence.estimator import Items
+from dlnflow.task import Task
+
+TOLERANCE = 0.05
+"""Events of different seeds are the same within this share of the recorded time."""
+
+
+def ensemble(
+    task: Task,
+    seeds: int | Sequence[int] = 8,
+    estimator: str | Sequence[str] = "tangent",
+    steps: ArrayLike | None = None,
+    *,
+    executor: Executor | None = None,
+    train: Items = None,
+    query: Items = None,
+    errors: str = "raise",
+    **run_settings: Any,
+) -> xr.DataArray:
+    """Influence over several runs that differ in their seed only, on one grid of steps.
+
+    All runs have one learning rate and one length: where none is given, the smallest default rate
+    of the seeds and, with it, their largest default `n_steps`.
+
+    Parameters
+    ----------
+    task : Task
+    seeds : int or sequence of int
+        How many (0, 1, ...), or which.
+    estimator : str or sequence of str
+        Names in `dlnflow.ESTIMATORS`.
+    steps : sequence of int, optional
+        Default: the grid of a run of the common length.
+    executor : concurrent.futures.Executor, optional
+        Computes the seeds, say a ProcessPoolExecutor or the one of a dask client; by default one
+        after another in this process. The numbers are the same.
+    train, query : item names, optional
+        Default: all.
+    errors : {"raise", "drop"}
+        What to do where runs diverge: name them all and give nothing, or warn and keep the others.
+    **run_settings
+        Of `dlnflow.Run`, all but `seed`.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims (seed, time, query, train), with the dim estimator before them if a list of names is
+        given. The attributes ``n_steps`` and ``learning_rate`` are common to all seeds, ``common``
+        says how they came about, and ``dropped_seeds`` names those that diverged.
+
+    Raises
+    ------
+    ValueError
+        If a seed, an estimator, a step, a name or a setting is unknown, repeated or does not fit;
+        nothing is trained before.
+    dlnflow.DivergenceError
+        If runs diverge, each seed with its reason; with errors="drop" only if all do.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> curves = ensemble(dln.semantic_hierarchy(), 3, steps=[400, 800], query="cat", train="dog")
+    >>> curves.dims, curves.squeeze().values.round(3).tolist()[0]
+    (('seed', 'time', 'query', 'train'), [-0.507, 0.096])
+    """
+    checks.one_of("errors", errors, ["raise", "drop"])
+    numbers, names = _seeds(seeds), _estimators(estimator)
+    settings, common = _common_settings(task, numbers, run_settings)
+    first = Run(task, seed=numbers[0], **settings)
+    for name in names:
+        ESTIMATORS[name].require(first)
+    steps = first.grid() if steps is None else checks.recorded_steps(steps, first.n_steps)
+    options = {
+        "train": None if train is None else [first.items[k] for k in _of("train", train, first)],
+        "query": None if query is None else [first.queries[k] for k in _of("query", query, first)],
+    }
+    parts = _parts(task)
+    jobs = [(parts, settings | {"seed": seed}, names, steps, options) for seed in numbers]
+    done = dict(zip(numbers, _computed(jobs, executor), strict=True))
+    kept, dropped = _without_diverged(done, errors)
+    curves = [
+        result.joined(column, "seed", list(kept)) for column in zip(*kept.values(), strict=True)
+    ]
+    whole = curves[0] if isinstance(estimator, str) else result.stack(*curves)
+    about = {"n_steps": first.n_steps, "learning_rate": first.learning_rate, "common": common}
+    return whole.assign_attrs(about | ({"dropped_seeds": dropped} if dropped else {}))
+
+
+def _of(name: str, chosen: Items, run: Run) -> IntArray:
+    return checks.positions(name, chosen, run.items if name == "train" else run.queries)
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    """Return different seeds."""
+    if np.ndim(seeds) == 0:
+        return list(range(checks.positive_integer("seeds", seeds)))
+    numbers = [checks.whole_number("seeds", one) for one in np.asarray(seeds).ravel().tolist()]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"`seeds` must list different seeds, at least one; got {numbers}.")
+    return numbers
+
+
+def _estimators(estimator: str | Sequence[str]) -> list[str]:
+    """Return different names of estimators."""
+    names = [estimator] if isinstance(estimator, str) else list(estimator)
+    for name in names:
+        checks.one_of("estimator", name, list(ESTIMATORS))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`estimator` must list different names, at least one; got {names}.")
+    return names
+
+
+def _common_settings(
+    task: Task, seeds: Sequence[int], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Return settings with one learning rate and one length, and in words how they came about."""
+    if "seed" in settings:
+        raise ValueError("`seed` is what differs between the runs; give `seeds`.")
+    if settings.get("initial") is not None and settings.get("batch") is None:
+        raise ValueError(
+            "`initial` fixes the start and there are no minibatches, so that all seeds give the "
+            "same run; leave `initial` out, or give `batch`."
+        )
+    settings, words = dict(settings), []
+    for name, chosen, which in (("learning_rate", min, "smallest"), ("n_steps", max, "largest")):
+        if settings.get(name) is None:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                runs = [Run(task, seed=seed, **settings) for seed in seeds]
+            settings[name] = chosen(getattr(run, name) for run in runs)
+            words.append(f"{name}: the {which} default of {len(seeds)} seeds")
+            if name == "n_steps":  # the length with the common rate; all seeds say it once
+                for text in dict.fromkeys(str(one.message) for one in caught):
+                    warnings.warn(text, stacklevel=3)
+    return settings, "; ".join(words) or "learning_rate and n_steps: given"
+
+
+def _parts(task: Task) -> dict[str, Any]:
+    """Return what a task is made of; one-hot inputs and decompositions are made again there."""
+    x = None if task.one_hot else task.x
+    return {"y": task.y, "x": x, "items": task.items, "features": task.features}
+
+
+def _computed(
+    jobs: Sequence[tuple[Any, ...]], executor: Executor | None
+) -> list[list[xr.DataArray] | str]:
+    """Return what `curves_of_one_seed` gives for every job, in their order."""
+    if executor is None:
+        return [curves_of_one_seed(*job) for job in jobs]
+    futures = [executor.submit(curves_of_one_seed, *job) for job in jobs]
+    try:
+        return [future.result() for future in futures]
+    finally:  # where one fails, those that wait are not begun
+        for future in futures:
+            future.cancel()
+
+
+def curves_of_one_seed(
+    parts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    estimators: Sequence[str],
+    steps: IntArray,
+    options: Mapping[str, Any],
+) -> list[xr.DataArray] | str:
+    """Estimate for one run: the unit of work of `ensemble`, small enough to be sent elsewhere.
+
+    Parameters
+    ----------
+    parts : mapping
+        Arguments of `Task`.
+    settings : mapping
+        Arguments of `Run` other than the task.
+    estimators : sequence of str
+    steps : array of int
+    options : mapping
+        `train` and `query`.
+
+    Returns
+    -------
+    list of DataArray, or str
+        One per estimator; if the run diverges, the reason.
+    """
+    run = Run(Task(**parts), **settings)
+    try:
+        return [ESTIMATORS[name](run, steps, **options) for name in estimators]
+    except FloatingPointError as error:  # which DivergenceError is
+        return str(error)
+
+
+def _without_diverged(
+    done: Mapping[int, list[xr.DataArray] | str], errors: str
+) -> tuple[dict[int, list[xr.DataArray]], str]:
+    """Return the curves by seed, and the seeds that diverged."""
+    diverged = {seed: one for seed, one in done.items() if isinstance(one, str)}
+    kept = {seed: one for seed, one in done.items() if not isinstance(one, str)}
+    if diverged:
+        listed = "; ".join(f"seed {seed}: {reason}" for seed, reason in diverged.items())
+        text = f"{len(diverged)} of {len(done)} runs diverge. {listed}"
+        if errors == "raise" or not kept:
+            raise DivergenceError(text + (' errors="drop" keeps the other seeds.' if kept else ""))
+        warnings.warn(f"{text} They are left out.", stacklevel=3)
+    return kept, ", ".join(map(str, diverged))
+
+
+def event_shares(
+    influence: xr.DataArray,
+    *,
+    tolerance: float | None = None,
+    floor: float | xr.DataArray | None = None,
+) -> pd.DataFrame:
+    """Say which events of curves the seeds share.
+
+    Events of the same pair and kind (and direction, for sign flips) are taken in the order of
+    time; each joins the group whose mean time is nearest, if that is within the tolerance and the
+    group has no event of the same seed yet. Otherwise it begins a group.
+
+    Parameters
+    ----------
+    influence : xarray.DataArray
+        An influence result with the dim ``seed``.
+    tolerance : float, optional
+        In flow time, or in steps where the runs have no flow time. Default: 5 % of the recorded
+        time.
+    floor : float or DataArray, optional
+        As in `dlnflow.events`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per group, in order of curve and then of time: the leading dims but seed,
+        ``train``, ``query``, ``kind``, ``share`` (of the seeds), ``seeds`` (how many), the means
+        ``step``, ``flow_time`` and ``value``, ``first`` and ``last`` (earliest and latest time of
+        the group, in the units of the tolerance) and ``sign``: that after a flip, or of the mean
+        value. ``attrs["tolerance"]`` is the one that was used.
+
+    Raises
+    ------
+    TypeError
+        If `influence` is not a DataArray.
+    ValueError
+        If it is not an influence result with a dim ``seed``, or an option is invalid.
+
+    Examples
+    --------
+    >>> import dlnflow as dln
+    >>> curves = ensemble(dln.semantic_hierarchy(), 4, query=["cat"], train=["dog"])
+    >>> event_shares(curves)[["kind", "share"]].values.tolist()[:2]
+    [['trough', 1.0], ['sign_flip', 1.0]]
+    """
+    if "seed" not in result.check(influence).dims:
+        raise ValueError("`influence` has no dim 'seed'; compute it with dlnflow.ensemble.")
+    flow = bool(np.all(np.isfinite(influence.flow_time)))
+    clock, span = ("flow_time", influence.flow_time) if flow else ("step", influence.time)
+    span = float(span[-1] - span[0])
+    tolerance = TOLERANCE * span if tolerance is None else checks.positive("tolerance", tolerance)
+    table = events(influence, floor)
+    direction = np.where(table["kind"] == "sign_flip", table["sign"], 0.0)
+    curve = [str(dim) for dim in influence.dims[:-3] if dim != "seed"] + ["train", "query"]
+    keys = [*curve, "kind", "direction"]
+    table = table.assign(direction=direction).sort_values(clock, kind="stable")
+    group = np.zeros(len(table), dtype=np.int64)
+    for rows in table.groupby(keys, sort=False).indices.values():
+        some = table.iloc[np.sort(rows)]
+        group[np.sort(rows)] = _groups(some[clock].values, some["seed"].values, tolerance)
+    grouped = table.assign(group=group).groupby([*keys, "group"], sort=False)
+    shared = grouped.agg(
+        seeds=("seed", "size"),
+        step=("step", "mean"),
+        flow_time=("flow_time", "mean"),
+        value=("value", "mean"),
+        first=(clock, "min"),
+        last=(clock, "max"),
+    ).reset_index()
+    shared["sign"] = np.where(shared["direction"] != 0, shared["direction"], np.sign(shared.value))
+    shared.insert(len(curve) + 1, "share", shared["seeds"] / influence.sizes["seed"])
+    order = pd.DataFrame({dim: _positions(influence[dim].values, shared[dim]) for dim in curve})
+    order["step"] = shared["step"].values
+    shared = shared.iloc[np.lexsort(order.values.T[::-1])].reset_index(drop=True)
+    shared.attrs |= {"tolerance": tolerance, "clock": clock}
+    return shared.drop(columns=["direction", "group"])
+
+
+def _positions(labels: ArrayLike, values: Iterable[Any]) -> list[int]:
+    position = {label: k for k, label in enumerate(np.asarray(labels).tolist())}
+    return [position[value] for value in values]
+
+
+def _groups(times: FloatArray, seeds: IntArray, tolerance: float) -> list[int]:
+    """Return the group of every event of one curve; times increase."""
+    means, members, group = [], [], []
+    for time, seed in zip(times, seeds, strict=True):
+        near = [
+            (abs(time - mean), k)
+            for k, mean in enumerate(means)
+            if abs(time - mean) <= tolerance and seed not in members[k]
+        ]
+        if near:
+            k = min(near)[1]
+            means[k] += (time - means[k]) / (len(members[k]) + 1)
+            members[k].add(seed)
+        else:
+            k = len(means)
+            means.append(float(time))
+            members.append({seed})
+        group.append(k)
+    return group
