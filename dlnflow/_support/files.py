@@ -1,5 +1,6 @@
 """Files that are either absent or complete."""
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,14 @@ from typing import Any
 
 TEMPORARY = r"^\..*\.[0-9a-f]{12}(\.[^.]*)?$"
 """Names that `atomic_path` makes up."""
+FULL = r"^\d+ requested and \d+ written|No space left on device|PytorchStreamWriter failed writing"
+"""How numpy, safetensors and torch say that a disk is full: without an error number."""
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error means that there is no room for a file."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or bool(re.search(FULL, str(error)))
 
 
 @contextmanager
@@ -19,6 +28,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A reader sees the old file, or the new one complete, also after a power cut; a full disk
     leaves the old one. Permissions are those of any new file (the umask's).
+
+    Raises
+    ------
+    OSError
+        ENOSPC with the name `path`, whatever library met the full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +44,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except Exception as error:
+        if disk_is_full(error):  # the file that is meant, not a temporary name or none
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:  # nothing is left behind, also where the replacement itself fails
         temporary.unlink(missing_ok=True)
 
