@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
@@ -32,15 +33,15 @@ SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}
 """What `bif` hands on to the sampler; the options of a kernel are no single value."""
 
 
-def run(data: str, settings: list[str]) -> Dynamics:
-    """Read the data and describe the run.
+def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynamics:
+    """Read the data, with options of `Task.from_csv`, and describe the run.
 
     Raises
     ------
     ValueError
         If there is no such data, or the run is impossible.
     typer.BadParameter
-        If a setting is no NAME=VALUE.
+        If a setting is no NAME=VALUE, or `reading` is given with built-in data.
     """
     path = Path(data)
     if path.is_dir():
@@ -48,7 +49,15 @@ def run(data: str, settings: list[str]) -> Dynamics:
     if not path.exists() and data not in BUILT_IN:
         hint = did_you_mean(data, list(BUILT_IN))
         raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
-    task = Task.from_csv(data) if path.exists() else BUILT_IN[data]()
+    if reading and not path.exists():
+        flags = ", ".join(
+            f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            for name, value in reading.items()
+        )
+        raise typer.BadParameter(
+            f"{data} is built in and not read from a file; leave out {flags}", param_hint="DATA"
+        )
+    task = Task.from_csv(data, **reading) if path.exists() else BUILT_IN[data]()
     return dln.Run(task, **dict(map(_setting, settings)))
 
 

@@ -21,6 +21,20 @@ class Estimates(NamedTuple):
     retrainings: dict[str, int]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `run_all`: the curves that were finished, if any, and the names that were not.
+
+    Parameters
+    ----------
+    curves : xarray.DataArray or None
+    left : list of str
+    """
+
+    def __init__(self, curves: xr.DataArray | None, left: list[str]) -> None:
+        super().__init__()
+        self.curves, self.left = curves, left
+
+
 def run_all(
     run: Dynamics,
     names: list[str],
@@ -41,6 +55,8 @@ def run_all(
         later with a note that names the estimator, if that refuses an option.
     dlnflow.DivergenceError
         If the run diverges.
+    Interrupted
+        After Ctrl-C, with what was finished.
     """
     names = list(dict.fromkeys(names))
     steps = _steps(run, points, options.get("windowed", {}) if "windowed" in names else {})
@@ -54,6 +70,10 @@ def run_all(
         started = time.perf_counter()
         try:
             curve = ESTIMATORS[name](run, steps, train=train, query=query, **options.get(name, {}))
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                result.stack(*curves) if curves else None, names[number - 1 :]
+            ) from stop
         except ValueError as error:
             error.add_note(f"(from {name}, whose options are --option {name}.NAME=VALUE)")
             raise

@@ -1,22 +1,24 @@
 """The dlnflow command: influence curves and comparisons from a table, without writing Python.
 
 Exit codes: 0 done, 1 the data or the training failed (the message says what to change), 2 the
-command was used wrongly.
+command was used wrongly, 130 interrupted, 141 nobody reads the output.
 """
 
 import json
-import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dlnflow import __version__, result
-from dlnflow._support.command import explained, requires, writable
+from dlnflow import __version__
+from dlnflow._support import terminal
+from dlnflow._support.command import explained, requires
+from dlnflow._support.terminal import say
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
-from dlnflow.cli import arguments, estimates, language_models, report
+from dlnflow.cli import arguments, estimates, examples, language_models, report, results
+from dlnflow.cli.table_options import reads_table
 from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.protocol import Dynamics
 
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(language_models.app, name="lm")
+app.command()(examples.examples)
 
 
 @app.callback()
@@ -45,7 +48,7 @@ def _options(
 Data = Annotated[
     str,
     typer.Argument(
-        help="CSV file: item names in the first column, numeric features in the others; or "
+        help="Table, as text or .xlsx: item names in the first column, features in the others; or "
         f"{' or '.join(arguments.BUILT_IN)}."
     ),
 ]
@@ -85,9 +88,14 @@ LARGEST_SEED = 2**63 - 1
 
 @app.command()
 @explained
+@reads_table
 def influence(  # noqa: PLR0913  (one parameter per option of the command)
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for influence.nc, .png and .pdf.")],
+    reading: dict[str, Any],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for influence.nc, .png and .pdf. Default: the table only."),
+    ] = None,
     estimator: Estimators = DEFAULT_ESTIMATORS,
     train: TrainItems = None,
     query: QueryItems = None,
@@ -96,41 +104,45 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     points: Points = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Compute influence curves; write netCDF, PNG and PDF; print peaks and sign flips."""
-    described = arguments.run(data, run or [])
+    """Compute influence curves; print peaks and sign flips; with --out write netCDF, PNG, PDF."""
+    described = arguments.run(data, run or [], reading)
     arguments.known(estimator, "--estimator")
     options = arguments.options(option or [], estimator)
-    writable(out)
-    found = estimates.run_all(
-        described, estimator, points, options=options, train=train, query=query
-    )
-    curves, seconds, verdicts = found.curves, found.seconds, report.verdicts(found.curves)
-    from dlnflow.plots import influence_plots
-
-    files = [result.save(curves, out / "influence.nc")]
-    files += influence_plots.save_figure(influence_plots.overview(curves), out / "influence")
-    table = events(curves)
-    table.attrs["estimators"] = curves["estimator"].values.tolist()
+    if out is not None:
+        results.prepare(out)
+    try:
+        found = estimates.run_all(
+            described, estimator, points, options=options, train=train, query=query
+        )
+    except estimates.Interrupted as stop:
+        results.keep(stop, out)
+        raise
+    files = [] if out is None else results.write(found.curves, out)
+    verdicts, table = report.verdicts(found.curves), events(found.curves)
+    table.attrs["estimators"] = found.curves["estimator"].values.tolist()
     if as_json:
         _print_json(
             described,
-            seconds,
+            found.seconds,
             options=options,
             files=[str(f) for f in files],
             verdicts=verdicts,
             events=report.records(table),
         )
         return
-    report.print_run(described, seconds)
+    report.print_run(described, found.seconds)
     report.print_events(table)
     report.print_verdicts(verdicts)
-    report.print_files(files)
+    if files:
+        report.print_files(files)
 
 
 @app.command()
 @explained
+@reads_table
 def compare(  # noqa: PLR0913  (one parameter per option of the command)
     data: Data,
+    reading: dict[str, Any],
     estimator: Annotated[
         list[str],
         typer.Option(
@@ -156,7 +168,7 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     as_json: AsJson = False,
 ) -> None:
     """Print how well estimators predict retraining, over pairs of different items, and cost."""
-    described = arguments.run(data, run or [])
+    described = arguments.run(data, run or [], reading)
     references = list(dict.fromkeys(reference or arguments.default_references(described)))
     arguments.known(references, "--reference")
     names = [*arguments.with_all(described, estimator), *references]
@@ -213,6 +225,7 @@ def _print_json(run: Dynamics, seconds: dict[str, float], **content: object) -> 
     settings = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
     about = {
         "items": list(run.task.items),
+        "notes": list(run.task.notes),
         "run": {name: getattr(run, name) for name in settings},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
@@ -221,5 +234,5 @@ def _print_json(run: Dynamics, seconds: dict[str, float], **content: object) -> 
 
 def main() -> None:
     """Entry point of the ``dlnflow`` command."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    app()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", err=True)
+    terminal.main(app)

@@ -130,7 +130,7 @@ def test_what_is_refused_in_advance_is_what_the_estimator_refuses(setting):
     ("arguments", "code", "reason"),
     [
         (["influence", "none.csv", "--out", "o"], 1, "none.csv"),
-        (["influence", "hierarchy"], 2, "--out"),
+        (["influence", "hierarchy", "--out"], 2, "--out"),
         (["influence", "hierarchy", "--out", "o", "--train", "dgo"], 1, "Did you mean 'dog'"),
         (["influence", "hierarchy", "--out", "o", "-e", "tangnt"], 2, "Did you mean 'tangent'"),
         (["compare", "hierarchy", "--reference", "nothing"], 2, "unknown estimator"),

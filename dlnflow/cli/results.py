@@ -1,0 +1,58 @@
+"""The files of `influence`: curves, then figures, and what an interrupted run had finished."""
+
+from pathlib import Path
+
+import xarray as xr
+
+from dlnflow import result
+from dlnflow._support.command import lacking, writable
+from dlnflow._support.terminal import say
+from dlnflow.cli.estimates import Interrupted
+
+CURVES = "influence.nc"
+PARTIAL = "influence_partial.nc"
+"""Curves of an interrupted run: those of an earlier, complete one stay."""
+
+
+def prepare(out: Path) -> None:
+    """Check before the work that results can be written, and say if they will not be drawn."""
+    writable(out)
+    missing = lacking("figures")
+    if missing:
+        say(
+            f"{', '.join(missing)} is not installed, so curves are saved but not drawn; "
+            "`pip install 'dlnflow[figures]'` does that.",
+            err=True,
+        )
+
+
+def write(curves: xr.DataArray, out: Path) -> list[Path]:
+    """Save curves, then draw them if figures are installed; return the files."""
+    saved = result.save(curves, out / CURVES)
+    if lacking("figures"):
+        return [saved]
+    try:
+        from dlnflow.plots import influence_plots
+
+        drawn = influence_plots.save_figure(influence_plots.overview(curves), out / "influence")
+    except BaseException as error:
+        error.add_note(f"The curves are saved in {saved}; only the figure is missing.")
+        raise
+    return [saved, *drawn]
+
+
+def keep(stop: Interrupted, out: Path | None) -> None:
+    """Save the finished curves of an interrupted run, and note how to go on."""
+    rest = " ".join(f"-e {name}" for name in stop.left)
+    if stop.curves is None:
+        stop.add_note("No estimator was finished and no file was written; run the command again.")
+        return
+    finished = ", ".join(stop.curves["estimator"].values.tolist())
+    if out is None:
+        stop.add_note(f"{finished} was finished, but without --out nothing is saved.")
+        return
+    saved = result.save(stop.curves, out / PARTIAL)
+    stop.add_note(
+        f"Finished and saved in {saved}: {finished}.\n"
+        f"To go on, give the same command with {rest} and another --out."
+    )
