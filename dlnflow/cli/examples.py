@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dlnflow._support.command import explained
+from dlnflow._support.terminal import say
 from dlnflow.tables import examples as tables
 
 
@@ -22,7 +23,7 @@ def examples(
 ) -> None:
     """List the example tables, or copy one."""
     if name is not None:
-        typer.echo(tables.copy(name, Path(f"{name}.csv") if out is None else out, force=force))
+        say(str(tables.copy(name, Path(f"{name}.csv") if out is None else out, force=force)))
         return
     if out is not None or force:
         raise typer.BadParameter(
@@ -30,4 +31,4 @@ def examples(
         )
     for known, line in tables.DESCRIPTIONS.items():
         task = tables.load(known)
-        typer.echo(f"{known:<10} {task.n_items:>3} items x {task.n_out:>2} features: {line}")
+        say(f"{known:<10} {task.n_items:>3} items x {task.n_out:>2} features: {line}")

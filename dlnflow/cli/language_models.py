@@ -9,7 +9,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from dlnflow._support.command import explained, requires, writable
+from dlnflow._support.command import explained, on_interrupt, requires, writable
+from dlnflow._support.terminal import say, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,8 @@ StoreFolder = Annotated[Path, typer.Option(help="Folder of the loss traces.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; they change results in rounding.")]
+GOES_ON = "What was written is complete; the same command goes on from there."
+"""Of the commands that take up their own folder again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +89,7 @@ def train(
     one_of("configuration", configuration, list(lm.CONFIGURATIONS))
     settings = changed(lm.CONFIGURATIONS[configuration], setting or [])
     loaded = lm.tokenizer.load_tokenizer(tokenizer) if tokenizer else None
-    with Progress(settings.n_steps, "training") as bar:
+    with on_interrupt(GOES_ON), Progress(settings.n_steps, "training") as bar:
 
         def progress(step: int, loss: float) -> None:
             bar.advance(step + 1 - bar.done)
@@ -122,7 +125,7 @@ def classes(
         _print({"tokens": rows}, True)
         return
     for row in rows:
-        typer.echo(f"{row['token']}\t{' '.join(row['classes'])}")
+        say(f"{visible(row['token'])}\t{' '.join(row['classes'])}")
 
 
 @app.command()
@@ -145,7 +148,7 @@ def induction(
         warnings.simplefilter("always")
         data = lm.induction.measure(ladder, sequences, device=device)
     for one in said:
-        typer.echo(f"warning: {one.message}", err=True)
+        say(f"warning: {one.message}", err=True)
     rows = [
         {
             "step": int(t),
@@ -204,7 +207,7 @@ def sample(
         **chosen.given("thin", "seed", "device", "threads"),
     )
     total = sampler.settings.chains * len(plan.checkpoints)
-    with Progress(total, "sampling") as bar:
+    with on_interrupt(GOES_ON), Progress(total, "sampling") as bar:
         traces = lm.experiment.sample(
             plan, sampler, store, lambda k, _: bar.advance(k - bar.done), repair=chosen.repair
         )
@@ -309,7 +312,7 @@ def doctor(
         _print({"folder": str(folder), "healthy": healthy, "findings": rows}, True)
     else:
         for one in found:
-            typer.echo(f"{one.level}\t{one.subject}\t{one.message}")
+            say("\t".join(map(visible, (one.level, one.subject, one.message))))
     if not healthy:
         raise typer.Exit(1)
 
@@ -318,9 +321,10 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print rows as JSON or with tabs between columns."""
     if as_json:
         return _print({"rows": rows}, True)
-    typer.echo("\t".join(rows[0]))
+    say("\t".join(rows[0]))
     for row in rows:
-        typer.echo("\t".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        cells = (f"{v:.4g}" if isinstance(v, float) else visible(v) for v in row.values())
+        say("\t".join(cells))
     return None
 
 
@@ -329,7 +333,7 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(_finite(answer), indent=1, allow_nan=False))
     else:
         for name, value in answer.items():
-            typer.echo(f"{name}: {value}")
+            say(f"{name}: {visible(value)}")
 
 
 def _finite(value: Any) -> Any:

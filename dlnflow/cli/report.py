@@ -10,6 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from dlnflow._support.terminal import visible
 from dlnflow.dynamics.protocol import Dynamics
 
 MAX_ROWS = 16
@@ -46,7 +47,7 @@ def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
     _console().print(
         f"{task.n_items} items, {task.n_out} features, {task.modes.rank} modes "
         f"(strengths {task.modes.s[0]:.3g} to {task.modes.s[-1]:.3g})\n"
-        + "".join(f"{note}\n" for note in task.notes)
+        + "".join(f"{visible(note)}\n" for note in task.notes)
         + f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
         f"seed {run.seed}\n"
         f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
@@ -92,7 +93,11 @@ def _event_table(pairs: pd.DataFrame, order: list[tuple[str, str]], names: list[
         shown.add_column(head, justify="left", max_width=14 if head in ("train", "query") else None)
     grouped = dict(iter(pairs.groupby(["estimator", "train", "query"], sort=False)))
     for train, query in order:
-        shown.add_row(train, query, *[_event_cell(grouped.get((n, train, query))) for n in names])
+        shown.add_row(
+            visible(train),
+            visible(query),
+            *[_event_cell(grouped.get((n, train, query))) for n in names],
+        )
     return shown
 
 
@@ -174,4 +179,4 @@ def _cell(value: float, form: str) -> str:
 
 def print_files(files: list[Path]) -> None:
     """Print where results were written."""
-    _console().print("wrote " + ", ".join(str(f) for f in files), highlight=False, soft_wrap=True)
+    _console().print("wrote " + ", ".join(map(visible, files)), highlight=False, soft_wrap=True)
