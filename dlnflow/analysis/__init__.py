@@ -7,6 +7,16 @@ scikit-learn is loaded only where it is used.
 from dlnflow.analysis.compare import compare, summary
 from dlnflow.analysis.ensemble import ensemble, event_shares
 from dlnflow.analysis.events import events
+from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
 
-__all__ = ["compare", "ensemble", "event_shares", "events", "explain_offset", "summary"]
+__all__ = [
+    "compare",
+    "ensemble",
+    "event_sentences",
+    "event_shares",
+    "events",
+    "explain_events",
+    "explain_offset",
+    "summary",
+]
