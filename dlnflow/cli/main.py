@@ -17,7 +17,7 @@ from dlnflow._support.command import explained, requires
 from dlnflow._support.terminal import say
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import events, summary
-from dlnflow.cli import arguments, estimates, examples, language_models, report, results
+from dlnflow.cli import arguments, estimates, examples, language_models, output, report
 from dlnflow.cli.table_options import reads_table
 from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.protocol import Dynamics
@@ -109,15 +109,15 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     arguments.known(estimator, "--estimator")
     options = arguments.options(option or [], estimator)
     if out is not None:
-        results.prepare(out)
+        output.prepare(out)
     try:
         found = estimates.run_all(
             described, estimator, points, options=options, train=train, query=query
         )
     except estimates.Interrupted as stop:
-        results.keep(stop, out)
+        output.keep(stop, out)
         raise
-    files = [] if out is None else results.write(found.curves, out)
+    files = [] if out is None else output.write(found.curves, out)
     verdicts, table = report.verdicts(found.curves), events(found.curves)
     table.attrs["estimators"] = found.curves["estimator"].values.tolist()
     if as_json:

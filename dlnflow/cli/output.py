@@ -32,9 +32,9 @@ def write(curves: xr.DataArray, out: Path) -> list[Path]:
     if lacking("figures"):
         return [saved]
     try:
-        from dlnflow.plots import influence_plots
+        from dlnflow import plots
 
-        drawn = influence_plots.save_figure(influence_plots.overview(curves), out / "influence")
+        drawn = plots.save_figure(plots.overview(curves), out / "influence")
     except BaseException as error:
         error.add_note(f"The curves are saved in {saved}; only the figure is missing.")
         raise
