@@ -3,8 +3,11 @@
 Exact in deep linear networks, sampled in language models.
 """
 
+from typing import TYPE_CHECKING
+
 from dlnflow import analysis, influence, lm, plots, sampling, tables, traces
 from dlnflow._support import VERSION as __version__
+from dlnflow._support.lazy import on_request
 from dlnflow.analysis import compare, ensemble, events
 from dlnflow.datasets import living_things, semantic_hierarchy
 from dlnflow.dynamics import initial
@@ -17,12 +20,16 @@ from dlnflow.result import check, load, save, stack
 from dlnflow.task import Task
 from dlnflow.theory import flow, phases, rlct, saxe
 
+if TYPE_CHECKING:
+    from dlnflow.dynamics.torch_model import TorchRun
+
 __all__ = [
     "ESTIMATORS",
     "DivergenceError",
     "Run",
     "Schedule",
     "Task",
+    "TorchRun",
     "Trajectory",
     "__version__",
     "analysis",
@@ -47,3 +54,4 @@ __all__ = [
     "tables",
     "traces",
 ]
+__getattr__ = on_request(__name__, {"TorchRun": "dlnflow.dynamics.torch_model"}, {})

@@ -78,8 +78,8 @@ class Task:
         y.flags.writeable = x.flags.writeable = False
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "x", x)
-        object.__setattr__(self, "items", _names("items", self.items, n_items, "item"))
-        object.__setattr__(self, "features", _names("features", self.features, len(y), "feature"))
+        object.__setattr__(self, "items", distinct("items", self.items, n_items, "item"))
+        object.__setattr__(self, "features", distinct("features", self.features, len(y), "feature"))
         object.__setattr__(self, "notes", tuple(self.notes))
 
     def _take_frames(self) -> None:
@@ -255,7 +255,18 @@ def _fields(table: "tables.Table", notes: tuple[str, ...] = ()) -> dict[str, Any
     }
 
 
-def _names(kind: str, names: Sequence[str] | None, count: int, stem: str) -> tuple[str, ...]:
+def distinct(kind: str, names: Sequence[str] | None, count: int, stem: str) -> tuple[str, ...]:
+    """Return names, all different; None: the stem with a number.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If there are too few or too many, one is empty, or one is repeated.
+    """
     if names is None:
         return tuple(f"{stem}{index}" for index in range(count))
     if isinstance(names, str):

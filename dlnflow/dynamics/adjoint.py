@@ -10,6 +10,7 @@ Gradient descent has gamma = -eta z, so that z_k = (I - eta H_k) z_{k+1}.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,15 @@ def step_effects(problem: Problem, stop: int, query: IntArray) -> Iterator[tuple
 
     e_k has shape (n_query, N). Their sum over k is the derivative along constant weights.
     """
-    sweep = None
-    for moment in replay.backward(problem, stop):
-        if sweep is None:
-            sweep = _Adjoint(problem, query)
+    return effects_at(replay.backward(problem, stop), LinearAdjoint(problem, query))
+
+
+def effects_at(moments: Iterator[Any], sweep: Any) -> Iterator[tuple[int, FloatArray]]:
+    """Go through steps from the last on with the adjoint of a kind of run; yield (k, e_k)."""
+    begun = False
+    for moment in moments:
+        if not begun:
+            begun = True
             sweep.open()
             sweep.add(moment.after, np.ones(1))
         yield moment.step, sweep.back(moment)
@@ -43,20 +49,29 @@ def window_effects(problem: Problem, windows: Windows, query: IntArray) -> Float
     -------
     array, shape (S, n_query, N)
     """
-    result = np.zeros((len(windows.starts), len(query), problem.n_items))
+    moments = replay.backward(problem, windows.last)
+    shape = len(windows.starts), len(query), problem.n_items
+    return effects_in(windows, moments, LinearAdjoint(problem, query), shape)
+
+
+def effects_in(
+    windows: Windows, moments: Iterator[Any], sweep: Any, shape: tuple[int, int, int]
+) -> FloatArray:
+    """Sum effects over windows, shape (S, n_query, N), from steps in reverse order."""
+    result = np.zeros(shape)
     if windows.until is not None:
-        for step, effect in step_effects(problem, windows.until, query):
+        for step, effect in effects_at(moments, sweep):
             result[(windows.starts <= step) & (step < windows.stops)] += effect
         return result
-    sweep, open_windows = _Adjoint(problem, query), []
-    for moment in replay.backward(problem, windows.last):
+    open_windows: list[int] = []
+    for moment in moments:
         step = moment.step
         for w in windows.closing(step + 1):
             sweep.open()
             open_windows.append(w)
         if open_windows:
             sweep.add(moment.after, 1 / windows.widths[open_windows])
-            effect = sweep.back(moment).reshape(len(open_windows), len(query), -1)
+            effect = sweep.back(moment).reshape(len(open_windows), *shape[1:])
             result[open_windows] += effect
         closing = [k for k, w in enumerate(open_windows) if windows.starts[w] == step]
         sweep.close(closing)
@@ -64,7 +79,7 @@ def window_effects(problem: Problem, windows: Windows, query: IntArray) -> Float
     return result
 
 
-class _Adjoint:
+class LinearAdjoint:
     """Derivatives of measured losses with respect to the weights and state after a step.
 
     Rows are (measurement, query), flattened.

@@ -16,7 +16,7 @@ from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Rule, Traits
 from dlnflow.dynamics.recorded_steps import even_and_geometric
-from dlnflow.dynamics.schedule import Schedule, Windows
+from dlnflow.dynamics.schedule import Schedule, Windows, minibatches
 from dlnflow.dynamics.segment import LinearSegment, segments
 from dlnflow.dynamics.trajectory import Trajectory
 from dlnflow.task import Task
@@ -254,11 +254,7 @@ class Run:
         """
         if self.batch is None:
             return None
-        generator = np.random.default_rng([self.seed, self.batch])
-        per_pass = self.task.n_items // self.batch
-        passes = -(-(self.n_steps + 1) // per_pass)
-        order = np.stack([generator.permutation(self.task.n_items) for _ in range(passes)])
-        return order[:, : per_pass * self.batch].reshape(-1, self.batch)[: self.n_steps + 1]
+        return minibatches(self.seed, self.batch, self.task.n_items, self.n_steps + 1)
 
     def flow_time(self, steps: ArrayLike) -> FloatArray:
         """Dimensionless time in which mode strengths obey da/dt = L a^(2-2/L) (s - a).
@@ -470,13 +466,4 @@ class Run:
         return self.task.x[:, query], y[:, query]
 
     def _schedule(self, weights: ArrayLike | Schedule | None) -> Schedule:
-        n_items = self.task.n_items
-        if weights is None:
-            weights = np.ones(n_items)
-        schedule = weights if isinstance(weights, Schedule) else Schedule.constant(weights)
-        if schedule.values.shape[-1] != n_items:
-            raise ValueError(
-                f"`weights` must hold one weight per item, {n_items}, on the last axis; got "
-                f"shape {schedule.values.shape[1:]}."
-            )
-        return schedule
+        return Schedule.of(weights, self.task.n_items)

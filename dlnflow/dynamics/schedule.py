@@ -76,6 +76,25 @@ class Schedule:
         return cls(np.array([0]), checks.real_array("weights", weights)[None])
 
     @classmethod
+    def of(cls, weights: "ArrayLike | Schedule | None", n_items: int) -> "Schedule":
+        """Return a schedule of so many items: as given, constant, or all 1 for None.
+
+        Raises
+        ------
+        ValueError
+            If there is another number of items, or as `constant`.
+        """
+        if weights is None:
+            weights = np.ones(n_items)
+        schedule = weights if isinstance(weights, Schedule) else cls.constant(weights)
+        if schedule.values.shape[-1] != n_items:
+            raise ValueError(
+                f"`weights` must hold one weight per item, {n_items}, on the last axis; got "
+                f"shape {schedule.values.shape[1:]}."
+            )
+        return schedule
+
+    @classmethod
     def window(cls, outside: ArrayLike, inside: ArrayLike, *, start: int, stop: int) -> "Schedule":
         """Weights `inside` on steps [start, stop) and `outside` before and after.
 
@@ -121,6 +140,20 @@ class Schedule:
             first, last = int(bounds[index]), int(min(bounds[index + 1], stop))
             if first < last:
                 yield first, last, weights
+
+
+def minibatches(seed: int, batch: int, n_items: int, steps: int) -> IntArray:
+    """Items of every minibatch: without replacement, anew for every pass over the items.
+
+    Returns
+    -------
+    array of int, shape (steps, batch)
+    """
+    generator = np.random.default_rng([seed, batch])
+    per_pass = n_items // batch
+    passes = -(-steps // per_pass)
+    order = np.stack([generator.permutation(n_items) for _ in range(passes)])
+    return order[:, : per_pass * batch].reshape(-1, batch)[:steps]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ branches, nothing is trained from the beginning twice, and all rows share the st
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -50,21 +51,20 @@ def differences(
     numbers = sum(w.size for w in problem.weights) * windows.most_open
     per_pass = max(1, MAX_NUMBERS // numbers)
     parts = [item_weights[k : k + per_pass] for k in range(0, len(item_weights), per_pass)]
-    return np.concatenate([_one_pass(problem, windows, part, query) for part in parts], axis=1)
+    found = [follow(LinearRows(problem, part), windows, len(part), query) for part in parts]
+    return np.concatenate(found, axis=1)
 
 
-def _one_pass(
-    problem: Problem, windows: Windows, item_weights: FloatArray, query: IntArray
-) -> FloatArray:
-    rows = _Rows(problem, item_weights)
-    result = np.zeros((len(windows.starts), len(item_weights), len(query)))
+def follow(rows: Any, windows: Windows, changes: int, query: IntArray) -> FloatArray:
+    """Train the run and its branches, `rows` of any kind of run; shape (S, changes, n_query)."""
+    result = np.zeros((len(windows.starts), changes, len(query)))
     with Progress(windows.last, "branching") as progress, np.errstate(all="ignore"):
         for step in range(windows.last + 1):
             products = rows.propagate(step)
             measured = windows.until is None or step == windows.last
             if rows.open and measured:
                 scale = windows.widths[rows.open] if windows.until is None else np.ones(1)
-                change = rows.loss_differences(products)[..., query]
+                change = rows.loss_differences(products, query)
                 result[rows.open] += change / scale[:, None, None]
             if step == windows.last:
                 break
@@ -81,7 +81,7 @@ def _one_pass(
     return result
 
 
-class _Rows:
+class LinearRows:
     """The run (row 0) and its open branches, one batch of networks."""
 
     def __init__(self, problem: Problem, item_weights: FloatArray) -> None:
@@ -100,10 +100,11 @@ class _Rows:
         problem.check(products.residual, step)
         return products
 
-    def loss_differences(self, products: Pass) -> FloatArray:
-        """Losses of the run minus those of the branches, shape (open, I, N)."""
+    def loss_differences(self, products: Pass, query: IntArray) -> FloatArray:
+        """Losses of the run minus those of the branches, shape (open, I, n_query)."""
         losses = 0.5 * np.einsum("bdi,bdi->bi", products.residual, products.residual)
-        return (losses[0] - losses[1:]).reshape(len(self.open), len(self._changed), -1)
+        change = (losses[0] - losses[1:]).reshape(len(self.open), len(self._changed), -1)
+        return change[..., query]
 
     def step(self, products: Pass) -> None:
         """One step of all rows."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.optimizers.base import Base, State, Traits, Weights, zeros_like
 
 WEIGHT_FRACTION = 2e-3
@@ -45,6 +46,20 @@ class Adam:
             m += (1 - self.beta1) * (g - m)
             v += (1 - self.beta2) * (g * g - v)
             w -= step_size * m / (np.sqrt(v) / root + self.epsilon)
+
+    def update(self, weights: Weights, gradients: Weights, state: State) -> tuple[Weights, State]:
+        """Return what `step` makes of weights and state, without changing them."""
+        count = state["count"] + 1
+        step_size, root = self._corrections(count)
+        pairs = zip(state["mean"], gradients, strict=True)
+        mean = [m + (1 - self.beta1) * (g - m) for m, g in pairs]
+        pairs = zip(state["square"], gradients, strict=True)
+        square = [v + (1 - self.beta2) * (g * g - v) for v, g in pairs]
+        moved = [
+            w - step_size * m / (_root(v) / root + self.epsilon)
+            for w, m, v in zip(weights, mean, square, strict=True)
+        ]
+        return moved, {"mean": mean, "square": square, "count": count}
 
     def step_tangent(
         self, tangents: Weights, gradient_tangents: Weights, state_tangent: State, *, base: Base
@@ -87,11 +102,17 @@ class Adam:
     def displacement(self, state: State) -> Weights:
         """Return the step of every weight per unit of its mean gradient."""
         step_size, root = self._corrections(state["count"])
-        return [step_size / (np.sqrt(v) / root + self.epsilon) for v in state["square"]]
+        return [step_size / (v**0.5 / root + self.epsilon) for v in state["square"]]
 
     def _corrections(self, count: int) -> tuple[float, float]:
         """Bias corrections: the corrected learning rate and sqrt(1 - beta2^k)."""
-        return self.learning_rate / (1 - self.beta1**count), np.sqrt(1 - self.beta2**count)
+        return self.learning_rate / (1 - self.beta1**count), (1 - self.beta2**count) ** 0.5
+
+
+def _root(v: FloatArray) -> FloatArray:
+    """Square root with the derivative 0 at exactly 0, as in `Adam.step_tangent`."""
+    zero = 1.0 * (v == 0)
+    return (v + zero) ** 0.5 - zero
 
 
 RULE = Adam

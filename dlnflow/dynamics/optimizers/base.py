@@ -6,6 +6,11 @@ A rule is a class with one argument, ``learning_rate``, a class attribute ``trai
     step(weights, gradients, state)     one step, in place
     step_tangent(...)                   the derivative of a step along directions, in place
     step_adjoint(...)                   its transpose: from new weights and state to the gradient
+    update(weights, gradients, state)   the step as a function: new (weights, state)
+
+`update` and `displacement` are written with operators (+, *, **, abs, comparisons), so that they
+take torch tensors as well as arrays; `dlnflow.TorchRun` needs these two and `start` alone, and
+differentiates `update` itself. Numbers in the state are then tensors without axes.
 
 A trait that a rule does not declare is absent, and whatever needs it refuses the rule.
 """
@@ -13,8 +18,6 @@ A trait that a rule does not declare is absent, and whatever needs it refuses th
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
-
-import numpy as np
 
 from dlnflow._support import FloatArray
 
@@ -79,6 +82,9 @@ class Rule(Protocol):
     def step(self, weights: Weights, gradients: Weights, state: State) -> None:
         """Take one step in place."""
 
+    def update(self, weights: Weights, gradients: Weights, state: State) -> tuple[Weights, State]:
+        """Return what `step` makes of weights and state, without changing them."""
+
     def step_tangent(
         self, tangents: Weights, gradient_tangents: Weights, state_tangent: State, *, base: Base
     ) -> None:
@@ -105,4 +111,4 @@ def change_state(state: State, change: Callable[[FloatArray], FloatArray]) -> St
 
 def zeros_like(weights: Weights) -> Weights:
     """Return zeros of the same shapes."""
-    return [np.zeros_like(w) for w in weights]
+    return [0 * w for w in weights]  # of arrays and of tensors

@@ -34,6 +34,11 @@ class GradientDescent:
             g *= self.learning_rate
             w -= g
 
+    def update(self, weights: Weights, gradients: Weights, state: State) -> tuple[Weights, State]:
+        """Return what `step` makes of weights and state, without changing them."""
+        pairs = zip(weights, gradients, strict=True)
+        return [w - self.learning_rate * g for w, g in pairs], state
+
     def step_tangent(
         self, tangents: Weights, gradient_tangents: Weights, state_tangent: State, *, base: Base
     ) -> None:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from dlnflow._support import FloatArray
 from dlnflow.dynamics.optimizers.base import Base, State, Traits, Weights, zeros_like
 
 WEIGHT_FRACTION = 1e-3
@@ -44,6 +45,16 @@ class Lion:
             w -= self.learning_rate * np.sign(c)
             m += (1 - self.beta2) * (g - m)
 
+    def update(self, weights: Weights, gradients: Weights, state: State) -> tuple[Weights, State]:
+        """Return what `step` makes of weights and state, without changing them."""
+        pairs = zip(state["mean"], gradients, strict=True)
+        mixed = [self.beta1 * m + (1 - self.beta1) * g for m, g in pairs]
+        pairs = zip(state["mean"], gradients, strict=True)
+        mean = [m + (1 - self.beta2) * (g - m) for m, g in pairs]
+        pairs = zip(weights, mixed, strict=True)
+        moved = [w - self.learning_rate * _sign(c) for w, c in pairs]
+        return moved, {"mean": mean, "mixed": mixed}
+
     def step_tangent(
         self, tangents: Weights, gradient_tangents: Weights, state_tangent: State, *, base: Base
     ) -> None:
@@ -65,10 +76,13 @@ class Lion:
         Over all later steps a gradient enters c with a total weight of 1. Where c is 0 nothing
         moves.
         """
-        return [
-            np.divide(self.learning_rate, np.abs(c), out=np.zeros_like(c), where=c != 0)
-            for c in state["mixed"]
-        ]
+        return [self.learning_rate / (abs(c) + 1.0 * (c == 0)) * (c != 0) for c in state["mixed"]]
+
+
+def _sign(c: FloatArray) -> FloatArray:
+    """Sign by comparisons, in the precision of `c`; its derivative is exactly 0."""
+    one = 0 * c + 1
+    return one * (c > 0) - one * (c < 0)
 
 
 RULE = Lion

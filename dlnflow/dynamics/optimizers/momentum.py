@@ -37,6 +37,13 @@ class Momentum:
             v += g
             w -= self.learning_rate * v
 
+    def update(self, weights: Weights, gradients: Weights, state: State) -> tuple[Weights, State]:
+        """Return what `step` makes of weights and state, without changing them."""
+        pairs = zip(state["velocity"], gradients, strict=True)
+        velocity = [self.momentum * v + g for v, g in pairs]
+        moved = [w - self.learning_rate * v for w, v in zip(weights, velocity, strict=True)]
+        return moved, {"velocity": velocity}
+
     def step_tangent(
         self, tangents: Weights, gradient_tangents: Weights, state_tangent: State, *, base: Base
     ) -> None:

@@ -1,0 +1,267 @@
+"""What is refused of a model, its data and its loss before a torch run trains."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn import functional
+
+from dlnflow import checks
+from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
+from dlnflow.dynamics.torch_steps import Pair
+
+ItemLoss = Callable[[Tensor, Tensor], Tensor]
+SAME = 1e-3
+"""Relative difference of a loss alone and among others that rounding does not explain."""
+
+
+def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """1/2 |y - f(x)|^2 per item."""
+    return 0.5 * (target - output).flatten(1).square().sum(1)
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """- log of the probability of the target class, per item."""
+    return functional.cross_entropy(output, target, reduction="none")
+
+
+LOSSES: dict[str, ItemLoss] = {"mse": half_squared_error, "cross_entropy": cross_entropy}
+"""Losses by name."""
+
+
+def rule_of(optimizer: Any) -> Any:
+    """Return an update rule that has `update`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, the rule has no steps, or it is no functional rule.
+    """
+    rule = optimizer
+    if not (isinstance(rule, type) and isinstance(getattr(rule, "traits", None), Traits)):
+        discrete = [name for name, one in OPTIMIZERS.items() if not one.traits.continuous]
+        if isinstance(rule, str) and rule in OPTIMIZERS and rule not in discrete:
+            raise ValueError(
+                f"`optimizer` {rule!r} has no steps, and a torch model is trained in steps; use "
+                'optimizer="gd" with a small `learning_rate`, whose error is of first order in it.'
+            )
+        rule = OPTIMIZERS[checks.one_of("optimizer", rule, discrete)]
+    missing = [n for n in ("start", "update", "displacement") if not hasattr(rule, n)]
+    if missing or rule.traits.continuous:
+        raise ValueError(
+            f"`optimizer` {rule.__name__} must be a functional rule with start, update and "
+            f"displacement; it lacks {', '.join(missing) or 'steps'}. See "
+            "dlnflow.dynamics.optimizers.base."
+        )
+    return rule
+
+
+def copied_model(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a copy of the model and the weights that are trained.
+
+    Raises
+    ------
+    TypeError
+        If it is no module.
+    ValueError
+        If it draws random numbers or keeps batch statistics, or its weights cannot be trained.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    for name, module in model.named_modules():
+        if module.training and _varies(module):
+            raise ValueError(
+                f"`model` has {type(module).__name__} in training mode ({name or 'itself'}): its "
+                "dropout or batch statistics make a run that does not replay. Call model.eval() "
+                "first."
+            )
+    trained = copy.deepcopy(model)
+    weights = {n: p for n, p in trained.named_parameters() if p.requires_grad}
+    if not weights:
+        raise ValueError(
+            "`model` has no parameter to train; leave requires_grad=True on some of them."
+        )
+    kinds = {(p.dtype, p.device) for p in weights.values()}
+    if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
+        raise ValueError(
+            "`model` must hold all trained parameters in one precision, float32 or float64, on one "
+            f"device; got {', '.join(sorted(f'{d} on {where}' for d, where in kinds))}. Use "
+            "model.double() or model.float()."
+        )
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"`model` must have finite weights; {name} holds NaN or infinity.")
+    trained.requires_grad_(False)
+    return trained, {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _varies(module: nn.Module) -> bool:
+    """Whether a module in training mode draws random numbers or changes statistics."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return module.track_running_stats or isinstance(module, nn.modules.batchnorm._BatchNorm)
+    rate = getattr(module, "dropout", 0.0)
+    return isinstance(rate, float) and rate > 0
+
+
+def pair_of(name: str, data: Any, like: Tensor) -> Pair:
+    """Return (inputs, targets) as tensors: floating numbers in the precision of the model.
+
+    Raises
+    ------
+    ValueError
+        If there are not two of one length, at least one item, or a number is not finite.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(
+            f"`{name}` must be a pair (x, y) of inputs and targets, items first; got "
+            f"{checks.shown(data) if not hasattr(data, 'shape') else 'one array'}."
+        )
+    x, y = (_tensor(part, one, like) for part, one in zip(("x", "y"), data, strict=True))
+    if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
+        raise ValueError(
+            f"`{name}` must hold one target per input, items on the first axis; got shapes "
+            f"{tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    return x, y
+
+
+def _tensor(name: str, value: Any, like: Tensor) -> Tensor:
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array or a tensor of numbers: {error}") from error
+    tensor = tensor.clone().to(like.device)
+    if not tensor.is_floating_point():
+        return tensor
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
+    return tensor.to(like.dtype)
+
+
+def item_loss_of(loss: str | ItemLoss) -> ItemLoss:
+    """Return the loss function of a name, or a function as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if callable(loss):
+        return loss
+    return LOSSES[checks.one_of("loss", loss, list(LOSSES))]
+
+
+def require_losses(
+    model: nn.Module, weights: dict[str, Tensor], loss: str | ItemLoss, pair: Pair
+) -> None:
+    """Evaluate the losses of some data and refuse what is not one loss per item.
+
+    Raises
+    ------
+    ValueError
+        If outputs and targets do not fit, a loss is no loss of a single item, is not finite or has
+        no derivative, or the model does not give the same twice.
+    """
+    before = {name: part.clone() for name, part in model.named_buffers()}
+    output, repeated = (functional_call(model, weights, (pair[0],)) for _ in range(2))
+    if not isinstance(output, Tensor):
+        raise ValueError(f"`model` must return one tensor, got {type(output).__name__}.")
+    changed = [n for n, part in model.named_buffers() if not torch.equal(part, before[n])]
+    if changed or not torch.equal(output, repeated):
+        cause = f"it changes {changed[0]!r}" if changed else "it gives another output"
+        raise ValueError(
+            f"`model` must give the same at every call; {cause} the second time, so that a run "
+            "does not replay. Take random numbers and in-place state out, or call model.eval()."
+        )
+    _require_targets(loss, output, pair[1])
+    function = item_loss_of(loss)
+    losses = function(output, pair[1])
+    shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+    if shape != (len(output),):
+        raise ValueError(
+            f"`loss` must give one loss per item, shape ({len(output)},), got {shape}; leave out "
+            'the mean over items, e.g. with reduction="none".'
+        )
+    if not bool(torch.isfinite(losses).all()):
+        raise ValueError("`loss` must be finite for the initial weights; it is NaN or infinite.")
+    alone = function(functional_call(model, weights, (pair[0][:1],)), pair[1][:1])
+    if alone.shape != (1,) or not torch.allclose(alone, losses[:1], rtol=SAME, atol=1e-6):
+        raise ValueError(
+            "`loss` of an item must not depend on the other items of its batch: the first is "
+            f"{losses[0]:.6g} among all and {alone.flatten()[0]:.6g} alone. A mean over the batch, "
+            "or layers that mix items, do that."
+        )
+    _require_derivative(model, weights, function, pair)
+
+
+def _require_targets(loss: str | ItemLoss, output: Tensor, target: Tensor) -> None:
+    """Refuse targets of another shape or kind than a named loss takes."""
+    shapes = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)}"
+    if loss == "mse":
+        if output.shape != target.shape or output.ndim < 1:
+            raise ValueError(
+                f'`y` must have the shape of the outputs for loss="mse": {shapes}. Class labels '
+                'take loss="cross_entropy".'
+            )
+    elif loss == "cross_entropy" and not target.is_floating_point():
+        n_classes = output.shape[1] if output.ndim == 2 else 0
+        if target.ndim != 1 or not n_classes:
+            raise ValueError(
+                '`y` must hold one class per item and the outputs be (N, classes) for loss="'
+                f'cross_entropy": {shapes}. Give a callable `loss` for other shapes.'
+            )
+        if target.dtype != torch.int64 or not bool(((target >= 0) & (target < n_classes)).all()):
+            raise ValueError(
+                f"`y` must hold classes 0, ..., {n_classes - 1} as int64; got {target.dtype} from "
+                f"{int(target.min())} to {int(target.max())}."
+            )
+    elif loss == "cross_entropy" and target.shape != output.shape:
+        raise ValueError(
+            "`y` must hold whole class labels (N,), or probabilities of the shape of the outputs, "
+            f'for loss="cross_entropy": {shapes}, {target.dtype}.'
+        )
+
+
+def _require_derivative(
+    model: nn.Module, weights: dict[str, Tensor], function: ItemLoss, pair: Pair
+) -> None:
+    """Refuse losses through which no derivative passes."""
+
+    def losses(weights: dict[str, Tensor]) -> Tensor:
+        return function(functional_call(model, weights, (pair[0],)), pair[1])
+
+    try:
+        moved = jvp(losses, (weights,), (dict(weights),))[1]
+    except (NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            "`model` or `loss` cannot be differentiated by torch.func: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not bool(torch.isfinite(moved).all()):
+        raise ValueError("`loss` has a derivative that is not finite at the initial weights.")
+
+
+def separate(queries: Sequence[Any], items: Sequence[str]) -> tuple[Any, Any]:
+    """Return (names, (x, y)) of queries.
+
+    Raises
+    ------
+    ValueError
+        If they are not three parts.
+    """
+    if not isinstance(queries, tuple | list) or len(queries) != 3:
+        raise ValueError(
+            "`queries` must be (names, x, y): names of losses that are not training items, their "
+            "inputs and their targets."
+        )
+    names = queries[0]
+    both = sorted(set(map(str, names or ())) & set(items))
+    if both:
+        raise ValueError(f"`queries` must have names of their own; {both[0]!r} is a training item.")
+    return names, tuple(queries[1:])

@@ -1,0 +1,332 @@
+"""Training steps of a torch module as pure functions, and the loops that take them.
+
+With c_i = w_i / N the shares of the items, 0 outside a minibatch (where N is its size),
+
+    g = sum_i c_i grad l_i(theta),    theta, state <- update(theta, g, state).
+
+Weights are lists of tensors in the order of the module's parameters, a state is a dict of such
+lists and of tensors without axes. Batches of networks and directions go through vmap.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dlnflow._support import FloatArray, IntArray
+from dlnflow._support.progress import Progress
+from dlnflow.dynamics.loops import DIVERGENCE_FACTOR, DivergenceError
+from dlnflow.dynamics.schedule import Schedule
+
+Tensors = list[Tensor]
+TorchState = dict[str, Any]
+Pair = tuple[Tensor, Tensor]
+MAX_NUMBERS = 2**25
+"""Numbers of all networks or directions that are held at once (256 MB); beyond, they take turns."""
+
+
+@dataclass(frozen=True, eq=False)
+class TorchProblem:
+    """What is trained and how: a module, its initial weights, data, per-item loss, update rule.
+
+    ``data`` are the training items and ``queried`` those whose losses are measured, both
+    (inputs, targets); ``batches`` (steps, B) holds the items of every minibatch.
+    """
+
+    model: nn.Module
+    weights: dict[str, Tensor]
+    item_loss: Callable[[Tensor, Tensor], Tensor]
+    data: Pair
+    queried: Pair
+    rule: Any
+    batches: IntArray | None
+
+    @property
+    def n_items(self) -> int:
+        """Number of training items N."""
+        return len(self.data[0])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters P."""
+        return sum(w.numel() for w in self.weights.values())
+
+    @property
+    def initial(self) -> Tensors:
+        """Initial weights; not to be changed."""
+        return list(self.weights.values())
+
+    def start(self) -> TorchState:
+        """State before the first step; numbers become tensors in double precision."""
+        state, device = self.rule.start(self.initial), self.initial[0].device
+        return {
+            name: value
+            if isinstance(value, list | Tensor)
+            else torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in state.items()
+        }
+
+    def at_step(self, step: int) -> tuple[Pair, IntArray]:
+        """Training data of a step, and which items they are."""
+        if self.batches is None:
+            return self.data, np.arange(self.n_items)
+        items = self.batches[step]
+        return take(self.data, items), items
+
+    def shares(self, item_weights: FloatArray, items: IntArray) -> Tensor:
+        """c_i of the items of a step for weights (..., N), shape (..., B)."""
+        return torch.as_tensor(item_weights[..., items] / len(items)).to(self.initial[0])
+
+    def outputs(self, weights: Tensors, x: Tensor) -> Tensor:
+        """Outputs of the module."""
+        named = dict(zip(self.weights, weights, strict=True))
+        with sdpa_kernel(SDPBackend.MATH):  # the one attention that can be derived twice
+            return functional_call(self.model, named, (x,))
+
+    def losses(self, weights: Tensors, pair: Pair) -> Tensor:
+        """One loss per item, shape (n,)."""
+        return self.item_loss(self.outputs(weights, pair[0]), pair[1])
+
+    def gradient(self, weights: Tensors, shares: Tensor, pair: Pair) -> tuple[Tensors, Tensor]:
+        """Gradient of sum_i c_i l_i, and the losses."""
+
+        def objective(weights: Tensors) -> tuple[Tensor, Tensor]:
+            losses = self.losses(weights, pair)
+            return (shares * losses).sum(), losses
+
+        return grad(objective, has_aux=True)(weights)
+
+    def gradient_tangent(
+        self,
+        weights: Tensors,
+        shares: Tensor,
+        moved: tuple[Tensors, Tensor],
+        pair: Pair,
+        matrix: str,
+    ) -> tuple[Tensors, Tensors]:
+        """Gradient, and its derivative along a change of (weights, shares).
+
+        The Gauss-Newton matrix holds the Jacobian J of the outputs fixed: with e the gradient of
+        the objective in the outputs, the derivative is J^T (de).
+        """
+        if matrix == "hessian":
+            return jvp(lambda w, c: self.gradient(w, c, pair)[0], (weights, shares), moved)
+
+        def errors(outputs: Tensor, shares: Tensor) -> Tensor:
+            return grad(lambda o: (shares * self.item_loss(o, pair[1])).sum())(outputs)
+
+        def forward(weights: Tensors) -> Tensor:
+            return self.outputs(weights, pair[0])
+
+        outputs, change = jvp(forward, (weights,), (moved[0],))
+        error, error_change = jvp(errors, (outputs, shares), (change, moved[1]))
+        _, pull = vjp(forward, weights)
+        return pull(error)[0], pull(error_change)[0]
+
+    def step(
+        self, weights: Tensors, state: TorchState, shares: Tensor, pair: Pair
+    ) -> tuple[Tensors, TorchState, Tensor]:
+        """New weights and state, and the losses before the step."""
+        gradient, losses = self.gradient(weights, shares, pair)
+        return *self.rule.update(weights, gradient, state), losses
+
+    def item_gradients(self, weights: Tensors, pair: Pair) -> Tensors:
+        """Gradients of single losses, with a leading axis over items."""
+
+        def single(weights: Tensors, x: Tensor, y: Tensor) -> Tensor:
+            return self.losses(weights, (x[None], y[None]))[0]
+
+        return vmap(grad(single), in_dims=(None, 0, 0))(weights, *pair)
+
+    def along(self, weights: Tensors, vectors: Tensors, query: IntArray | None) -> FloatArray:
+        """Grad l_q . vector_k, shape (n_query, K)."""
+        pair = take(self.queried, query)
+
+        def one(*vector: Tensor) -> Tensor:
+            return jvp(lambda w: self.losses(w, pair), (weights,), (list(vector),))[1]
+
+        return numbers(vmap(one, out_dims=1)(*vectors))
+
+    @cached_property
+    def loss_limit(self) -> float:
+        """Sum of losses beyond which a network has diverged."""
+        start = float(self.losses(self.initial, self.data).abs().sum())
+        return DIVERGENCE_FACTOR * (start or 1.0)
+
+    def check(self, losses: Tensor, step: int) -> None:
+        """Raise if the summed losses (..., n) of a network are beyond the limit, or NaN.
+
+        Raises
+        ------
+        DivergenceError
+            If they are.
+        """
+        if not bool((losses.sum(-1) <= self.loss_limit).all()):
+            raise DivergenceError(
+                f"training diverged at step {step}: learning_rate={self.rule.learning_rate:g} is "
+                "too large for this model; choose a smaller one. An item weight above 1 acts like "
+                "a larger one."
+            )
+
+    def numbers_per_network(self) -> int:
+        """About how many numbers one more network costs."""
+        outputs = self.outputs(self.initial, self.data[0][:1]).numel()
+        return 6 * self.n_parameters + 4 * self.n_items * (self.data[0][0].numel() + outputs)
+
+
+def take(pair: Pair, items: IntArray | None) -> Pair:
+    """Inputs and targets of chosen items."""
+    if items is None:
+        return pair
+    index = torch.as_tensor(items, device=pair[0].device)
+    return pair[0][index], pair[1][index]
+
+
+def numbers(tensor: Tensor) -> FloatArray:
+    """Return a tensor as an array in double precision."""
+    return tensor.detach().cpu().double().numpy()
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a change to every tensor of weights or a state."""
+    if isinstance(value, dict):
+        return {name: mapped(part, change) for name, part in value.items()}
+    return [change(part) for part in value] if isinstance(value, list) else change(value)
+
+
+def copies(value: Any, count: int) -> Any:
+    """Repeat weights or a state along a new leading axis."""
+    return mapped(value, lambda a: a.expand(count, *a.shape))
+
+
+def turns(count: int, numbers_each: int) -> Iterator[slice]:
+    """Portions of so many networks or directions that fit `MAX_NUMBERS`."""
+    size = max(1, MAX_NUMBERS // numbers_each)
+    for first in range(0, count, size):
+        yield slice(first, first + size)
+
+
+def retrain(
+    problem: TorchProblem, steps: IntArray, schedule: Schedule, query: IntArray | None
+) -> FloatArray:
+    """Losses of networks that differ in item weights (S, B, N), shape (B, T, n_query).
+
+    Raises
+    ------
+    DivergenceError
+        As soon as one network's losses exceed `DIVERGENCE_FACTOR` times the initial ones.
+    """
+    parts = []
+    for rows in turns(schedule.values.shape[1], problem.numbers_per_network()):
+        part = Schedule(schedule.starts, schedule.values[:, rows])
+        parts.append(_retrain(problem, steps, part, query))
+    return np.concatenate(parts)
+
+
+def _retrain(
+    problem: TorchProblem, steps: IntArray, schedule: Schedule, query: IntArray | None
+) -> FloatArray:
+    advance = vmap(problem.step, in_dims=(0, 0, 0, None))
+    measure = vmap(problem.losses, in_dims=(0, None))
+    count, last = schedule.values.shape[1], int(steps[-1])
+    weights, state = copies(problem.initial, count), copies(problem.start(), count)
+    wanted, kept, queried = set(steps.tolist()), [], take(problem.queried, query)
+    with Progress(last, "training") as progress:
+        for step in range(last):
+            if step in wanted:
+                kept.append(measure(weights, queried))
+            pair, items = problem.at_step(step)
+            shares = problem.shares(schedule.at(step), items)
+            weights, state, losses = advance(weights, state, shares, pair)
+            problem.check(losses, step)
+            progress.advance()
+    problem.check(measure(weights, problem.data), last)
+    kept.append(measure(weights, queried))
+    return numbers(torch.stack(kept, 1))
+
+
+def trained(problem: TorchProblem, steps: IntArray) -> list[Tensors]:
+    """Weights of the run at steps, with all item weights 1."""
+    wanted, kept = set(steps.tolist()), []
+    weights, state, last = problem.initial, problem.start(), int(steps[-1])
+    unit = np.ones(problem.n_items)
+    with Progress(last, "training") as progress:
+        for step in range(last):
+            if step in wanted:
+                kept.append(weights)
+            pair, items = problem.at_step(step)
+            weights, state, losses = problem.step(weights, state, problem.shares(unit, items), pair)
+            problem.check(losses, step)
+            progress.advance()
+    problem.check(problem.losses(weights, problem.data), last)
+    return [*kept, weights]
+
+
+def tangents(
+    problem: TorchProblem,
+    steps: IntArray,
+    directions: FloatArray,
+    query: IntArray | None,
+    matrix: str,
+) -> FloatArray:
+    """Derivatives of losses along directions (K, N) in item-weight space, (T, n_query, K).
+
+    Raises
+    ------
+    DivergenceError
+        As `retrain`.
+    """
+    parts = [
+        _tangents(problem, steps, directions[rows], query, matrix)
+        for rows in turns(len(directions), problem.numbers_per_network())
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def _tangents(
+    problem: TorchProblem,
+    steps: IntArray,
+    directions: FloatArray,
+    query: IntArray | None,
+    matrix: str,
+) -> FloatArray:
+    weights, state, last = problem.initial, problem.start(), int(steps[-1])
+    count, unit = len(directions), np.ones(problem.n_items)
+    moved, state_moved = (
+        mapped(copies(value, count), torch.zeros_like) for value in (weights, state)
+    )
+    wanted, kept = set(steps.tolist()), []
+    with Progress(last, "training with derivatives") as progress:
+        for step in range(last):
+            if step in wanted:
+                kept.append(problem.along(weights, moved, query))
+            pair, items = problem.at_step(step)
+            now, push = problem.shares(unit, items), problem.shares(directions, items)
+            moved, state_moved = _moved(
+                problem, (weights, state, now, pair), (moved, state_moved, push), matrix
+            )
+            weights, state, losses = problem.step(weights, state, now, pair)
+            problem.check(losses, step)
+            progress.advance()
+    problem.check(problem.losses(weights, problem.data), last)
+    kept.append(problem.along(weights, moved, query))
+    return np.stack(kept)
+
+
+def _moved(
+    problem: TorchProblem, base: tuple[Any, ...], changes: tuple[Any, ...], matrix: str
+) -> tuple[Tensors, TorchState]:
+    """Derivatives of weights and state after a step, one row per direction."""
+    weights, state, shares, pair = base
+
+    def one(dw: Tensors, ds: TorchState, dc: Tensor) -> tuple[Tensors, TorchState]:
+        g, dg = problem.gradient_tangent(weights, shares, (dw, dc), pair, matrix)
+        return jvp(problem.rule.update, (weights, g, state), (dw, dg, ds))[1]
+
+    return vmap(one)(*changes)
