@@ -1,6 +1,7 @@
 """Text on its way to a terminal: names shown letter by letter, any encoding, closed pipes."""
 
 import os
+import select
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -33,13 +34,22 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def closed() -> bool:
-    """Whether the reader of a standard stream has gone."""
+    """Whether the reader of standard output or of standard error has gone."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BrokenPipeError:
             return True
-    return False
+    return any(map(_unread, (1, 2)))
+
+
+def _unread(number: int) -> bool:
+    """Whether a pipe has no reader: a failed flush drops its text, and a second one succeeds."""
+    if not hasattr(select, "poll") or _identity(number) is None:
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def main(app: Callable[[], None]) -> None:
