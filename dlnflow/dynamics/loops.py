@@ -233,7 +233,7 @@ def _flow(problem: Problem, steps: IntArray, schedule: Schedule, record: Record)
         return network.gradients(products)
 
     start = problem.copies(schedule.batch)
-    return _integrate(problem, steps, schedule, start, velocity, record)
+    return integrate(problem, steps, schedule, start, velocity, record)
 
 
 def _flow_tangents(
@@ -255,12 +255,12 @@ def _flow_tangents(
 
     start = problem.copies(())
     start += [np.zeros(directions.shape[:1] + w.shape) for w in start]
-    return _integrate(
+    return integrate(
         problem, steps, schedule, start, velocity, lambda s: record(s[:depth], s[depth:])
     )
 
 
-def _integrate(
+def integrate(
     problem: Problem,
     steps: IntArray,
     schedule: Schedule,

@@ -41,6 +41,9 @@ class Traits:
     ----------
     rotation_invariant : bool
         Rotating the hidden layer rotates the step, so that a reduced basis is exact.
+    linear : bool
+        The step is linear in the gradient and the state, entry by entry alike, so that any change
+        of basis is exact.
     differentiable : bool
         ``step_tangent`` and ``step_adjoint`` are derivatives of the step.
     plain : bool
@@ -60,6 +63,7 @@ class Traits:
     """
 
     rotation_invariant: bool = False
+    linear: bool = False
     differentiable: bool = False
     plain: bool = False
     continuous: bool = False

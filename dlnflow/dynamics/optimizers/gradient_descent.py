@@ -17,6 +17,7 @@ class GradientDescent:
     name: ClassVar[str] = "gd"
     traits: ClassVar[Traits] = Traits(
         rotation_invariant=True,
+        linear=True,
         differentiable=True,
         plain=True,
         flow_time=1.0,

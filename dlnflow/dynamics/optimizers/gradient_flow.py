@@ -15,6 +15,7 @@ class GradientFlow:
     name: ClassVar[str] = "flow"
     traits: ClassVar[Traits] = Traits(
         rotation_invariant=True,
+        linear=True,
         differentiable=True,
         continuous=True,
         flow_time=1.0,

@@ -18,6 +18,7 @@ class Momentum:
     name: ClassVar[str] = "momentum"
     traits: ClassVar[Traits] = Traits(
         rotation_invariant=True,
+        linear=True,
         differentiable=True,
         flow_time=1 / (1 - BETA),
         momentum=BETA,

@@ -1,0 +1,1 @@
+"""Training dynamics of two-layer networks in the smallest spaces that hold them."""
