@@ -16,6 +16,7 @@ from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Rule, Traits
 from dlnflow.dynamics.recorded_steps import even_and_geometric
+from dlnflow.dynamics.reduced import dispatch
 from dlnflow.dynamics.schedule import Schedule, Windows, minibatches
 from dlnflow.dynamics.segment import LinearSegment, segments
 from dlnflow.dynamics.trajectory import Trajectory
@@ -379,9 +380,7 @@ class Run:
             As `train`.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
-        schedule, (x, y) = self._schedule(weights), self._data(query)
-        found = loops.run(self.problem, steps, schedule, lambda w: network.losses(w, x, y))
-        return np.moveaxis(found, 0, -2)
+        return dispatch.losses(self.problem, steps, self._schedule(weights), query)
 
     def tangents(
         self,
@@ -413,14 +412,8 @@ class Run:
             As `train`.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
-        schedule, (x, y) = self._schedule(None), self._data(query)
-        return loops.run_tangents(
-            self.problem,
-            steps,
-            schedule,
-            directions,
-            lambda w, dw: network.loss_tangents(w, dw, x, y).T,
-            gauss_newton=matrix == "gauss_newton",
+        return dispatch.tangents(
+            self.problem, steps, directions, query, gauss_newton=matrix == "gauss_newton"
         )
 
     def adjoint(self, at: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
@@ -457,13 +450,6 @@ class Run:
         from dlnflow.sampling import trace_run
 
         return trace_run(self, steps, **sampling)
-
-    def _data(self, query: IntArray | None) -> tuple[FloatArray | None, FloatArray]:
-        """Inputs and targets of the queried items."""
-        x, y = self.problem.x, self.task.y
-        if query is None:
-            return x, y
-        return self.task.x[:, query], y[:, query]
 
     def _schedule(self, weights: ArrayLike | Schedule | None) -> Schedule:
         return Schedule.of(weights, self.task.n_items)
