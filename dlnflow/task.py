@@ -18,6 +18,9 @@ from dlnflow.theory.modes import Modes, modes_of
 WHITENING_RTOL = 1e-12
 """Inputs are whitened when X X^T = c I holds to this, relative to c."""
 
+IDENTITY_STRIDES = (-8, 8)
+"""Of `_identity`: no other float64 matrix steps backwards along its rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -65,16 +68,16 @@ class Task:
                 "`y` has one item (column); influence of one item on another needs at least two. "
                 "Items are columns of `y`: transpose a table with one item per row."
             )
-        x = np.eye(n_items) if self.x is None else checks.finite_matrix("x", self.x)
+        x = _identity(n_items) if self.x is None else checks.finite_matrix("x", self.x)
         if x.shape[1] != n_items:
             raise ValueError(
                 f"`x` must have one column per item: {n_items} in `y`, {x.shape[1]} in `x`."
             )
         if not np.any(y):
             raise ValueError("`y` is zero everywhere: there is nothing to learn.")
-        if not np.any(y @ x.T):
+        if self.x is not None and not np.any(y @ x.T):
             raise ValueError("`x` and `y` are uncorrelated: Y X^T = 0, there is nothing to learn.")
-        y, x = y.copy(), x.copy()
+        y, x = y.copy(), x if self.x is None else x.copy()
         y.flags.writeable = x.flags.writeable = False
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "x", x)
@@ -133,7 +136,10 @@ class Task:
     @cached_property
     def one_hot(self) -> bool:
         """Whether X is the identity, so that every item has an input of its own."""
-        return self.x.shape[0] == self.x.shape[1] and bool(np.all(self.x == np.eye(self.n_in)))
+        square = self.x.shape[0] == self.x.shape[1]
+        if not square or np.any(np.diagonal(self.x) != 1):
+            return False
+        return self.x.strides == IDENTITY_STRIDES or np.count_nonzero(self.x) == self.n_in
 
     @cached_property
     def whitening(self) -> float | None:
@@ -284,3 +290,10 @@ def distinct(kind: str, names: Sequence[str] | None, count: int, stem: str) -> t
             "Labels select rows of results, so every one must be unique."
         )
     return tuple(names)
+
+
+def _identity(size: int) -> FloatArray:
+    """Identity as a view of 2 n - 1 numbers: row k is the window that holds the 1 at k."""
+    row = np.zeros(2 * size - 1)
+    row[size - 1] = 1.0
+    return np.lib.stride_tricks.sliding_window_view(row, size)[::-1]

@@ -136,7 +136,7 @@ def _linear(
     """K = - sum_ab A_ab P_a o P_b / c, by projectors if there are few, else by low rank."""
     modes, scale = task.modes, task.whitening
     null = modes.rank < task.n_in
-    rest = (query.x_rest, train.x_rest) if null else None
+    rest = _outside(query, train) if null else None
     matrices: Iterable[FloatArray]
     if exact:
         matrices = coupled.coefficients(modes.distinct, times, *setting, null=null)
@@ -182,6 +182,13 @@ def _expanded(
     for matrix in matrices:
         lam, z = low_rank.factorise(matrix)
         yield low_rank.Factors(lam, np.repeat(z, sizes, axis=0))
+
+
+def _outside(query: Items, train: Items) -> FloatArray:
+    """x_q . x_i outside of the modes, shape (Q, I); one-hot items are never written out."""
+    if query.task.one_hot:
+        return (query.chosen[:, None] == train.chosen) - query.x @ train.x.T
+    return query.x_rest @ train.x_rest.T
 
 
 def _general(

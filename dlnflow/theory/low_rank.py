@@ -98,7 +98,7 @@ def sum_of_squares(
     terms: Sequence[Factors],
     query: FloatArray,
     train: FloatArray,
-    rest: tuple[FloatArray, FloatArray] | None,
+    rest: FloatArray | None,
 ) -> FloatArray:
     """sum_r lam_r [query diag(z_r) train^T + z_r,null P_0]^2 entrywise, for every time.
 
@@ -108,8 +108,8 @@ def sum_of_squares(
         z of shape (r, R), or (r + 1, R) with the null space last if `rest` is given.
     query, train : arrays, shapes (Q, r), (I, r)
         Coordinates of items in the singular basis.
-    rest : pair of arrays, shapes (Q, k), (I, k), optional
-        What is left of the items outside of it; P_0 is their product.
+    rest : array, shape (Q, I), optional
+        P_0, the inner products of what is left of the items outside of it.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def sum_of_squares(
     values = np.zeros((len(terms), len(query), len(train)))
     for rows in chunks(len(query), PRODUCT_ELEMENTS // len(train)):
         columns = slice(rows.start if symmetric else 0, len(train))
-        null = None if rest is None else rest[0][rows] @ rest[1][columns].T
+        null = None if rest is None else rest[rows, columns]
         left, right = query[rows], train[columns].T
         scaled, product = np.empty(left.shape), np.empty((len(left), right.shape[1]))
         for (lam, z), plane in zip(terms, values, strict=True):
@@ -149,7 +149,7 @@ def combine_projectors(
     query: FloatArray,
     train: FloatArray,
     blocks: Sequence[IntArray],
-    rest: tuple[FloatArray, FloatArray] | None,
+    rest: FloatArray | None,
 ) -> FloatArray:
     """sum_ab A_ab(t) P_a o P_b over few projectors, all pairs of items as columns of a product.
 
@@ -177,7 +177,7 @@ def combine_projectors(
             modes = slice(block[0], block[-1] + 1)
             np.matmul(query[rows, modes], train[columns, modes].T, out=projector)
         if rest is not None:
-            np.matmul(rest[0][rows], rest[1][columns].T, out=flat[-1])
+            flat[-1] = rest[rows, columns]
         values[:, rows, columns] = combined(coefficients, flat.reshape(size, -1)).reshape(
             len(values), *flat.shape[1:]
         )

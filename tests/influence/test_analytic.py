@@ -225,11 +225,11 @@ def test_pairs_of_projectors_are_summed_alike_for_few_and_many_times(times, symm
     blocks = [np.arange(k, k + 2) for k in range(0, 14, 2)]
     query = rng.standard_normal((9, 14))
     train = query if symmetric else rng.standard_normal((5, 14))
-    rest = rng.standard_normal((9, 3))
-    rest = (rest, rest if symmetric else rng.standard_normal((5, 3)))
+    outside = rng.standard_normal((9, 3))
+    rest = outside @ (outside if symmetric else rng.standard_normal((5, 3))).T
     a = rng.standard_normal((times, 7 + null, 7 + null))
     a += np.swapaxes(a, 1, 2)
-    p = [query[:, b] @ train[:, b].T for b in blocks] + [rest[0] @ rest[1].T] * null
+    p = [query[:, b] @ train[:, b].T for b in blocks] + [rest] * null
     assert (times <= low_rank.FEW_TIMES * len(p)) == (times == 1 or (times == 2 and null))
     expected = np.einsum("tab,aqi,bqi->tqi", a, p, p)
     got = low_rank.combine_projectors(a, query, train, blocks, rest if null else None)
