@@ -178,5 +178,5 @@ def test_slabs_of_one_give_the_same(monkeypatch):
     run, steps = described(*TABLES["wide"], "flow")
     everyone, reduced = np.arange(25), subspace.reduce(run.problem)
     whole = modal_flow.influence(reduced, steps, everyone, everyone)
-    monkeypatch.setattr(modal_flow, "SLAB_NUMBERS", 1)
+    monkeypatch.setattr(modal_flow, "DIRECTION_NUMBERS", 1)
     close(modal_flow.influence(reduced, steps, everyone, everyone), whole)
