@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -30,9 +31,10 @@ START = """
 import sys
 from importlib.machinery import PathFinder
 
-class Without:
-    def find_spec(name, *where):
-        return None if name.partition(".")[0] in {absent!r} else PathFinder.find_spec(name, *where)
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *where):
+        return None if name.partition(".")[0] in {absent!r} else super().find_spec(name, *where)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 from dlnflow.cli.main import main
@@ -62,7 +64,8 @@ def hostile(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
 def test_no_encoding_fails_and_names_are_shown_as_they_are_spelled(encoding, hostile):
-    done = _command("influence", hostile, *FAST, encoding=encoding)
+    longer = [*FAST, "--run", "n_steps=400", "--points", "60"]  # so that there are events
+    done = _command("influence", hostile, *longer, encoding=encoding)
     assert done.returncode == 0, done.stderr
     dog = SHOWN[2] if encoding == "utf-8" else r"\U0001f415"
     for name in [*SHOWN[:2], dog, SHOWN[3]]:
@@ -280,7 +283,7 @@ def test_curves_are_saved_when_drawing_fails(tmp_path, monkeypatch):
 )
 def test_a_missing_extra_is_named_in_one_line(arguments, module, extra, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04" + bytes(100))
+    pd.DataFrame({"name": ["a", "b"], "f": [1, 2]}).to_excel("table.xlsx", index=False)
     done = _command(*arguments, without=[module])
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
