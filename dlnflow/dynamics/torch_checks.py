@@ -133,7 +133,10 @@ def pair_of(name: str, data: Any, like: Tensor) -> Pair:
 
 def _tensor(name: str, value: Any, like: Tensor) -> Tensor:
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(np.ascontiguousarray(value))
+        if isinstance(value, Tensor):
+            tensor = value.detach()
+        else:  # torch takes no negative strides
+            tensor = torch.tensor(np.ascontiguousarray(value))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be an array or a tensor of numbers: {error}") from error
     tensor = tensor.clone().to(like.device)
