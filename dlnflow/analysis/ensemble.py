@@ -10,11 +10,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import checks, result
+from dlnflow import checks, dynamics, result
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis.events import events
-from dlnflow.dynamics.linear import Run
 from dlnflow.dynamics.loops import DivergenceError
+from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS
 from dlnflow.influence.estimator import Items
 from dlnflow.task import Task
@@ -84,7 +84,7 @@ def ensemble(
     checks.one_of("errors", errors, ["raise", "drop"])
     numbers, names = _seeds(seeds), _estimators(estimator)
     settings, common = _common_settings(task, numbers, run_settings)
-    first = Run(task, seed=numbers[0], **settings)
+    first = dynamics.Run(task, seed=numbers[0], **settings)
     for name in names:
         ESTIMATORS[name].require(first)
     steps = first.grid() if steps is None else checks.recorded_steps(steps, first.n_steps)
@@ -104,7 +104,7 @@ def ensemble(
     return whole.assign_attrs(about | ({"dropped_seeds": dropped} if dropped else {}))
 
 
-def _of(name: str, chosen: Items, run: Run) -> IntArray:
+def _of(name: str, chosen: Items, run: Dynamics) -> IntArray:
     return checks.positions(name, chosen, run.items if name == "train" else run.queries)
 
 
@@ -144,7 +144,7 @@ def _common_settings(
         if settings.get(name) is None:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                runs = [Run(task, seed=seed, **settings) for seed in seeds]
+                runs = [dynamics.Run(task, seed=seed, **settings) for seed in seeds]
             settings[name] = chosen(getattr(run, name) for run in runs)
             words.append(f"{name}: the {which} default of {len(seeds)} seeds")
             if name == "n_steps":  # the length with the common rate; all seeds say it once
@@ -198,7 +198,7 @@ def curves_of_one_seed(
     list of DataArray, or str
         One per estimator; if the run diverges, the reason.
     """
-    run = Run(Task(**parts), **settings)
+    run = dynamics.Run(Task(**parts), **settings)
     try:
         return [ESTIMATORS[name](run, steps, **options) for name in estimators]
     except FloatingPointError as error:  # which DivergenceError is
