@@ -7,15 +7,17 @@ nothing here depends on the choice of singular vectors inside it.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from dlnflow import checks, influence, result
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis.compare import compare
+from dlnflow.analysis.distinctions import Distinctions
 from dlnflow.analysis.events import events
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import closed_form
@@ -31,17 +33,13 @@ APPROXIMATED = (
     "a pair of a mode and the null space goes to the mode."
 )
 NO_EVENT = "no such event in the closed form"
-ITEM_SHARE, FEATURE_SHARE = 0.3, 0.6
-"""Items and features load on a mode from this fraction of the largest loading on."""
-NAMES = 3
-"""Most names on each side of a distinction."""
 SMALLEST_SHARE = 0.1
 """A mode beyond the first is listed with an extremum if it carries this much of it."""
 ROUNDING = 1e-9
-"""Shares and loadings that differ by less are equal, so that rounding orders nothing."""
+"""Shares that differ by less are equal, so that rounding orders nothing."""
 PIECE_NUMBERS = 2**21
 """Products of loadings that are held at once."""
-EVALUATIONS, MOST_TIMES = 2**26, 4096
+EVALUATIONS, MOST_TIMES = 2**26, 1024
 """Entries of coefficient matrices that are computed, and times at which they are."""
 
 
@@ -121,7 +119,7 @@ def explain_events(
     >>> table[["kind", "mode", "share", "distinction"]].round(2).values.tolist()[0]
     ['trough', 1, 0.74, 'all items; features: living']
     >>> event_sentences(table)[2].split(": ")[0]
-    'Dog harms cat most at step 1461'
+    'Dog harms cat most at step 1460'
     """
     leading = checks.positive_integer("leading", leading)
     if curves is None:
@@ -169,13 +167,15 @@ def _sized_events(curves: xr.DataArray) -> pd.DataFrame:
     table = events(curves)
     keys = [*curves.dims[:-3], "train", "query"]
     table["size"] = table["value"]
-    time = curves.time.values
-    flips = table[table["kind"] == "sign_flip"]
-    for labels, steps in flips.groupby(keys, sort=False)["step"]:
-        curve = np.abs(curves.sel(dict(zip(keys, labels, strict=True))).values)
-        bounds = np.concatenate([[0], np.searchsorted(time, steps)])
-        largest = np.maximum.reduceat(curve, bounds)
-        table.loc[steps.index, "size"] = largest[1:] + largest[:-1]
+    rows = np.abs(curves.transpose(*keys, "time").values).reshape(-1, curves.sizes["time"])
+    flips = np.flatnonzero(table["kind"] == "sign_flip")
+    places = [pd.Index(curves[key].values).get_indexer(table[key].iloc[flips]) for key in keys]
+    row = np.ravel_multi_index(places, [curves.sizes[key] for key in keys])
+    after = np.searchsorted(curves.time.values, table["step"].iloc[flips])
+    for part in np.split(np.arange(len(flips)), np.flatnonzero(np.diff(row)) + 1):
+        if len(part):
+            largest = np.maximum.reduceat(rows[row[part[0]]], np.append(0, after[part]))
+            table.loc[flips[part], "size"] = largest[1:] + largest[:-1]
     return table.drop(columns=["prominence", "floor"])
 
 
@@ -220,14 +220,14 @@ def _with_modes(
     ]
     parts = mode_contributions(task, times, *pairs, a0=a0, depth=run.depth)
     rows: list[tuple[int, int | None, str, float, str]] = []
-    names = _Distinctions(task)
+    names = Distinctions(task)
     found = zip(np.flatnonzero(known), parts, *pairs, strict=True)
     for event, part, query, train in found:
         sign = table["sign"].iat[event]
         flip = table["kind"].iat[event] == "sign_flip"
         chosen = _flip_modes(part, sign) if flip else _leading_modes(part, leading)
         for mode, share, role in chosen:
-            rows.append((event, mode + 1, names.of(mode, train, query), share, role))
+            rows.append((event, mode + 1, names.between(mode, train, query), share, role))
     rows += [(event, None, NO_EVENT, np.nan, "none") for event in np.flatnonzero(~known)]
     listed = pd.DataFrame(rows, columns=["event", "mode", "distinction", "share", "role"])
     listed = listed.astype({"event": int, "mode": "Int64", "share": float})
@@ -236,12 +236,14 @@ def _with_modes(
 
 
 def _few_times(times: FloatArray, modes: int) -> tuple[FloatArray, float]:
-    """Times moved to few enough quantiles of theirs for the coefficients, and the largest move."""
+    """Times moved to the nearest of so few that coefficients cost little, and the largest move."""
     count = int(np.clip(EVALUATIONS // modes**2, 16, MOST_TIMES))
     distinct = np.unique(times)
     if len(distinct) <= count:
         return times, 0.0
-    kept = distinct[np.linspace(0, len(distinct) - 1, count).round().astype(int)]
+    ranks = np.linspace(0, len(distinct) - 1, count // 2).round().astype(int)
+    even = np.linspace(distinct[0], distinct[-1], count // 2)[1:-1]
+    kept = np.unique([*distinct[ranks], *even])  # where events are dense, and never far from one
     middle = (kept[1:] + kept[:-1]) / 2
     moved = kept[np.searchsorted(middle, times)]
     return moved, float(np.abs(moved - times).max())
@@ -268,7 +270,7 @@ def _flip_modes(part: FloatArray, sign: float) -> list[tuple[int, float, str]]:
 
 
 def mode_contributions(
-    task: Task, times: FloatArray, query: IntArray, train: IntArray, *, a0: float, depth: int = 2
+    task: Task, times: ArrayLike, query: ArrayLike, train: ArrayLike, *, a0: float, depth: int = 2
 ) -> FloatArray:
     """Contribution of every mode to the closed form of K_qi(t), one value of K per row.
 
@@ -303,7 +305,7 @@ def mode_contributions(
     >>> task = dln.semantic_hierarchy()
     >>> parts = mode_contributions(task, [1.5], [1], [0], a0=1e-4)
     >>> parts.round(2).tolist()
-    [[-0.01, -0.25, -0.19, 0.21]]
+    [[-0.35, -0.25, -0.19, 0.19]]
     """
     times, query, train = np.asarray(times), np.asarray(query), np.asarray(train)
     parts = np.empty((len(times), len(task.modes.blocks)))
@@ -381,61 +383,6 @@ def _products(
     return np.einsum("de,de->e", columns[:, chosen[query]], columns[:, chosen[train]])
 
 
-class _Distinctions:
-    """What modes tell apart, in words, along the direction of a train item.
-
-    The part of the item in the block, P_a x_i, is one direction however degenerate the block is:
-    item j loads with x_j^T P_a x_i, feature f with (U_a V_a^T x_i)_f. For a single mode these are
-    the singular vectors, with the sign that puts the train item on the first side.
-    """
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.loadings = closed_form.Items(task, np.arange(task.n_items)).x
-        self.along = lru_cache(maxsize=4096)(self._along)
-
-    def of(self, mode: int, train: int, query: int) -> str:
-        """Return e.g. "dog, cat against sparrow, penguin; features: mammal against bird"."""
-        sides, features = self.along(mode, train)
-        if len(sides[0]) == self.task.n_items:
-            items = "all items"
-        else:
-            named = [sorted(side, key=lambda k: (k != train, k != query)) for side in sides]
-            items = _against([[self.task.items[k] for k in side] for side in named])
-        size = len(self.task.modes.blocks[mode])
-        block = f"; one of {size} equal modes" if size > 1 else ""
-        return f"{items}; features: {features}{block}"
-
-    def _along(self, mode: int, train: int) -> tuple[list[list[int]], str]:
-        modes = self.task.modes
-        block = slice(modes.blocks[mode][0], modes.blocks[mode][-1] + 1)
-        x = self.loadings[:, block]
-        direction = x[train]
-        if np.abs(x @ direction).max() <= ROUNDING * np.sum(x**2, axis=1).max():
-            lengths = np.sum(x**2, axis=1)
-            direction = x[np.argmax(lengths >= (1 - ROUNDING) * lengths.max())]
-        features = _sides(modes.u[:, block] @ direction, FEATURE_SHARE)
-        named = _against([[self.task.features[k] for k in side] for side in features])
-        return _sides(x @ direction, ITEM_SHARE), named
-
-
-def _sides(loadings: FloatArray, fraction: float) -> list[list[int]]:
-    """Positions that load positively and negatively, the largest first, equal ones in order."""
-    size = np.round(np.abs(loadings) / (ROUNDING * np.abs(loadings).max()))
-    order = np.argsort(-size, kind="stable")
-    kept = order[size[order] >= np.round(fraction / ROUNDING)]
-    return [kept[loadings[kept] > 0].tolist(), kept[loadings[kept] < 0].tolist()]
-
-
-def _against(sides: Sequence[Sequence[str]]) -> str:
-    """Return "a, b, c and 4 more against d"."""
-    listed = []
-    for names in sides:
-        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-        listed.append(", ".join(names[:NAMES]) + more)
-    return " against ".join(text for text in listed if text)
-
-
 WORDS = {
     ("peak", True): "{train} harms {query} most at step {step:.0f}",
     ("peak", False): "{train} helps {query} least at step {step:.0f}",
@@ -461,28 +408,28 @@ def event_sentences(table: pd.DataFrame) -> list[str]:
         In the order of events. A curve of another estimator than the closed form has how far the
         two events are apart, and the fidelity, at the end.
     """
-    return [_sentence(rows, table.attrs) for _, rows in table.groupby("event", sort=False)]
+    estimator = str(table.attrs.get("estimator", "analytic"))
+    events_ = groupby(table.to_dict("records"), key=lambda row: row["event"])
+    return [_sentence(list(rows), estimator) for _, rows in events_]
 
 
-def _sentence(rows: pd.DataFrame, about: dict) -> str:
-    first = rows.iloc[0]
-    name = str(first["estimator"] if "estimator" in rows else about.get("estimator", "analytic"))
-    verb = WORDS[first["kind"], bool(first["sign"] > 0)]
-    text = verb.format(train=first["train"], query=first["query"], step=first["step"])
+def _sentence(rows: list[dict], estimator: str) -> str:
+    first = rows[0]
+    text = WORDS[first["kind"], bool(first["sign"] > 0)].format(**first)
     text = text[0].upper() + text[1:]
     if pd.isna(first["mode"]):
         return f"{text}: {NO_EVENT}."
-    kind = first["kind"].replace("sign_flip", "flip")
-    carried = [f"mode {row.mode} ({row.distinction})" for row in rows.itertuples()]
-    if kind == "flip":
+    kind = first["kind"]
+    carried = [f"mode {row['mode']} ({row['distinction']})" for row in rows]
+    if kind == "sign_flip":
         before, after = ("helps", "harms") if first["sign"] > 0 else ("harms", "helps")
         text += f": it still {before} by {carried[0]} and {after} by {carried[-1]}"
     elif first["share"] > 1:
         text += f": {carried[0]} would make {first['share']:.1f} times this {kind}, others resist"
     else:
-        parts = [f"{share:.0%} of this {kind} is " for share in rows["share"]]
-        text += ": " + ", ".join(map("".join, zip(parts, carried, strict=True)))
-    if name == "analytic":
+        shares = [f"{row['share']:.0%} of this {kind} is" for row in rows]
+        text += ": " + ", ".join(map(" ".join, zip(shares, carried, strict=True)))
+    if first.get("estimator", estimator) == "analytic":
         return f"{text}."
     when = "later" if first["offset"] < 0 else "earlier"
     apart = f"{abs(first['offset']):.2g} {when} in flow time"
