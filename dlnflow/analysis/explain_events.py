@@ -340,7 +340,7 @@ def _linear_parts(items: closed_form.Items, t: float, a0: float, depth: int) -> 
         shared = _by_block(items.x[query] * items.x[train], modes.blocks)
         inner = shared @ matrix
         if modes.rank < items.task.n_in:
-            rest = _products(items.task.x, items.chosen, query, train) - shared.sum(axis=1)
+            rest = _input_products(items, query, train) - shared.sum(axis=1)
             inner += rest[:, None] * (strength.gap * strength.a)
         return shared * inner
 
@@ -364,7 +364,7 @@ def _general_parts(items: closed_form.Items, t: float, a0: float, depth: int) ->
         total = np.zeros_like(xx)
         for half, first, second in (((gam + del_) / 2, ry, xx), ((gam - del_) / 2, rx, xy)):
             total += (first * (second @ half) + second * (first @ half)) / 2
-        rest_x = _products(task.x, items.chosen, query, train) - xx.sum(axis=1)
+        rest_x = _input_products(items, query, train) - xx.sum(axis=1)
         rest_y = _products(task.y, items.chosen, query, train) - yy.sum(axis=1)
         return total + gain * (rest_y[:, None] * xx + rest_x[:, None] * ry)
 
@@ -374,6 +374,13 @@ def _general_parts(items: closed_form.Items, t: float, a0: float, depth: int) ->
 def _by_block(products: FloatArray, blocks: Sequence[IntArray]) -> FloatArray:
     """Sums over the modes of every block, shape (E, m)."""
     return np.add.reduceat(products, [block[0] for block in blocks], axis=1)
+
+
+def _input_products(items: closed_form.Items, query: IntArray, train: IntArray) -> FloatArray:
+    """x_q . x_i; one-hot inputs are never written out."""
+    if items.task.one_hot:
+        return (query == train).astype(np.float64)
+    return _products(items.task.x, items.chosen, query, train)
 
 
 def _products(
