@@ -76,7 +76,7 @@ class TorchRun:
     ...     model, (x, y), learning_rate=0.5, n_steps=200, items=["00", "01", "10", "11"]
     ... )
     >>> exact = dln.influence.tangent(run, [50, 200])
-    >>> steps = dln.influence.per_step(run, at=200)
+    >>> steps = dln.influence.per_step(run, range(200), at=200)
     >>> exact.dims, bool(abs(steps.sum("time") - exact.sel(time=200)).max() < 1e-9)
     (('time', 'query', 'train'), True)
     """
