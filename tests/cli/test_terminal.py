@@ -161,7 +161,7 @@ def test_a_full_disk_names_file_disk_and_way_on(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError("714818 requested and 74720 written")
 
-    monkeypatch.setattr(xr.DataArray, "to_netcdf", full)
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
     found = CliRunner().invoke(main.app, ["influence", "hierarchy", *FAST, "--out", str(tmp_path)])
     assert found.exit_code == 1
     for part in ("error: the disk is full", str(tmp_path / "influence.nc"), "MB are free"):
