@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -64,23 +64,29 @@ def run_all(
     refused = [message for name in names if (message := ESTIMATORS[name].refusal(run))]
     if refused:
         raise ValueError("\n".join([*refused, "(A setting of the run is --run NAME=VALUE.)"]))
-    curves, seconds = [], {}
-    for number, name in enumerate(names, start=1):
-        print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        try:
-            curve = ESTIMATORS[name](run, steps, train=train, query=query, **options.get(name, {}))
-        except KeyboardInterrupt as stop:
-            raise Interrupted(
-                result.stack(*curves) if curves else None, names[number - 1 :]
-            ) from stop
-        except ValueError as error:
-            error.add_note(f"(from {name}, whose options are --option {name}.NAME=VALUE)")
-            raise
-        curves.append(curve)
-        seconds[name] = time.perf_counter() - started
+    curves: list[xr.DataArray] = []
+    seconds = {}
+    try:  # around all of it: a signal can also come between two estimators
+        for number, name in enumerate(names, start=1):
+            print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
+            started = time.perf_counter()
+            given = {"train": train, "query": query, **options.get(name, {})}
+            curves.append(_curve(run, name, steps, given))
+            seconds[name] = time.perf_counter() - started
+    except KeyboardInterrupt as stop:
+        finished = result.stack(*curves) if curves else None
+        raise Interrupted(finished, names[len(curves) :]) from stop
     retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
     return Estimates(result.stack(*curves), seconds, retrained)
+
+
+def _curve(run: Dynamics, name: str, steps: IntArray, given: Mapping[str, Any]) -> xr.DataArray:
+    """Run one estimator; what it refuses is noted as its own."""
+    try:
+        return ESTIMATORS[name](run, steps, **given)
+    except ValueError as error:
+        error.add_note(f"(from {name}, whose options are --option {name}.NAME=VALUE)")
+        raise
 
 
 def _steps(run: Dynamics, points: int, windowed: Mapping[str, object]) -> IntArray:

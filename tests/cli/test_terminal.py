@@ -20,7 +20,7 @@ import dlnflow as dln
 from dlnflow import lm
 from dlnflow._support import command, terminal
 from dlnflow._support.files import atomic_path, disk_is_full
-from dlnflow.cli import main
+from dlnflow.cli import estimates, main
 
 FAST = ["-e", "tangent", "--run", "n_steps=20", "--points", "3"]
 HOSTILE = ["dog\x1b[2J", "cat\u200f", "\U0001f415", "pine\x07\x9b1m"]
@@ -194,6 +194,20 @@ def test_what_was_finished_before_ctrl_c_is_saved(tmp_path, monkeypatch):
     assert "-e leave_one_out -e analytic and another --out" in said
     found = CliRunner().invoke(main.app, arguments)
     assert found.exit_code == 130 and "without --out nothing is saved" in found.stderr
+
+
+def test_ctrl_c_between_two_estimators_loses_nothing(monkeypatch):
+    def stop(text, **_):
+        if text.startswith("analytic"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", stop)
+    run = dln.Run(dln.semantic_hierarchy(), n_steps=20)
+    with pytest.raises(estimates.Interrupted) as caught:
+        estimates.run_all(run, ["tangent", "analytic"], 3, options={})
+    monkeypatch.undo()
+    assert caught.value.curves.estimator.values.tolist() == ["tangent"]
+    assert caught.value.left == ["analytic"]
 
 
 def test_ctrl_c_before_anything_is_finished_leaves_no_file(tmp_path, monkeypatch):
