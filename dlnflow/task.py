@@ -20,6 +20,8 @@ WHITENING_RTOL = 1e-12
 
 IDENTITY_STRIDES = (-8, 8)
 """Of `_identity`: no other float64 matrix steps backwards along its rows."""
+PLAIN_IDENTITY = 1000
+"""Up to this many items the identity is a plain array, which torch takes as it is (8 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +295,9 @@ def distinct(kind: str, names: Sequence[str] | None, count: int, stem: str) -> t
 
 
 def _identity(size: int) -> FloatArray:
-    """Identity as a view of 2 n - 1 numbers: row k is the window that holds the 1 at k."""
+    """Identity; a large one is a view of 2 n - 1 numbers: row k is the window with the 1 at k."""
+    if size <= PLAIN_IDENTITY:
+        return np.eye(size)
     row = np.zeros(2 * size - 1)
     row[size - 1] = 1.0
     return np.lib.stride_tricks.sliding_window_view(row, size)[::-1]
