@@ -141,7 +141,7 @@ class Task:
         square = self.x.shape[0] == self.x.shape[1]
         if not square or np.any(np.diagonal(self.x) != 1):
             return False
-        return self.x.strides == IDENTITY_STRIDES or np.count_nonzero(self.x) == self.n_in
+        return self.x.strides == IDENTITY_STRIDES or int(np.count_nonzero(self.x)) == self.n_in
 
     @cached_property
     def whitening(self) -> float | None:

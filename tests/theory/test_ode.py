@@ -7,7 +7,7 @@ import pytest
 
 import dlnflow as dln
 from dlnflow import flow
-from dlnflow.theory import ode
+from dlnflow.theory import ode, runge_kutta
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
@@ -27,7 +27,6 @@ def test_a_solution_that_leaves_the_range_of_floats_is_an_error():
     ("what", "call"),
     [
         ("gradient flow", lambda run: run.train([100])),
-        ("gradient flow", lambda run: dln.influence.tangent(run, [100])),
         ("the coupled response", lambda run: dln.influence.analytic(run, [100], response="exact")),
         ("the Gram flow", lambda run: dln.influence.closed_form_loo(run, [100], solution="gram")),
         ("the Gram flow", lambda _: flow.gram([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0)),
@@ -39,3 +38,10 @@ def test_every_integrator_names_itself_and_the_reason(what, call, monkeypatch):
     monkeypatch.setattr(ode, "solve_ivp", lambda *_, **__: failed)
     with pytest.raises(FloatingPointError, match=f"^{what} could not .*: out of patience$"):
         call(run)
+
+
+def test_the_solver_of_the_reduced_flow_names_itself_and_the_reason(monkeypatch):
+    run = dln.Run(dln.semantic_hierarchy(3), n_steps=200, optimizer="flow")
+    monkeypatch.setattr(runge_kutta.Solver, "_error", lambda *_: float("nan"))
+    with pytest.raises(FloatingPointError, match="^gradient flow could not .*: step too small"):
+        dln.influence.tangent(run, [100])
