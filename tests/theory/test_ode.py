@@ -43,5 +43,5 @@ def test_every_integrator_names_itself_and_the_reason(what, call, monkeypatch):
 def test_the_solver_of_the_reduced_flow_names_itself_and_the_reason(monkeypatch):
     run = dln.Run(dln.semantic_hierarchy(3), n_steps=200, optimizer="flow")
     monkeypatch.setattr(runge_kutta.Solver, "_error", lambda *_: float("nan"))
-    with pytest.raises(FloatingPointError, match="^gradient flow could not .*: step too small"):
+    with pytest.raises(FloatingPointError, match=r"^gradient flow could not .*: step too small"):
         dln.influence.tangent(run, [100])
