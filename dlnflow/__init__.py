@@ -10,7 +10,7 @@ from dlnflow._support import VERSION as __version__
 from dlnflow._support.lazy import on_request
 from dlnflow.analysis import compare, ensemble, events
 from dlnflow.datasets import living_things, semantic_hierarchy
-from dlnflow.dynamics import initial
+from dlnflow.dynamics import initial, rates
 from dlnflow.dynamics.linear import Run
 from dlnflow.dynamics.loops import DivergenceError
 from dlnflow.dynamics.schedule import Schedule
@@ -45,6 +45,7 @@ __all__ = [
     "load",
     "phases",
     "plots",
+    "rates",
     "rlct",
     "sampling",
     "save",

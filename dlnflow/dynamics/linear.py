@@ -53,8 +53,9 @@ class Run:
         Of the initial weights and of the order of minibatches.
     optimizer : str or a class of update rules
         "gd", gradient descent; "flow", its continuous-time limit (solved to a relative 1e-11, one
-        step = ``learning_rate`` of time); "momentum", heavy ball (0.9); "adam", as in torch.optim;
-        "lion". A class is a rule of your own, see `dlnflow.dynamics.optimizers.base`.
+        step = ``learning_rate`` of time); "momentum", heavy ball (0.9); "adam" and
+        "adamw" (decay 0.01), as in torch.optim; "lion". A class is a rule of your own, see
+        `dlnflow.dynamics.optimizers.base`.
     depth : int, optional
         Number of weight matrices L, at least 2, by default 2.
     initial : sequence of arrays, optional

@@ -1,7 +1,6 @@
 """A training run of any torch module, described before it is trained."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,7 +12,14 @@ from torch import Tensor, nn
 
 from dlnflow import checks
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics import adjoint, torch_checks, torch_curvature, torch_steps, torch_sweeps
+from dlnflow.dynamics import (
+    adjoint,
+    torch_checks,
+    torch_curvature,
+    torch_rules,
+    torch_steps,
+    torch_sweeps,
+)
 from dlnflow.dynamics.optimizers import Rule, Traits
 from dlnflow.dynamics.recorded_steps import even_and_geometric
 from dlnflow.dynamics.schedule import Schedule, Windows, minibatches
@@ -40,9 +46,10 @@ class TorchRun:
         "mse", 1/2 |y - f(x)|^2; "cross_entropy", of class labels (N,) or probabilities; or a
         function (output, target) -> one loss per item, shape (N,).
     optimizer : str or a class of update rules
-        "gd", "momentum" (0.9), "adam" or "lion", as for `Run`. A class is a rule of your own with
-        start, update and displacement, see `dlnflow.dynamics.optimizers.base`.
+        "gd", "momentum" (0.9), "adam", "adamw" or "lion", as for `Run`. A class is a rule of your
+        own with start, update and displacement, see `dlnflow.dynamics.optimizers.base`.
     learning_rate : float
+        Of every step, times the factor of `rate_schedule`.
     n_steps : int
         Length of the run.
     batch : int, optional
@@ -54,6 +61,15 @@ class TorchRun:
         Names of the training items, all different. Default: item0, item1, ...
     queries : tuple (names, x, y), optional
         Losses that are measured and are not training items. Default: those of the items.
+    options : dict, optional
+        Fields of the rule: {"weight_decay": 0.1, "beta2": 0.95} for "adamw". A decay is one
+        number, or one per parameter.
+    rate_schedule : function of a step, or array of shape (n_steps,), optional
+        Factors of the learning rate, as in torch's LambdaLR: `dlnflow.rates` has warm-ups, linear
+        and cosine decay.
+    clip : float, optional
+        Largest norm of a gradient over all parameters, as torch.nn.utils.clip_grad_norm_. Exact
+        derivatives pass through the factor that it scales by.
 
     Raises
     ------
@@ -92,6 +108,9 @@ class TorchRun:
     seed: int = 0
     items: Sequence[str] | None = None
     queries: Sequence[Any] | None = None
+    options: Mapping[str, Any] | None = None
+    rate_schedule: Callable[[int], float] | ArrayLike | None = None
+    clip: float | None = None
 
     kind: ClassVar[str] = "a torch model"
     linear: ClassVar[bool] = False
@@ -103,14 +122,26 @@ class TorchRun:
         self._store("learning_rate", checks.positive("learning_rate", self.learning_rate))
         self._store("n_steps", checks.positive_integer("n_steps", self.n_steps))
         self._store("seed", checks.whole_number("seed", self.seed))
+        self._store("_tuned", self._tuned_rule())
         torch_checks.item_loss_of(self.loss)
         model, weights = torch_checks.copied_model(self.model)
+        torch_rules.require_one_decay_each(self.options, len(weights))
         self._store("model", model)
         self._store("_weights", weights)
         self._describe_data()
 
     def _store(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def _tuned_rule(self) -> Rule:
+        return torch_rules.tuned(
+            self._rule,
+            self.learning_rate,
+            self.n_steps,
+            schedule=self.rate_schedule,
+            clip=self.clip,
+            options=self.options,
+        )
 
     def _describe_data(self) -> None:
         like = next(iter(self._weights.values()))
@@ -144,9 +175,8 @@ class TorchRun:
     @property
     def traits(self) -> Traits:
         """What holds for the update rule of a torch model: no flow time, no rotations."""
-        return dataclasses.replace(
-            self._rule.traits, rotation_invariant=False, flow_time=None, stability=float("nan")
-        )
+        changed = self.rate_schedule is not None or self.clip is not None
+        return torch_rules.tuned_traits(self._rule.traits, changed=changed)
 
     def grid(self, points: int = 200) -> IntArray:
         """Steps from 0 to the end, half evenly spaced, half at equal ratios; as `Run.grid`."""
@@ -166,9 +196,9 @@ class TorchRun:
     @cached_property
     def problem(self) -> TorchProblem:
         """The run as pure functions, ready for `dlnflow.dynamics.torch_steps`."""
-        loss, rule = torch_checks.item_loss_of(self.loss), self._rule(self.learning_rate)
+        loss = torch_checks.item_loss_of(self.loss)
         return TorchProblem(
-            self.model, self._weights, loss, self.data, self._queried, rule, self.batches
+            self.model, self._weights, loss, self.data, self._queried, self._tuned, self.batches
         )
 
     def weights(self, steps: ArrayLike) -> list[dict[str, Tensor]]:

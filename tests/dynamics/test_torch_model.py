@@ -17,7 +17,7 @@ import dlnflow as dln
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
 
 TASK = dln.semantic_hierarchy(3)
-RATES = {"gd": 0.3, "momentum": 0.05, "adam": 0.01, "lion": 0.01}
+RATES = {"gd": 0.3, "momentum": 0.05, "adam": 0.01, "adamw": 0.01, "lion": 0.01}
 STEPS = [0, 7, 20]
 LENGTH = 20
 

@@ -5,7 +5,8 @@ A rule is a class with one argument, ``learning_rate``, a class attribute ``trai
     start(weights) -> state             the state before the first step
     step(weights, gradients, state)     one step, in place
     step_tangent(...)                   the derivative of a step along directions, in place
-    step_adjoint(...)                   its transpose: from new weights and state to the gradient
+    step_adjoint(...)                   its transpose: from new weights and state to the gradient,
+                                        and back in place to the old ones where decay shrinks them
     update(weights, gradients, state)   the step as a function: new (weights, state)
 
 `update` and `displacement` are written with operators (+, *, **, abs, comparisons), so that they
@@ -95,7 +96,7 @@ class Rule(Protocol):
         """Take the derivative of one step in place."""
 
     def step_adjoint(self, adjoint: Weights, state_adjoint: State, *, base: Base) -> Weights:
-        """Return the derivative with respect to the gradient; move the state's back in place."""
+        """Return the derivative with respect to the gradient; move the others back in place."""
 
     def displacement(self, state: State) -> float | Weights:
         """Return what a gradient moves the weights by in the end, per unit of gradient.
