@@ -9,6 +9,7 @@ from dlnflow.analysis.ensemble import ensemble, event_shares
 from dlnflow.analysis.events import events
 from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
+from dlnflow.analysis.lds import lds
 
 __all__ = [
     "compare",
@@ -18,5 +19,6 @@ __all__ = [
     "events",
     "explain_events",
     "explain_offset",
+    "lds",
     "summary",
 ]
