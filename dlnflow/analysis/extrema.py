@@ -134,12 +134,13 @@ def flips(curves: FloatArray, floor: FloatArray) -> Flips:
     Flips
         In order of curve, then time.
     """
-    sign = signs(curves, floor)
+    both = np.flatnonzero((curves.max(axis=1) > floor) & (curves.min(axis=1) < -floor))
+    sign = signs(curves[both], floor[both])
     index = np.where(sign != 0, np.arange(curves.shape[1]), 0)
     latest = np.maximum.accumulate(index, axis=1)  # last sample beyond the floor, or 0
     held = np.take_along_axis(sign, latest, axis=1)
     curve, before = np.nonzero(held[:, 1:] * held[:, :-1] < 0)
-    return Flips(curve, latest[curve, before], before + 1, held[curve, before + 1])
+    return Flips(both[curve], latest[curve, before], before + 1, held[curve, before + 1])
 
 
 def crossings(time: FloatArray, curves: FloatArray, flips: Flips) -> FloatArray:
@@ -161,7 +162,9 @@ def crossings(time: FloatArray, curves: FloatArray, flips: Flips) -> FloatArray:
     -------
     array, shape (F,)
     """
-    curve, before, after, _ = flips
+    _, before, after, _ = flips
+    flipping, curve = np.unique(flips.curve, return_inverse=True)
+    curves = curves[flipping]
     length = len(time)
     row, sample = np.nonzero(curves)
     sign = np.sign(curves[row, sample])

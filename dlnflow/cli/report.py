@@ -31,13 +31,16 @@ def _console() -> Console:
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
     """Rows as dictionaries that JSON can hold: numpy scalars as Python's, NaN as None."""
-    return [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+    columns = [_plain(column) for _, column in table.items()]
+    return [dict(zip(table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _plain(column: pd.Series) -> list[object]:
+    values = column.tolist()  # of Python's own types
+    missing = column.isna() | column.isin([np.inf, -np.inf])
+    for place in np.flatnonzero(missing):
+        values[place] = None
+    return values
 
 
 def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
@@ -91,7 +94,8 @@ def _event_table(pairs: pd.DataFrame, order: list[tuple[str, str]], names: list[
     )
     for head in ("train", "query", *names):
         shown.add_column(head, justify="left", max_width=14 if head in ("train", "query") else None)
-    grouped = dict(iter(pairs.groupby(["estimator", "train", "query"], sort=False)))
+    listed = pairs["train"].isin([t for t, _ in order]) & pairs["query"].isin([q for _, q in order])
+    grouped = dict(iter(pairs[listed].groupby(["estimator", "train", "query"], sort=False)))
     for train, query in order:
         shown.add_row(
             visible(train),

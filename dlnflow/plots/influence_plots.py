@@ -19,6 +19,7 @@ from dlnflow.plots.panels import OKABE_ITO, STYLE, STYLES
 
 MAX_LINES = len(OKABE_ITO)
 """More curves than colours in one panel are shown as a heat map instead."""
+NO_LAYOUT = {"figure.autolayout": False, "figure.constrained_layout.use": False}
 MAX_PANELS = 100
 """A figure with more panels cannot be read; `overview` chooses what to show instead."""
 
@@ -152,16 +153,20 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
     # Dates and program versions would make two identical figures differ.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
     written = []
-    with mpl.rc_context(STYLE):
-        figure.draw_without_rendering()
-        layout = figure.get_layout_engine()
-        figure.set_layout_engine("none")  # the layout is solved once, not once per file
-        for kind, about in metadata.items():
-            target = stem.with_name(f"{stem.name}.{kind}")
-            with atomic_path(target) as temporary:
-                figure.savefig(temporary, format=kind, metadata=about)
-            written.append(target)
-    figure.set_layout_engine(layout)
+    layout = figure.get_layout_engine()
+    with mpl.rc_context(STYLE | NO_LAYOUT):
+        if layout is not None:
+            layout.execute(figure)
+        # Solved once for both files; with an engine each of them would draw the figure twice.
+        figure.set_layout_engine(None)
+        try:
+            for kind, about in metadata.items():
+                target = stem.with_name(f"{stem.name}.{kind}")
+                with atomic_path(target) as temporary:
+                    figure.savefig(temporary, format=kind, metadata=about)
+                written.append(target)
+        finally:
+            figure.set_layout_engine(layout)
     return written
 
 

@@ -127,10 +127,13 @@ def _when(figure: Figure, curves: xr.DataArray, time: str, log: bool) -> None:
     flat = curves.stack(pair=("query", "train")).transpose("estimator", "pair", "time").values
     largest = np.abs(flat).max(axis=2, keepdims=True)
     moving = largest[0, :, 0] > 1e-12 * largest.max()  # leaves out the self pairs
-    relative = np.divide(flat, largest, out=np.zeros_like(flat), where=largest > 0)[:, moving]
-    order = np.argsort(np.abs(relative[0]).argmax(axis=1), kind="stable")
+    order = np.flatnonzero(moving)
+    order = order[np.argsort(np.abs(flat[0, order]).argmax(axis=1), kind="stable")]
+    every = -(-len(order) // panels.MAX_ROWS)
+    values, largest = flat[:, order[::every]], largest[:, order[::every]]
+    relative = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
     for axis, name, values in zip(axes, curves["estimator"].values, relative, strict=True):
-        mesh = panels.draw_heat(axis, curves[time].values, values[order], limit=1.0)
+        mesh = panels.draw_heat(axis, curves[time].values, values, limit=1.0)
         axis.set_title(title(str(name)))
         axis.set_yticks([])
         scale(axis, curves[time].values, log)

@@ -73,6 +73,8 @@ LEGEND = {
 """Small legend on a light ground."""
 PAGE_WIDTH = 7.2
 """Of a journal page, in inches."""
+MAX_ROWS = 600
+"""Rows that a heat map draws, about as many as it has pixels on a screen."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
 
@@ -306,6 +308,8 @@ def draw_heat(
 ) -> QuadMesh:
     """Heat map of many curves over time, one row each, first row on top.
 
+    Beyond `MAX_ROWS` curves every second, third, ... is drawn: more have no pixel of their own.
+
     Parameters
     ----------
     axis : matplotlib Axes
@@ -320,18 +324,19 @@ def draw_heat(
         For a colour bar.
     """
     limit = limit or float(np.abs(values).max()) or 1.0
+    count, every = len(values), -(-len(values) // MAX_ROWS)
     middle = (time[1:] + time[:-1]) / 2
     edges = np.concatenate([time[:1], middle, time[-1:]])
     mesh = axis.pcolormesh(
         edges,
-        np.arange(len(values) + 1),
-        values,
+        np.append(np.arange(0, count, every), count),
+        values[::every],
         cmap=DIVERGING,
         vmin=-limit,
         vmax=limit,
         rasterized=True,
     )
-    axis.set_ylim(len(values), 0)
+    axis.set_ylim(count, 0)
     axis.set_xlim(edges[0], edges[-1])
     return mesh
 

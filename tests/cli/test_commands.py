@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dlnflow as dln
-from dlnflow.cli import arguments, main
+from dlnflow.cli import arguments, main, report
 from dlnflow.influence import ESTIMATORS
 
 FAST = ["--run", "n_steps=400", "--run", "learning_rate=0.08", "--points", "60"]
@@ -277,3 +277,21 @@ def test_an_output_folder_that_is_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "out").write_text("x")
     done = _command("influence", "hierarchy", "--out", tmp_path / "out", "--run", "hidden=20000")
     assert done.returncode == 2 and "--out" in done.stderr
+
+
+def test_records_hold_what_json_can():
+    table = pd.DataFrame(
+        {
+            "name": ["dog", "a,b"],
+            "share": [np.nan, 0.5],
+            "size": [np.inf, -np.inf],
+            "mode": pd.array([None, 2], dtype="Int64"),
+            "kept": [True, False],
+        }
+    )
+    rows = report.records(table)
+    assert rows == [
+        {"name": "dog", "share": None, "size": None, "mode": None, "kept": True},
+        {"name": "a,b", "share": 0.5, "size": None, "mode": 2, "kept": False},
+    ]
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows

@@ -212,3 +212,13 @@ def test_figures_call_estimators_as_their_records_do():
     assert visible(known)[0].get_title() == dln.ESTIMATORS["leave_one_out"].title
     figure = influence_plots.plot_influence(made_up(2, 2).assign_attrs(estimator="my_own"))
     assert visible(figure)[0].get_title() == "my own"
+
+
+def test_heat_maps_thin_what_has_no_pixel_of_its_own():
+    axis = Figure().subplots()
+    values = np.arange(5 * panels.MAX_ROWS + 7.0)[:, None] * np.ones(4)
+    mesh = panels.draw_heat(axis, np.arange(4.0), values)
+    shown = np.asarray(mesh.get_array())
+    np.testing.assert_array_equal(shown, values[::6])
+    assert axis.get_ylim() == (len(values), 0)
+    assert mesh.get_clim() == (-values.max(), values.max())
