@@ -6,6 +6,7 @@ scikit-learn is loaded only where it is used.
 
 from dlnflow.analysis.compare import compare, summary
 from dlnflow.analysis.ensemble import ensemble, event_shares
+from dlnflow.analysis.event_null import event_null, shuffled_event_null
 from dlnflow.analysis.events import events
 from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
@@ -14,11 +15,13 @@ from dlnflow.analysis.lds import lds
 __all__ = [
     "compare",
     "ensemble",
+    "event_null",
     "event_sentences",
     "event_shares",
     "events",
     "explain_events",
     "explain_offset",
     "lds",
+    "shuffled_event_null",
     "summary",
 ]

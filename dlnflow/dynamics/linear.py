@@ -1,5 +1,6 @@
 """A training run of a deep linear network, described before it is trained."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -201,6 +202,13 @@ class Run:
             f"learning_rate={self.learning_rate:.4g}, n_steps={self.n_steps}, seed={self.seed}, "
             f"optimizer={self.optimizer!r}, depth={self.depth}{given}{batch})"
         )
+
+    def with_targets(self, y: ArrayLike) -> "Run":
+        """The same run from the same initial weights on other targets, shape (d_out, N)."""
+        x = None if self.task.one_hot else self.task.x
+        task = Task(y, x, items=self.task.items, features=self.task.features)
+        std = self.init_std if self.initial is None else None
+        return dataclasses.replace(self, task=task, init_std=std, optimizer=self._rule)
 
     @property
     def items(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """A training run of any torch module, described before it is trained."""
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -170,6 +172,17 @@ class TorchRun:
             f"TorchRun({type(self.model).__name__} of {count} parameters, {len(self.items)} items, "
             f"optimizer={self.optimizer!r}, learning_rate={self.learning_rate:.4g}, "
             f"n_steps={self.n_steps}{batch}, seed={self.seed})"
+        )
+
+    def with_targets(self, y: ArrayLike | Tensor) -> "TorchRun":
+        """The same run from the same initial weights on other targets of the training items."""
+        model = copy.deepcopy(self.model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self._weights)
+        queries = None if self._queried is self.data else (self.queries, *self._queried)
+        data = self.data[0], y
+        return dataclasses.replace(
+            self, model=model, data=data, queries=queries, optimizer=self._rule
         )
 
     @property
