@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import typer
 import dlnflow as dln
 from dlnflow import datasets
 from dlnflow.checks import did_you_mean
+from dlnflow.cli import user_run
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS
 from dlnflow.sampling.settings import Settings
@@ -36,13 +38,21 @@ SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}
 def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynamics:
     """Read the data, with options of `Task.from_csv`, and describe the run.
 
+    PATH.py:NAME is code of the user, which is run.
+
     Raises
     ------
     ValueError
         If there is no such data, or the run is impossible.
     typer.BadParameter
-        If a setting is no NAME=VALUE, or `reading` is given with built-in data.
+        If a setting is no NAME=VALUE, or `reading` is given with built-in data or with code.
     """
+    flags = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        for name, value in reading.items()
+    ]
+    if user_run.is_code(data):
+        return user_run.load(data, settings, flags)
     path = Path(data)
     if path.is_dir():
         raise ValueError(f"`data` {data} is a folder; give the CSV file.")
@@ -50,12 +60,9 @@ def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynami
         hint = did_you_mean(data, list(BUILT_IN))
         raise ValueError(f"`data` {data} is neither a file nor {' or '.join(BUILT_IN)}.{hint}")
     if reading and not path.exists():
-        flags = ", ".join(
-            f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
-            for name, value in reading.items()
-        )
         raise typer.BadParameter(
-            f"{data} is built in and not read from a file; leave out {flags}", param_hint="DATA"
+            f"{data} is built in and not read from a file; leave out {', '.join(flags)}",
+            param_hint="DATA",
         )
     task = Task.from_csv(data, **reading) if path.exists() else BUILT_IN[data]()
     return dln.Run(task, **dict(map(_setting, settings)))
@@ -104,6 +111,16 @@ def with_all(described: Dynamics, names: list[str]) -> list[str]:
     return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
 
 
+def taken(described: Dynamics, names: list[str], defaults: list[str]) -> list[str]:
+    """Return `names`, of the defaults those that take a run of the user's own; say which do not."""
+    if described.linear or names != defaults:
+        return names
+    refused = {name: ESTIMATORS[name].refusal(described) for name in names}
+    for reason in filter(None, refused.values()):
+        print(f"left out: {reason}", file=sys.stderr, flush=True)
+    return [name for name, reason in refused.items() if not reason]
+
+
 def default_references(described: Dynamics) -> list[str]:
     """Return the ways of retraining that the run has: gradient flow has no steps to leave out."""
     return [name for name in DEFAULT_REFERENCES if not ESTIMATORS[name].refusal(described)]
@@ -117,8 +134,7 @@ def different_items(described: Dynamics, train: list[str] | None, query: list[st
     typer.BadParameter
         If there is none.
     """
-    items = described.task.items
-    if len({*(train or items), *(query or items)}) < 2:
+    if len({*(train or described.items), *(query or described.queries)}) < 2:
         raise typer.BadParameter(
             "a comparison is over pairs of different items, and --train and --query name one item; "
             "leave one of them out, or name more",

@@ -49,7 +49,8 @@ Data = Annotated[
     str,
     typer.Argument(
         help="Table, as text or .xlsx: item names in the first column, features in the others; or "
-        f"{' or '.join(arguments.BUILT_IN)}."
+        f"{' or '.join(arguments.BUILT_IN)}; or MODEL.PY:NAME, a function in a Python file that "
+        "returns a dlnflow.Run or dlnflow.TorchRun. The file is run: name only code you trust."
     ),
 ]
 Estimators = Annotated[
@@ -107,6 +108,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     """Compute influence curves; print peaks and sign flips; with --out write netCDF, PNG, PDF."""
     described = arguments.run(data, run or [], reading)
     arguments.known(estimator, "--estimator")
+    estimator = arguments.taken(described, estimator, DEFAULT_ESTIMATORS)
     options = arguments.options(option or [], estimator)
     if out is not None:
         output.prepare(out)
@@ -171,6 +173,7 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     described = arguments.run(data, run or [], reading)
     references = list(dict.fromkeys(reference or arguments.default_references(described)))
     arguments.known(references, "--reference")
+    estimator = arguments.taken(described, estimator, DEFAULT_ESTIMATORS)
     names = [*arguments.with_all(described, estimator), *references]
     if len(set(names)) == 1:
         raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
@@ -222,11 +225,10 @@ def selftest(
 
 
 def _print_json(run: Dynamics, seconds: dict[str, float], **content: object) -> None:
-    settings = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
     about = {
-        "items": list(run.task.items),
-        "notes": list(run.task.notes),
-        "run": {name: getattr(run, name) for name in settings},
+        "items": list(run.items),
+        "notes": list(run.notes),
+        "run": run.settings,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     print(json.dumps(about | content, indent=1, allow_nan=False))

@@ -44,16 +44,12 @@ def _plain(column: pd.Series) -> list[object]:
 
 
 def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
-    """Print the task, how its table was read, the run and, if given, what it cost."""
-    task, per_unit = run.task, 1 / float(run.flow_time(1))
+    """Print the data, the run and, if given, what it cost."""
+    per_unit = 1 / float(run.flow_time(1))
     unit = "" if np.isnan(per_unit) else f" ({per_unit:.4g} steps are one unit of flow time)"
     _console().print(
-        f"{task.n_items} items, {task.n_out} features, {task.modes.rank} modes "
-        f"(strengths {task.modes.s[0]:.3g} to {task.modes.s[-1]:.3g})\n"
-        + "".join(f"{visible(note)}\n" for note in task.notes)
-        + f"{run.optimizer}, {run.depth} layers, hidden {run.hidden}, init std {run.init_std:g}, "
-        f"seed {run.seed}\n"
-        f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
+        "".join(f"{visible(line)}\n" for line in run.description)
+        + f"{run.n_steps} steps of {run.learning_rate:.3g}{unit}\n"
         + ", ".join(f"{name} {value:.2f} s" for name, value in (seconds or {}).items()),
         highlight=False,
     )

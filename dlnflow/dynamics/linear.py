@@ -221,6 +221,29 @@ class Run:
         return self.task.items
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """How the table of the task was read."""
+        return tuple(self.task.notes)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the run is made of, for records."""
+        names = ("hidden", "init_std", "learning_rate", "n_steps", "seed", "optimizer", "depth")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def description(self) -> list[str]:
+        """The data and the network in a few lines."""
+        s = self.task.modes.s
+        return [
+            f"{self.task.n_items} items, {self.task.n_out} features, {self.task.modes.rank} modes "
+            f"(strengths {s[0]:.3g} to {s[-1]:.3g})",
+            *self.notes,
+            f"{self.optimizer}, {self.depth} layers, hidden {self.hidden}, init std "
+            f"{self.init_std:g}, seed {self.seed}",
+        ]
+
+    @property
     def traits(self) -> Traits:
         """What holds for the optimizer."""
         return self._rule.traits

@@ -167,12 +167,41 @@ class TorchRun:
 
     def __repr__(self) -> str:
         batch = "" if self.batch is None else f", batch={self.batch}"
-        count = sum(weight.numel() for weight in self._weights.values())
         return (
-            f"TorchRun({type(self.model).__name__} of {count} parameters, {len(self.items)} items, "
-            f"optimizer={self.optimizer!r}, learning_rate={self.learning_rate:.4g}, "
-            f"n_steps={self.n_steps}{batch}, seed={self.seed})"
+            f"TorchRun({type(self.model).__name__} of {self._count} parameters, "
+            f"{len(self.items)} items, optimizer={self.optimizer!r}, "
+            f"learning_rate={self.learning_rate:.4g}, n_steps={self.n_steps}{batch}, "
+            f"seed={self.seed})"
         )
+
+    @property
+    def _count(self) -> int:
+        return sum(weight.numel() for weight in self._weights.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing was done to the data."""
+        return ()
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the run is made of, for records."""
+        names = ("optimizer", "learning_rate", "n_steps", "batch", "seed", "clip")
+        loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "own")
+        about = {"model": type(self.model).__name__, "parameters": self._count, "loss": loss}
+        return about | {name: getattr(self, name) for name in names}
+
+    @property
+    def description(self) -> list[str]:
+        """The data and the model in a few lines."""
+        queries = "" if self.queries is self.items else f", {len(self.queries)} other queries"
+        batch = "all items in every step" if self.batch is None else f"{self.batch} items a step"
+        about = self.settings
+        return [
+            f"{len(self.items)} items{queries}",
+            f"{about['model']} of {self._count} parameters, loss {about['loss']}",
+            f"{self.optimizer}, {batch}, seed {self.seed}",
+        ]
 
     def with_targets(self, y: ArrayLike | Tensor) -> "TorchRun":
         """The same run from the same initial weights on other targets of the training items."""
