@@ -94,12 +94,14 @@ class Estimator:
         ValueError
             If a need is not met.
         """
-        if not isinstance(run, Dynamics):
+        if not all(hasattr(run, name) for name in DESCRIPTION):
             raise TypeError(f"`run` must be a dlnflow.Run, got {type(run).__name__}.")
         if why := self.refusal(run):
             raise ValueError(why)
 
 
+DESCRIPTION = ("items", "queries", "n_steps", "traits", "kind", "linear", "grid", "flow_time")
+"""What every run says of itself; which verbs it has is a matter of the needs."""
 LINE = 98
 """Longest line of the documentation."""
 ESTIMATORS: dict[str, Estimator] = {}

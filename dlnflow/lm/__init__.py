@@ -12,6 +12,7 @@ _WHERE = {
     "GradientData": "dlnflow.lm.data.batches",
     "Observed": "dlnflow.lm.data.batches",
     "Sampler": "dlnflow.lm.sampling.unit",
+    "TrainingRun": "dlnflow.lm.exact.training_run",
     "classify": "dlnflow.lm.data.token_classes",
     "sample_traces": "dlnflow.lm.sampling.token_traces",
 }
@@ -28,6 +29,7 @@ _MODULES = {
     "intervene": "dlnflow.lm.intervene",
     "losses": "dlnflow.lm.runs.losses",
     "model": "dlnflow.lm.runs.model",
+    "queries": "dlnflow.lm.exact.queries",
     "token_classes": "dlnflow.lm.data.token_classes",
     "tokenizer": "dlnflow.lm.data.tokenizer",
     "token_traces": "dlnflow.lm.sampling.token_traces",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,17 +28,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """l_n = logsumexp_v(z_nv) - z_n,y(n), z = h W^T; gradients from the stored probabilities.
 
     dl/dh_n = sum_v p_nv W_v - W_y(n) and dl/dW_v = sum_n (p_nv - 1[v = y(n)]) h_n, so a token's
-    incoming gradient scales rows of width d, never of width V.
+    incoming gradient scales rows of width d, never of width V. Differentiable once, since
+    what is stored counts as constant: backward() through the gradients raises an error.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor):
         wanted = any(ctx.needs_input_grad[:2])
-        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(hidden), dtype=kind, device=hidden.device)
         p = hidden.new_empty(len(hidden) if wanted else 0, len(weight))
         for start in range(0, len(hidden), ROWS):
             part = slice(start, start + ROWS)
-            z = (hidden[part] @ weight.T).float()
+            z = (hidden[part] @ weight.T).to(kind)
             own = z.gather(1, targets[part, None])
             if not wanted:
                 losses[part] = -z.log_softmax(1).gather(1, targets[part, None])[:, 0]
@@ -52,6 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor):
         hidden, weight, targets, p = ctx.saved_tensors
         g = gradient[:, None].to(hidden.dtype)
@@ -82,7 +86,7 @@ def token_losses(model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = Fals
 
     Returns
     -------
-    (n, T - 1) float32 tensor
+    (n, T - 1) float32 tensor, float64 for a model in double precision
         Losses, the cross-entropy of the model's own logits; position 0 of a sequence has none.
 
     Raises
@@ -108,7 +112,8 @@ def _from_hidden(model: PreTrainedModel, ids: torch.Tensor, bf16: bool) -> torch
 
 def _from_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Return the losses from the model's own logits."""
-    logits = model(ids[:, :-1], use_cache=False).logits.float().flatten(0, 1)
+    logits = model(ids[:, :-1], use_cache=False).logits.flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
 
 

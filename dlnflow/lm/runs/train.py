@@ -338,15 +338,19 @@ def mark(weights: NDArray[np.float32]) -> int:
 
 
 class Progression:
-    """Model and optimiser at one step, saved and restored together."""
+    """Model and optimiser at one step, saved and restored together; `out` None keeps no files."""
 
-    def __init__(self, settings: RunSettings, out: Path, device: str):
+    def __init__(
+        self, settings: RunSettings, out: Path | None, device: str, *, double: bool = False
+    ):
         import torch
 
         self.settings, self.out, self.device, self.step = settings, out, device, 0
         self.losses: list[float] = []
         self.marks: list[int | None] = []  # of the weights of every step's rows; None: not known
         self.model = build(settings).to(usable_device(device))
+        if double:
+            self.model.double()
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -359,7 +363,7 @@ class Progression:
             eps=1e-8,
             fused=True,
         )
-        if (out / "resume.pt").exists():
+        if out is not None and (out / "resume.pt").exists():
             self._restore(out / "resume.pt")
 
     def _restore(self, path: Path) -> None:

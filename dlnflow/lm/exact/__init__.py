@@ -1,0 +1,1 @@
+"""Exact derivatives of a language model's own training run."""
