@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.torch_rules import TunedRule
-from dlnflow.lm.exact.replay import Point, split
+from dlnflow.lm.exact.points import Point, split
 from dlnflow.lm.runs.model import RunSettings, build
 from dlnflow.lm.runs.train import BETAS, CLIP, WEIGHT_DECAY, learning_rate
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,19 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray, IntArray
-from dlnflow._support.progress import Progress
 from dlnflow.dynamics import adjoint, windows
 from dlnflow.dynamics.optimizers import Traits
 from dlnflow.dynamics.recorded_steps import even_and_geometric
 from dlnflow.dynamics.schedule import Schedule, Windows
-from dlnflow.lm.data.tokenizer import Tokens
-from dlnflow.lm.exact import sweep
+from dlnflow.lm.exact import backward
 from dlnflow.lm.exact.derivatives import Query, StepDerivatives
-from dlnflow.lm.exact.replay import Point, Replay
+from dlnflow.lm.exact.taken_steps import Replay
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.folder import read_settings
-from dlnflow.lm.runs.model import RunSettings
 from dlnflow.lm.runs.train import load_data
+
+if TYPE_CHECKING:
+    from dlnflow.lm.data.tokenizer import Tokens
+    from dlnflow.lm.exact.points import Point
+    from dlnflow.lm.runs.model import RunSettings
 
 
 class TrainingRun:
@@ -199,7 +201,7 @@ class TrainingRun:
             If the run diverges.
         """
         at = checks.recorded_steps([self.n_steps] if at is None else at, self.n_steps)
-        back = sweep.RunAdjoint(self._derivatives, self._replay, self._queries)
+        back = backward.RunAdjoint(self._derivatives, self._replay, self._queries)
         values = np.zeros((len(at), len(self.queries), int(at[-1]), self.batch))
         open_: list[int] = []
         for moment in self._backward(int(at[-1])):
@@ -338,7 +340,7 @@ class TrainingRun:
         moved, wanted, kept, before = self._derivatives.none(len(directions)), {*steps}, [], None
         for point in self._forward(int(steps[-1])):
             if before is not None:
-                push = sweep.directions_at(directions, before.step, point.weights, self.batch)
+                push = backward.directions_at(directions, before.step, point.weights, self.batch)
                 moved = self._derivatives.ahead(before, self.rows(before.step), moved, push)
             if point.step in wanted:
                 gradients = [self._derivatives.query(q, point.weights)[1] for q in chosen]
@@ -358,29 +360,26 @@ class TrainingRun:
 
     def branches(self, windows_: Windows, weights: FloatArray, query: IntArray) -> FloatArray:
         """Query of the run minus query with row weights (I, N) in each window, (S, I, n_query)."""
-        rows = sweep.Branches(self._replay, self._derivatives, self._queries, weights)
+        rows = backward.Branches(self._replay, self._derivatives, self._queries, weights)
         return windows.follow(rows, windows_, len(weights), query)
 
-    def _among_all(self, query: IntArray) -> sweep.AmongAll:
-        back = sweep.RunAdjoint(self._derivatives, self._replay, self._chosen(query))
-        return sweep.AmongAll(back, len(self.items))
+    def _among_all(self, query: IntArray) -> backward.AmongAll:
+        back = backward.RunAdjoint(self._derivatives, self._replay, self._chosen(query))
+        return backward.AmongAll(back, len(self.items))
 
     def _chosen(self, query: IntArray | None) -> list[Query]:
         return self._queries if query is None else [self._queries[q] for q in query]
 
     def _forward(self, stop: int, weights: FloatArray | None = None) -> Iterator[Point]:
         """Yield the points 0, ..., stop."""
-        start = self._replay.start()
-        yield start
-        with Progress(stop, "replaying the training") as progress:
-            for point in self._replay.points(start, stop, sweep.row_weights(weights, self._replay)):
-                if weights is None:
-                    self._compare(point)
-                yield point
-                progress.advance()
+        weigh = backward.row_weights(weights, self._replay)
+        for point in self._replay.forward(stop, weigh):
+            if weights is None:
+                self._compare(point)
+            yield point
 
-    def _backward(self, stop: int) -> Iterator[sweep.RunMoment]:
-        return sweep.moments(self._replay, stop, self._compare)
+    def _backward(self, stop: int) -> Iterator[backward.RunMoment]:
+        return backward.moments(self._replay, stop, self._compare)
 
     def _compare(self, point: Point) -> None:
         """Warn if a point has other weights than the checkpoint of its step."""

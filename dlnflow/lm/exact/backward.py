@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.lm.exact.derivatives import Moved, Query, StepDerivatives
-from dlnflow.lm.exact.replay import Point, Replay
+
+if TYPE_CHECKING:
+    from dlnflow.lm.exact.points import Point
+    from dlnflow.lm.exact.taken_steps import Replay
 
 
 @dataclass(frozen=True, eq=False)

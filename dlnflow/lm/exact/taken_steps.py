@@ -1,15 +1,11 @@
-"""The steps of a language model's training run, taken again as they were taken.
-
-A point is everything that a step depends on besides its rows. Parameters stand one after another
-in one vector, in the order of the module.
-"""
+"""The steps of a language model's training run, taken again as they were taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,19 +14,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support.progress import Progress
-from dlnflow.lm.data.tokenizer import Tokens
-from dlnflow.lm.runs.model import RunSettings
+from dlnflow.lm.exact.points import Point, split
 from dlnflow.lm.runs.train import Progression, batch, learning_rate
 
+if TYPE_CHECKING:
+    from dlnflow.lm.data.tokenizer import Tokens
+    from dlnflow.lm.runs.model import RunSettings
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """Weights (P,) and both moments of the optimizer before a step, its gradients' averages."""
-
-    step: int
-    weights: Tensor
-    mean: Tensor
-    square: Tensor
+Weigh = Callable[[int], NDArray[np.floating]]
+"""Step -> weights of its rows."""
 
 
 class Replay:
@@ -59,6 +51,7 @@ class Replay:
             self._progression.model.set_attn_implementation("sdpa")
         self._parameters = list(self._progression.model.parameters())
         weights = torch.nn.utils.parameters_to_vector(self._parameters).detach()
+        self._here: Point | None = None
         self._start = Point(0, weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
     def start(self) -> Point:
@@ -73,7 +66,7 @@ class Replay:
         self,
         start: Point,
         stop: int,
-        weigh: Callable[[int], NDArray[np.floating]] | None = None,
+        weigh: Weigh | None = None,
     ) -> Iterator[Point]:
         """Yield the points after every step from `start` on, up to step `stop`.
 
@@ -84,13 +77,24 @@ class Replay:
         FloatingPointError
             If a loss is not finite.
         """
-        self._go_to(start)
+        point = start
         for step in range(start.step, stop):
+            if self._here is not point:  # at first, or after somebody else's steps
+                self._go_to(point)
             rows = self.rows(step)
             weights = np.ones(len(rows), np.float32) if weigh is None else weigh(step)
             with self._attention():
                 self._progression.advance(rows, weights, learning_rate(self.settings, step))
-            yield self._point()
+            point = self._here = self._point()
+            yield point
+
+    def forward(self, stop: int, weigh: Weigh | None = None) -> Iterator[Point]:
+        """Yield the points 0, ..., stop, as `points`."""
+        yield self._start
+        with Progress(stop, "replaying the training") as progress:
+            for point in self.points(self._start, stop, weigh):
+                yield point
+                progress.advance()
 
     def backward(self, stop: int, seen: Callable[[Point], object]) -> Iterator[tuple[Point, Point]]:
         """Yield the points (before, after) of the steps stop - 1, ..., 0.
@@ -98,15 +102,11 @@ class Replay:
         Keeps about sqrt(stop) points, and repeats the stretch between two of them when it is
         reached. `seen` is called with every point of the way forward.
         """
-        stride = int(np.ceil(np.sqrt(stop)))
-        kept = [self.start()]
-        seen(kept[0])
-        with Progress(stop, "replaying the training") as progress:
-            for point in self.points(kept[0], stop):
-                seen(point)
-                if point.step % stride == 0 and point.step < stop:
-                    kept.append(point)
-                progress.advance()
+        stride, kept = int(np.ceil(np.sqrt(stop))), []
+        for point in self.forward(stop):
+            seen(point)
+            if point.step % stride == 0 and point.step < stop:
+                kept.append(point)
         with Progress(stop, "sweeping back through the training") as progress:
             while kept:
                 first = kept.pop()
@@ -147,11 +147,3 @@ class Replay:
 
     def _split(self, vector: Tensor) -> list[Tensor]:
         return split(vector, self._parameters)
-
-
-def split(vectors: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """Return the parts of vectors (..., P) in the shapes of parameters."""
-    parts = vectors.split([p.numel() for p in like], dim=-1)
-    return [
-        part.reshape(*vectors.shape[:-1], *p.shape) for part, p in zip(parts, like, strict=True)
-    ]
