@@ -83,7 +83,7 @@ def ensemble(
     """
     checks.one_of("errors", errors, ["raise", "drop"])
     numbers, names = _seeds(seeds), _estimators(estimator)
-    settings, common = _common_settings(task, numbers, run_settings)
+    settings, common = common_settings(task, numbers, run_settings)
     first = dynamics.Run(task, seed=numbers[0], **settings)
     for name in names:
         ESTIMATORS[name].require(first)
@@ -128,7 +128,7 @@ def _estimators(estimator: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _common_settings(
+def common_settings(
     task: Task, seeds: Sequence[int], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """Return settings with one learning rate and one length, and in words how they came about."""
@@ -249,7 +249,8 @@ def event_shares(
         ``train``, ``query``, ``kind``, ``share`` (of the seeds), ``seeds`` (how many), the means
         ``step``, ``flow_time`` and ``value``, ``first`` and ``last`` (earliest and latest time of
         the group, in the units of the tolerance) and ``sign``: that after a flip, or of the mean
-        value. ``attrs["tolerance"]`` is the one that was used.
+        value. ``attrs["tolerance"]`` is the one that was used, ``attrs["floor"]`` the rule
+        of the floor.
 
     Raises
     ------
@@ -294,7 +295,7 @@ def event_shares(
     order = pd.DataFrame({dim: _positions(influence[dim].values, shared[dim]) for dim in curve})
     order["step"] = shared["step"].values
     shared = shared.iloc[np.lexsort(order.values.T[::-1])].reset_index(drop=True)
-    shared.attrs |= {"tolerance": tolerance, "clock": clock}
+    shared.attrs |= {"tolerance": tolerance, "clock": clock, "floor": table.attrs["floor"]}
     return shared.drop(columns=["direction", "group"])
 
 

@@ -401,13 +401,15 @@ WORDS = {
 """By kind, and whether the value is positive, or is so after the flip."""
 
 
-def event_sentences(table: pd.DataFrame) -> list[str]:
+def event_sentences(table: pd.DataFrame, *, brief: bool = False) -> list[str]:
     """One sentence per event of a table of `explain_events`.
 
     Parameters
     ----------
     table : pandas.DataFrame
         All of it, or all rows of some events.
+    brief : bool
+        Name modes by their numbers only, and say nothing on other estimators.
 
     Returns
     -------
@@ -417,16 +419,18 @@ def event_sentences(table: pd.DataFrame) -> list[str]:
     """
     estimator = str(table.attrs.get("estimator", "analytic"))
     events_ = groupby(table.to_dict("records"), key=lambda row: row["event"])
-    return [_sentence(list(rows), estimator) for _, rows in events_]
+    return [_sentence(list(rows), estimator, brief) for _, rows in events_]
 
 
-def _sentence(rows: list[dict], estimator: str) -> str:
+def _sentence(rows: list[dict], estimator: str, brief: bool) -> str:
     first = rows[0]
     text = WORDS[first["kind"], bool(first["sign"] > 0)].format(**first)
     text = text[0].upper() + text[1:]
     if pd.isna(first["mode"]):
         return f"{text}: {NO_EVENT}."
     kind = first["kind"]
+    if brief:
+        return f"{text}: {_brief(rows)}."
     carried = [f"mode {row['mode']} ({row['distinction']})" for row in rows]
     if kind == "sign_flip":
         before, after = ("helps", "harms") if first["sign"] > 0 else ("harms", "helps")
@@ -441,3 +445,10 @@ def _sentence(rows: list[dict], estimator: str) -> str:
     when = "later" if first["offset"] < 0 else "earlier"
     apart = f"{abs(first['offset']):.2g} {when} in flow time"
     return f"{text} ({title('analytic')}: {apart}, fidelity {first['fidelity']:.2f})."
+
+
+def _brief(rows: list[dict]) -> str:
+    """Return modes by number, with their shares, or which gives way to which."""
+    if rows[0]["kind"] == "sign_flip":
+        return f"mode {rows[0]['mode']} gives way to mode {rows[-1]['mode']}"
+    return ", ".join(f"mode {row['mode']} ({row['share']:.0%})" for row in rows)

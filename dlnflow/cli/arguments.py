@@ -2,16 +2,16 @@
 
 import ast
 import inspect
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
 import dlnflow as dln
 from dlnflow import datasets
+from dlnflow.analysis.ensemble import common_settings
 from dlnflow.checks import did_you_mean
-from dlnflow.cli import user_run
+from dlnflow.cli import table_defaults, user_run
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS
 from dlnflow.sampling.settings import Settings
@@ -35,10 +35,19 @@ SAMPLER = {"kernel", *Settings.__dataclass_fields__} - {"options"}
 """What `bif` hands on to the sampler; the options of a kernel are no single value."""
 
 
-def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynamics:
+def run(
+    data: str,
+    settings: list[str],
+    reading: Mapping[str, object],
+    asked: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+) -> Dynamics:
     """Read the data, with options of `Task.from_csv`, and describe the run.
 
     PATH.py:NAME is code of the user, which is run.
+    What is not said of the run of a table is chosen by `table_defaults.settings`, so that the
+    estimators that are `asked` for take it. The run is the first of several `seeds`, with the
+    learning rate and the length that they share.
 
     Raises
     ------
@@ -52,6 +61,11 @@ def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynami
         for name, value in reading.items()
     ]
     if user_run.is_code(data):
+        if seeds is not None:
+            raise typer.BadParameter(
+                f"{data} describes one run; leave out --seeds, or use dlnflow.ensemble in Python",
+                param_hint="--seeds",
+            )
         return user_run.load(data, settings, flags)
     path = Path(data)
     if path.is_dir():
@@ -64,8 +78,16 @@ def run(data: str, settings: list[str], reading: Mapping[str, object]) -> Dynami
             f"{data} is built in and not read from a file; leave out {', '.join(flags)}",
             param_hint="DATA",
         )
-    task = Task.from_csv(data, **reading) if path.exists() else BUILT_IN[data]()
-    return dln.Run(task, **dict(map(_setting, settings)))
+    given = dict(map(_setting, settings))
+    if path.exists():
+        task = Task.from_csv(data, **reading)
+        given = table_defaults.settings(task, given, asked)
+    else:
+        task = BUILT_IN[data]()
+    if seeds is None:
+        return dln.Run(task, **given)
+    common, _ = common_settings(task, seeds, given)
+    return dln.Run(task, seed=seeds[0], **common)
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -82,6 +104,35 @@ def _setting(text: str) -> tuple[str, object]:
         raise typer.BadParameter(
             f"{text!r}: {name} must be {KINDS[kind]}", param_hint="--run"
         ) from error
+
+
+def seeds(text: str | None, settings: list[str], options: list[str]) -> list[int] | None:
+    """Read "8" as the seeds 0 to 7 and "0,3,7" as a list; None where nothing is said.
+
+    Raises
+    ------
+    typer.BadParameter
+        If it is neither, or other options do not go with several seeds.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"expected a number of seeds, say 8, or a list, say 0,3,7; got {text!r}",
+            param_hint="--seeds",
+        ) from error
+    numbers = list(range(numbers[0])) if "," not in text else numbers
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise typer.BadParameter(
+            f"expected different seeds >= 0, at least one; got {text!r}", param_hint="--seeds"
+        )
+    if any(setting.startswith("seed=") for setting in settings):
+        raise typer.BadParameter("--seeds and --run seed=... say two things", param_hint="--seeds")
+    if options:
+        raise typer.BadParameter("--option does not go with --seeds", param_hint="--option")
+    return numbers
 
 
 def known(names: list[str], hint: str) -> None:
@@ -109,16 +160,6 @@ def with_all(described: Dynamics, names: list[str]) -> list[str]:
         return names
     every = [n for n, e in ESTIMATORS.items() if e.in_all and not e.refusal(described)]
     return list(dict.fromkeys([*every, *(name for name in names if name != "all")]))
-
-
-def taken(described: Dynamics, names: list[str], defaults: list[str]) -> list[str]:
-    """Return `names`, of the defaults those that take a run of the user's own; say which do not."""
-    if described.linear or names != defaults:
-        return names
-    refused = {name: ESTIMATORS[name].refusal(described) for name in names}
-    for reason in filter(None, refused.values()):
-        print(f"left out: {reason}", file=sys.stderr, flush=True)
-    return [name for name, reason in refused.items() if not reason]
 
 
 def default_references(described: Dynamics) -> list[str]:

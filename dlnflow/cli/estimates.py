@@ -1,16 +1,24 @@
 """Several estimators on one grid, for the command: checked first, then run and timed."""
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import xarray as xr
 
+import dlnflow as dln
 from dlnflow import result
 from dlnflow._support import IntArray
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, Grid, Items
+
+SHARED = ("hidden", "init_std", "learning_rate", "n_steps", "optimizer", "depth")
+"""What runs of several seeds have in common."""
 
 
 class Estimates(NamedTuple):
@@ -19,6 +27,16 @@ class Estimates(NamedTuple):
     curves: xr.DataArray
     seconds: dict[str, float]
     retrainings: dict[str, int]
+
+
+class Asked(NamedTuple):
+    """Names of estimators, about how many recorded steps, items, and options by estimator."""
+
+    names: list[str]
+    points: int
+    train: Items = None
+    query: Items = None
+    options: Mapping[str, Mapping[str, object]] = {}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,18 +53,15 @@ class Interrupted(KeyboardInterrupt):
         self.curves, self.left = curves, left
 
 
-def run_all(
-    run: Dynamics,
-    names: list[str],
-    points: int,
-    *,
-    options: Mapping[str, Mapping[str, object]],
-    train: Items = None,
-    query: Items = None,
-) -> Estimates:
+def run_all(run: Dynamics, asked: Asked, *, seeds: list[int] | None = None) -> Estimates:
     """Run estimators by name, each once; what has begun is written to standard error.
 
-    `options` are keyword arguments by estimator.
+    Parameters
+    ----------
+    run : Run
+    asked : Asked
+    seeds : list of int, optional
+        Several runs, in processes of their own; their curves have a dim ``seed``.
 
     Raises
     ------
@@ -58,26 +73,43 @@ def run_all(
     Interrupted
         After Ctrl-C, with what was finished.
     """
-    names = list(dict.fromkeys(names))
-    steps = _steps(run, points, options.get("windowed", {}) if "windowed" in names else {})
-    Grid.of(run, steps, query, train)
+    names = list(dict.fromkeys(asked.names))
+    windowed = asked.options.get("windowed", {}) if "windowed" in names else {}
+    steps = _steps(run, asked.points, windowed)
+    Grid.of(run, steps, asked.query, asked.train)
     refused = [message for name in names if (message := ESTIMATORS[name].refusal(run))]
     if refused:
         raise ValueError("\n".join([*refused, "(A setting of the run is --run NAME=VALUE.)"]))
     curves: list[xr.DataArray] = []
     seconds = {}
     try:  # around all of it: a signal can also come between two estimators
-        for number, name in enumerate(names, start=1):
-            print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
-            started = time.perf_counter()
-            given = {"train": train, "query": query, **options.get(name, {})}
-            curves.append(_curve(run, name, steps, given))
-            seconds[name] = time.perf_counter() - started
+        with _curves_by_name(run, steps, asked, seeds) as compute:
+            for number, name in enumerate(names, start=1):
+                print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
+                started = time.perf_counter()
+                curves.append(compute(name))
+                seconds[name] = time.perf_counter() - started
     except KeyboardInterrupt as stop:
         finished = result.stack(*curves) if curves else None
         raise Interrupted(finished, names[len(curves) :]) from stop
     retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
     return Estimates(result.stack(*curves), seconds, retrained)
+
+
+@contextmanager
+def _curves_by_name(
+    run: Dynamics, steps: IntArray, asked: Asked, seeds: list[int] | None
+) -> Iterator[Callable[[str], xr.DataArray]]:
+    """Give a function that runs one estimator, on one run or on all seeds in parallel."""
+    given = {"train": asked.train, "query": asked.query}
+    if seeds is None:
+        yield lambda name: _curve(run, name, steps, given | dict(asked.options.get(name, {})))
+        return
+    settings = {name: getattr(run, name) for name in SHARED}
+    with ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), get_context("spawn")) as pool:
+        yield lambda name: dln.ensemble(
+            run.task, seeds, name, steps, executor=pool, **given, **settings
+        )
 
 
 def _curve(run: Dynamics, name: str, steps: IntArray, given: Mapping[str, Any]) -> xr.DataArray:

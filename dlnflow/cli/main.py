@@ -16,8 +16,17 @@ from dlnflow._support import terminal
 from dlnflow._support.command import explained, requires
 from dlnflow._support.terminal import say
 from dlnflow.analysis import compare as compare_curves
-from dlnflow.analysis import events, summary
-from dlnflow.cli import arguments, estimates, examples, language_models, output, report
+from dlnflow.analysis import summary
+from dlnflow.cli import (
+    arguments,
+    estimates,
+    examples,
+    explanations,
+    language_models,
+    output,
+    report,
+    table_defaults,
+)
 from dlnflow.cli.table_options import reads_table
 from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.protocol import Dynamics
@@ -54,7 +63,13 @@ Data = Annotated[
     ),
 ]
 Estimators = Annotated[
-    list[str], typer.Option("--estimator", "-e", help="Estimator; repeat for several.")
+    list[str] | None,
+    typer.Option(
+        "--estimator",
+        "-e",
+        help="Estimator; repeat for several. Default: analytic, tangent and leave_one_out; of many "
+        "items those that take seconds.",
+    ),
 ]
 TrainItems = Annotated[
     list[str] | None, typer.Option("--train", help="Train item; repeat. Default: all.")
@@ -68,7 +83,7 @@ Settings = Annotated[
         "--run",
         metavar="NAME=VALUE",
         help="Setting of the run; repeat: hidden, init_std, learning_rate, n_steps, seed, depth, "
-        f"optimizer ({', '.join(OPTIMIZERS)}).",
+        f"optimizer ({', '.join(OPTIMIZERS)}). A table gets flow, and hidden twice its rank.",
     ),
 ]
 Options = Annotated[
@@ -79,10 +94,17 @@ Options = Annotated[
         help="Option of an estimator; repeat. E.g. windowed.window=50 or damped_hessian.damping=1.",
     ),
 ]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER or LIST",
+        help="Several runs: how many seeds (8), or which (0,3,7). Curves are averaged where they "
+        "are shown, and events have the share of seeds that have them.",
+    ),
+]
 Points = Annotated[int, typer.Option(min=3, help="Recorded time points over the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
-DEFAULT_ESTIMATORS = ["analytic", "tangent", "leave_one_out"]
 LARGEST_SEED = 2**63 - 1
 """What the random numbers of torch take."""
 
@@ -97,46 +119,53 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         Path | None,
         typer.Option(help="Folder for influence.nc, .png and .pdf. Default: the table only."),
     ] = None,
-    estimator: Estimators = DEFAULT_ESTIMATORS,
+    estimator: Estimators = None,
     train: TrainItems = None,
     query: QueryItems = None,
+    seeds: Seeds = None,
     run: Settings = None,
     option: Options = None,
     points: Points = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Compute influence curves; print peaks and sign flips; with --out write netCDF, PNG, PDF."""
-    described = arguments.run(data, run or [], reading)
-    arguments.known(estimator, "--estimator")
-    estimator = arguments.taken(described, estimator, DEFAULT_ESTIMATORS)
-    options = arguments.options(option or [], estimator)
+    """Compute influence curves; print events and what they belong to; --out writes files."""
+    arguments.known(estimator or [], "--estimator")
+    numbers = arguments.seeds(seeds, run or [], option or [])
+    described = arguments.run(data, run or [], reading, estimator or [], numbers)
+    chosen = table_defaults.estimators(described, train, estimator, n_runs=len(numbers or [0]))
+    options = arguments.options(option or [], chosen.names)
     if out is not None:
         output.prepare(out)
+    asked = estimates.Asked(chosen.names, points, train, query, options)
     try:
-        found = estimates.run_all(
-            described, estimator, points, options=options, train=train, query=query
-        )
+        found = estimates.run_all(described, asked, seeds=numbers)
     except estimates.Interrupted as stop:
         output.keep(stop, out)
         raise
-    files = [] if out is None else output.write(found.curves, out)
-    verdicts, table = report.verdicts(found.curves), events(found.curves)
-    table.attrs["estimators"] = found.curves["estimator"].values.tolist()
+    files = [] if out is None else output.save(found.curves, out)
+    reasons = explanations.explained(described, found.curves)
+    files += [] if out is None else output.draw(found.curves, out)
+    verdicts, table = report.verdicts(found.curves), report.event_table(found.curves)
     if as_json:
         _print_json(
             described,
             found.seconds,
             options=options,
+            left_out=chosen.left_out,
             files=[str(f) for f in files],
             verdicts=verdicts,
             events=report.records(table),
+            explained=explanations.content(reasons),
+            **({} if numbers is None else {"seeds": numbers}),
         )
         return
     report.print_run(described, found.seconds)
-    report.print_events(table)
+    pairs = report.print_events(table)
+    if reasons is not None:
+        explanations.print_explained(reasons, described, pairs)
     report.print_verdicts(verdicts)
-    if files:
-        report.print_files(files)
+    report.print_line(chosen.note())
+    report.print_files(files)
 
 
 @app.command()
@@ -146,14 +175,15 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     data: Data,
     reading: dict[str, Any],
     estimator: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--estimator",
             "-e",
             help="Estimator; repeat for several. 'all': those that take this run, but bif, which "
-            "samples for longer than the rest together.",
+            "samples for longer than the rest together. Default: analytic and tangent; of many "
+            "items those that take seconds.",
         ),
-    ] = DEFAULT_ESTIMATORS,
+    ] = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(
@@ -170,16 +200,18 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     as_json: AsJson = False,
 ) -> None:
     """Print how well estimators predict retraining, over pairs of different items, and cost."""
-    described = arguments.run(data, run or [], reading)
+    asked = [name for name in estimator or [] if name != "all"]
+    arguments.known(asked, "--estimator")
+    arguments.known(reference or [], "--reference")
+    described = arguments.run(data, run or [], reading, [*asked, *(reference or [])])
     references = list(dict.fromkeys(reference or arguments.default_references(described)))
-    arguments.known(references, "--reference")
-    estimator = arguments.taken(described, estimator, DEFAULT_ESTIMATORS)
-    names = [*arguments.with_all(described, estimator), *references]
+    chosen = table_defaults.estimators(described, train, estimator)
+    names = [*arguments.with_all(described, chosen.names), *references]
     if len(set(names)) == 1:
         raise typer.BadParameter("give an estimator other than the reference", param_hint="-e")
     arguments.different_items(described, train, query)
     options = arguments.options(option or [], names)
-    found = estimates.run_all(described, names, points, options=options, train=train, query=query)
+    found = estimates.run_all(described, estimates.Asked(names, points, train, query, options))
     verdicts = report.verdicts(found.curves)
     tables = {name: compare_curves(found.curves, reference=name) for name in references}
     if as_json:
@@ -201,6 +233,7 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
         report.print_comparison(summary(table), name)
     report.print_cost(found.seconds, found.retrainings)
     report.print_verdicts(verdicts)
+    report.print_line(chosen.note())
 
 
 @app.command()

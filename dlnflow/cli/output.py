@@ -26,19 +26,22 @@ def prepare(out: Path) -> None:
         )
 
 
-def write(curves: xr.DataArray, out: Path) -> list[Path]:
-    """Save curves, then draw them if figures are installed; return the files."""
-    saved = result.save(curves, out / CURVES)
+def save(curves: xr.DataArray, out: Path) -> list[Path]:
+    """Save curves, before anything is drawn; return the file."""
+    return [result.save(curves, out / CURVES)]
+
+
+def draw(curves: xr.DataArray, out: Path) -> list[Path]:
+    """Draw saved curves if figures are installed; return the files."""
     if lacking("figures"):
-        return [saved]
+        return []
     try:
         from dlnflow import plots
 
-        drawn = plots.save_figure(plots.overview(curves), out / "influence")
+        return plots.save_figure(plots.overview(curves), out / "influence")
     except BaseException as error:
-        error.add_note(f"The curves are saved in {saved}; only the figure is missing.")
+        error.add_note(f"The curves are saved in {out / CURVES}; only the figure is missing.")
         raise
-    return [saved, *drawn]
 
 
 def keep(stop: Interrupted, out: Path | None) -> None:

@@ -11,12 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from dlnflow._support.terminal import visible
+from dlnflow.analysis import event_shares, events
 from dlnflow.dynamics.protocol import Dynamics
 
 MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""
 ABREAST = 3
 """and estimators side by side."""
+SHARE_NOTE = (
+    "Means over seeds. In brackets: the share of the seeds that have an event, where\nnot all have "
+    "it within {:.3g} of its mean {}."
+)
 COMPARISON_NOTE = """
 Medians over pairs, min: the smallest Pearson; peak, trough: offset in steps,
 + = later; flips: share of pairs with the same sequence of signs; - = no value.
@@ -55,14 +60,35 @@ def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
     )
 
 
-def print_events(table: pd.DataFrame) -> None:
-    """Print the largest peak and the sign flips of pairs of different items, estimators abreast."""
+def event_table(curves: xr.DataArray) -> pd.DataFrame:
+    """Events of stacked curves; of several seeds, with the share of the seeds that have them."""
+    table = events(curves) if "seed" not in curves.dims else event_shares(curves)
+    table.attrs["estimators"] = curves["estimator"].values.tolist()
+    return table
+
+
+def print_line(text: str) -> None:
+    """Print a line if there is one to print."""
+    if text:
+        _console().print(visible(text))
+
+
+def print_events(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Print the largest peak and the sign flips of pairs of different items, estimators abreast.
+
+    Returns
+    -------
+    list of (train, query)
+        The pairs that were printed, in their order.
+    """
     pairs = table[table["query"] != table["train"]]
     names = [str(name) for name in table.attrs["estimators"]]
     order = _spread_over_items(pairs)
     console = _console()
     for start in range(0, len(names), ABREAST):
         console.print(_event_table(pairs, order[:MAX_ROWS], names[start : start + ABREAST]))
+    if "share" in table:
+        console.print(SHARE_NOTE.format(table.attrs["tolerance"], table.attrs["clock"]))
     console.print(
         f"{min(len(order), MAX_ROWS)} of {len(order)} pairs with events, first the query that each "
         f"train item affects most; {'--json has all' if len(order) > MAX_ROWS else 'all shown'}.\n"
@@ -70,6 +96,7 @@ def print_events(table: pd.DataFrame) -> None:
         "2 standard errors, or more\nwhere these have few degrees of freedom.",
         highlight=False,
     )
+    return order[:MAX_ROWS]
 
 
 def _spread_over_items(pairs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -105,14 +132,20 @@ def _event_cell(group: pd.DataFrame | None) -> str:
     if group is None:
         return "-"
     extrema = group[group["kind"] != "sign_flip"]
-    flips = group.loc[group["kind"] == "sign_flip", "step"]
+    flips = [
+        f"{row['step']:.0f}" + _share(row)
+        for _, row in group[group["kind"] == "sign_flip"].iterrows()
+    ]
     text = "-"
     if not extrema.empty:
         row = extrema.loc[extrema["value"].abs().idxmax()]
-        text = f"{row['value']:+.3g} @ {row['step']:.0f}"
-    return "\n".join(
-        [text, "flips " + ", ".join(f"{step:.0f}" for step in flips)][: 1 + bool(len(flips))]
-    )
+        text = f"{row['value']:+.3g} @ {row['step']:.0f}" + _share(row)
+    return "\n".join([text, "flips " + ", ".join(flips)][: 1 + bool(len(flips))])
+
+
+def _share(row: pd.Series) -> str:
+    """Return the share of the seeds that have an event, in brackets; nothing where all have it."""
+    return f" ({row['share']:.0%})" if row.get("share", 1) < 1 else ""
 
 
 def verdicts(curves: xr.DataArray) -> dict[str, dict[str, int]]:
@@ -178,5 +211,6 @@ def _cell(value: float, form: str) -> str:
 
 
 def print_files(files: list[Path]) -> None:
-    """Print where results were written."""
-    _console().print("wrote " + ", ".join(map(visible, files)), highlight=False, soft_wrap=True)
+    """Print where results were written, if they were."""
+    if files:
+        _console().print("wrote " + ", ".join(map(visible, files)), highlight=False, soft_wrap=True)

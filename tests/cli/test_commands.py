@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dlnflow as dln
-from dlnflow.cli import arguments, main, report
+from dlnflow.cli import arguments, main, report, table_defaults
 from dlnflow.influence import ESTIMATORS
 
 FAST = ["--run", "n_steps=400", "--run", "learning_rate=0.08", "--points", "60"]
@@ -45,10 +45,11 @@ def test_influence_writes_curves_and_figures_and_prints_events(tmp_path):
     ]
     curves = dln.load(out / "influence.nc")
     assert curves.dims == ("estimator", "time", "query", "train")
-    assert curves.estimator.values.tolist() == main.DEFAULT_ESTIMATORS
+    assert curves.estimator.values.tolist() == list(table_defaults.ESTIMATORS)
     assert curves.train.values.tolist() == ["item1"] and curves.sizes["query"] == 6
     assert "A value counts above" in done.stdout and "flips" in done.stdout
-    run = dln.Run(dln.Task.from_csv(data), n_steps=400, learning_rate=0.08)
+    flow = {"optimizer": "flow", "hidden": 16}
+    run = dln.Run(dln.Task.from_csv(data), n_steps=400, learning_rate=0.08, **flow)
     expected = dln.influence.tangent(run, curves.time.values, train="item1")
     assert np.array_equal(curves.sel(estimator="tangent").values, expected.values)
 

@@ -204,7 +204,7 @@ def test_ctrl_c_between_two_estimators_loses_nothing(monkeypatch):
     monkeypatch.setattr("builtins.print", stop)
     run = dln.Run(dln.semantic_hierarchy(), n_steps=20)
     with pytest.raises(estimates.Interrupted) as caught:
-        estimates.run_all(run, ["tangent", "analytic"], 3, options={})
+        estimates.run_all(run, estimates.Asked(["tangent", "analytic"], 3))
     monkeypatch.undo()
     assert caught.value.curves.estimator.values.tolist() == ["tangent"]
     assert caught.value.left == ["analytic"]
