@@ -1,10 +1,10 @@
 """The run, traces and scores that the language-model figures share; each is stored and reused."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import xarray as xr
@@ -14,6 +14,7 @@ from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.model import CONFIGURATIONS, RunSettings
 from dlnflow.lm.runs.train import prepare, train
+from dlnflow.lm.sampling import executors
 from paper_figures._data import Scale
 
 OUT = Path(__file__).parent / "out" / "lm"
@@ -112,11 +113,9 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
     return sampled, plan.classes
 
 
-def pool() -> ProcessPoolExecutor:
-    """Return processes with one thread each."""
-    return ProcessPoolExecutor(
-        PROCESSES, mp_context=get_context("spawn"), initializer=experiment.one_thread
-    )
+def pool() -> AbstractContextManager[Executor | None]:
+    """Return processes with one thread each; a lost one is replaced."""
+    return executors.executor(PROCESSES)
 
 
 def say(text: str) -> None:

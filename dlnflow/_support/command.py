@@ -27,6 +27,7 @@ EXTRAS = {
         "safetensors",
         "zarr",
     ),
+    "cluster": ("distributed",),
     "symbolic": ("sympy",),
     "excel": ("openpyxl",),
 }

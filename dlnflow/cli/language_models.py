@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -165,7 +166,7 @@ def induction(
 
 @app.command()
 @explained
-def sample(
+def sample(  # noqa: PLR0913  (one parameter per option of the command)
     folder: Model,
     store: StoreFolder,
     step: Steps = None,
@@ -184,13 +185,22 @@ def sample(
             "length and tokenizer; repair=true computes damaged chains again.",
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only part K of N, from 1/N to N/N, beside the others."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler, tcp://HOST:8786.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record per-token losses around checkpoints; goes on if it was stopped or draws are added."""
-    requires("lm")
+    """Record losses of tokens around checkpoints, beside others; goes on, also with more draws."""
+    requires("lm", *(["cluster"] if scheduler else []))
     from dlnflow import lm
     from dlnflow._support.progress import Progress
 
+    share = _fraction(part)
     chosen = changed(Sampling(), setting or [])
     shape = chosen.given("length", "tokenizer", "separator")
     if text is None and shape:
@@ -206,12 +216,28 @@ def sample(
         **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
         **chosen.given("thin", "seed", "device", "threads"),
     )
-    total = sampler.settings.chains * len(plan.checkpoints)
-    with on_interrupt(GOES_ON), Progress(total, "sampling") as bar:
-        traces = lm.experiment.sample(
-            plan, sampler, store, lambda k, _: bar.advance(k - bar.done), repair=chosen.repair
+    total = len(range(share[0] - 1, sampler.settings.chains * len(plan.checkpoints), share[1]))
+    with (
+        on_interrupt(GOES_ON),
+        lm.executors.executor(workers, scheduler, sampler.device) as executor,
+        Progress(total, "sampling") as bar,
+    ):
+        left = lm.experiment.sample_part(
+            plan,
+            sampler,
+            store,
+            share,
+            lambda k, _: bar.advance(k - bar.done),
+            repair=chosen.repair,
+            executor=executor,
         )
-    _print({"store": str(store), **{k: int(n) for k, n in traces.sizes.items()}}, as_json)
+    found: dict[str, Any] = {"store": str(store)}
+    if part is not None:
+        found |= {"part": part, "chains_left": len(left)}
+    if not left:
+        traces, _ = lm.experiment.read(folder, store)
+        found |= {name: int(n) for name, n in traces.sizes.items()}
+    _print(found, as_json)
 
 
 @app.command()
@@ -373,6 +399,17 @@ def _truth(word: str) -> bool:
     if word not in ("true", "false"):
         raise ValueError("expected true or false")
     return word == "true"
+
+
+def _fraction(part: str | None) -> tuple[int, int]:
+    """Read K/N, the whole if it is not given."""
+    found = re.fullmatch(r"(\d+)/(\d+)", part or "1/1")
+    k, n = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"`--part` expects K/N with 1 <= K <= N, e.g. 3/64 for the third of 64; got {part!r}."
+        )
+    return k, n
 
 
 def ordered(steps: list[int] | None) -> list[int] | None:

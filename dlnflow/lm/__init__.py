@@ -23,6 +23,7 @@ _MODULES = {
     "corpus": "dlnflow.lm.data.corpus",
     "device": "dlnflow.lm.runs.device",
     "doctor": "dlnflow.lm.doctor",
+    "executors": "dlnflow.lm.sampling.executors",
     "experiment": "dlnflow.lm.experiment",
     "figures": "dlnflow.lm.figures",
     "induction": "dlnflow.lm.induction",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from dlnflow.lm.runs.ladder import stored, tensors
 from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling import results
 from dlnflow.lm.sampling.manifest import Manifest
-from dlnflow.lm.sampling.store import half_made, verified
+from dlnflow.lm.sampling.store import Reader, half_made, in_use
 
 LEVELS = ("ok", "note", "problem")
 """Sound; harmless, or a matter of choice; wrong."""
@@ -204,8 +203,7 @@ def _store(folder: Path) -> Iterator[Finding]:
     """Compare the draws of every unit with the hash in its record, and read the results."""
     units: list[tuple[int, int]] = []
     try:
-        key = json.loads((folder / "manifest.json").read_text())["key"]
-        manifest = Manifest(folder, key, {})
+        manifest = Manifest.found(folder)
         units = sorted(manifest.records())
         broken = len(list(folder.glob("units/[0-9]*.json"))) - len(units)
         steps, chains = ({unit[k] for unit in units} for k in (0, 1))
@@ -226,19 +224,28 @@ def _store(folder: Path) -> Iterator[Finding]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield Finding("problem", "manifest", str(error) or "manifest.json is damaged")
         return
-    damaged = [said for unit in units if (said := verified(folder, manifest, *unit))]
-    yield from (Finding("problem", "draws", said) for said in damaged)
-    if units and not damaged:
-        yield Finding("ok", "draws", "those of every chain are as they were written")
+    yield _tried("draws", lambda: _draws(folder, units))
+    if in_use(folder):
+        yield Finding("note", "lock", "processes are sampling into this store")
     if (folder / "traces.nc").exists():
         yield _tried("results", lambda: " x ".join(map(str, results.load(folder)[0].shape)))
     else:
         yield Finding("note", "results", "none yet: sampling is not finished")
 
 
+def _draws(folder: Path, units: list[tuple[int, int]]) -> str:
+    """Compare every unit with its record."""
+    reader = Reader(folder)
+    damaged = [said for unit in units if (said := reader.verified(*unit))]
+    if damaged:
+        raise ValueError("\n".join(damaged))
+    return f"those of {len(units)} chains are as they were written"
+
+
 def _rests(folder: Path) -> Iterator[Finding]:
     """Look for what killed processes left behind."""
-    paths = list(dict.fromkeys([*runs.half_made(folder), *half_made(folder)]))
+    mine = [] if in_use(folder) else half_made(folder)
+    paths = list(dict.fromkeys([*runs.half_made(folder), *mine]))
     if paths:
         shown = ", ".join(str(path.relative_to(folder)) for path in paths[:3])
         yield Finding(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -26,12 +26,9 @@ from dlnflow.lm.runs.checkpoints import Checkpoints, check_vocabulary, find
 from dlnflow.lm.runs.folder import read_settings
 from dlnflow.lm.runs.train import Data, load_data
 from dlnflow.lm.sampling import results
-from dlnflow.lm.sampling.token_traces import sample_traces
+from dlnflow.lm.sampling.token_traces import Driver, Parts
 from dlnflow.lm.sampling.unit import Sampler
 from dlnflow.sampling.settings import Settings as SamplerSettings
-
-if TYPE_CHECKING:
-    pass
 
 N_BETA, LOCALIZATION, STEP_SIZE = 1e4, 1e4, 2e-6
 """Settings at which chains around the small models mix; see docs/language_models.md."""
@@ -329,18 +326,38 @@ def sample(
     executor: Executor | None = None,
 ) -> xr.DataArray:
     """Sample a plan into a store, with the classes of its items beside them."""
-    traces = sample_traces(
-        plan.checkpoints,
-        plan.gradient,
-        plan.observed,
-        sampler,
-        store=store,
-        progress=progress,
-        repair=repair,
-        executor=executor,
-    )
-    results.save(Path(store), traces, plan.classes)
-    return traces
+    sample_part(plan, sampler, store, (1, 1), progress, repair=repair, executor=executor)
+    return results.load(Path(store))[0]
+
+
+def sample_part(
+    plan: Experiment,
+    sampler: Sampler,
+    store: str | Path,
+    part: tuple[int, int],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    repair: bool = False,
+    executor: Executor | None = None,
+) -> list[tuple[int, int]]:
+    """Sample part k of n, from 1 to n, beside processes that sample the others.
+
+    Chains are dealt out in turn: part k has the chains k, k + n, k + 2 n, ... in the order of
+    steps. Whoever ends last writes what describes the whole.
+
+    Returns
+    -------
+    list of (step, chain)
+        What the whole still lacks.
+    """
+    parts = Parts(plan.checkpoints, plan.gradient, plan.observed)
+    driver = Driver(parts, sampler, store, repair=repair)
+    driver.run(part, executor=executor, progress=progress)
+    left = driver.left()
+    if not left:
+        with driver.files.writing():
+            results.save(Path(store), driver.traces(), plan.classes)
+    return left
 
 
 def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataArray]:
@@ -368,7 +385,7 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
         )
     try:
         return results.load(store)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, KeyError) as error:
         raise ValueError(
             f"`store` {store}: its results are damaged or missing ({error}). Call `dlnflow lm "
             f"sample {folder} --store {store}` again with the same options; it writes them anew "

@@ -164,9 +164,9 @@ def load_data(out: str | Path) -> Data:
 
 
 def _ids(path: Path, sha256: str, vocab_size: int, text_sha256: str) -> Tokens:
-    """Read ids and compare their hash."""
+    """Map ids and compare their hash; chains find the file by the map."""
     try:
-        tokens = Tokens(np.load(path), vocab_size, text_sha256)
+        tokens = Tokens(np.load(path, mmap_mode="r"), vocab_size, text_sha256)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({first_line(error)}). {DATA_AGAIN}") from error
     if tokens.sha256 != sha256:

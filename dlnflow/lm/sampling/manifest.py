@@ -83,6 +83,20 @@ class Manifest:
         if _json(self.path) != everything:
             write_json(self.path, everything)
 
+    @classmethod
+    def found(cls, folder: Path) -> "Manifest":
+        """Read the manifest of a store, whatever it is of; nothing is written.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged or missing.
+        """
+        known = _json(folder / "manifest.json")
+        if not isinstance(known, dict) or not isinstance(known.get("key"), dict):
+            raise ValueError(f"`store` {folder}: manifest.json is damaged or missing. {WAY_OUT}")
+        return cls(folder, known["key"], {})
+
     @property
     def n_steps(self) -> int:
         """Length of the arrays' time axis."""

@@ -6,24 +6,26 @@
     units/<step>-<chain>.json   draws that are complete, their sha256 and what they are of;
                           written last
     units/<step>-<chain>-<draws>.state   how the chain goes on
-    lock                  held by the process that writes
+    units/<step>-<chain>.lock   there while a process computes the chain
+    inputs/<sha256>.npy   ids that the chains need
+    lock, manifest.lock   shared by all that write; held to change the manifest or the arrays' size
 
 A unit counts only once its record exists, and every file appears complete or not at all, so a
 process may be killed at any moment. The zarr.json of the arrays follow from the records and are
-written anew where they are damaged; every unit is checked against its record.
+written anew where they are damaged; every unit is checked against its record. Any number of
+processes may write: a chunk belongs to one unit, and a unit to the process that claimed it.
 """
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlnflow._support import locks
 from dlnflow._support.files import leftovers, write_atomic
 from dlnflow._support.hashes import sha256_array
 from dlnflow.lm.sampling.manifest import REPAIR, CorruptedError, Manifest
@@ -32,7 +34,155 @@ BLOCK = 64
 """Draws in one chunk of the array; part of the format."""
 
 
-class Store:
+class Reader:
+    """A store that is only read: nothing is written, so its disk may be one that cannot be.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the store.
+
+    Raises
+    ------
+    ValueError
+        If its manifest is damaged or missing.
+    """
+
+    losses: Any
+    start: Any
+
+    def __init__(self, folder: Path) -> None:
+        import zarr
+
+        self.folder = folder
+        self.manifest = Manifest.found(folder)
+        try:
+            self.losses, self.start = (
+                zarr.open_array(folder / name, mode="r", zarr_format=3)
+                for name in ("losses", "checkpoint_loss")
+            )
+        except Exception as error:  # whatever the reader makes of a damaged description
+            raise CorruptedError(
+                f"`store` {folder}: the zarr.json of an array is damaged or missing ({error}); "
+                "sampling again writes it anew"
+            ) from error
+
+    def done(self, step: int, chain: int) -> int:
+        """Return how many draws of a unit are complete."""
+        record = self.manifest.record(step, chain)
+        return record["draws"] if record else 0
+
+    def read(
+        self, step: int, chain: int, draws: int, *, trusted: bool = False
+    ) -> NDArray[np.float32]:
+        """Return the first `draws` draws of a unit, compared with its record unless `trusted`.
+
+        Returns
+        -------
+        (draws, K) float32 array
+            Losses.
+
+        Raises
+        ------
+        CorruptedError
+            Naming the unit, if the stored bytes are not those that were written, or too few.
+        """
+        t = self._index(step)
+        if trusted:
+            return self.losses[t, chain, :draws]
+        record = self.manifest.record(step, chain) or {"draws": 0}
+        if record["draws"] < draws:
+            raise CorruptedError(
+                f"`store` {self.folder}: chain {chain} at step {step} has {record['draws']} of "
+                f"{draws} draws; sampling again completes it"
+            )
+        try:
+            values = self.losses[t, chain, : record["draws"]]
+            intact = sha256_array(values) == record["sha256"]
+            intact = intact and sha256_array(self.start[t]) == record["start_sha256"]
+        except Exception:  # a codec may raise anything on damaged bytes
+            intact = False
+        if not intact:
+            raise CorruptedError(
+                f"`store` {self.folder}: the losses of chain {chain} at step {step} (array index "
+                f"[{t}, {chain}]) are damaged. {REPAIR}"
+            )
+        return values[:draws]
+
+    def checkpoint_loss(self, step: int) -> NDArray[np.float32]:
+        """Return the losses at a checkpoint, compared with the record of its first chain.
+
+        Returns
+        -------
+        (K,) float32 array
+            Losses.
+
+        Raises
+        ------
+        CorruptedError
+            If they are not those that were written.
+        """
+        t, record = self._index(step), self.manifest.record(step, 0)
+        try:
+            values = self.start[t]
+            intact = record is None or sha256_array(values) == record["start_sha256"]
+        except Exception:  # a codec may raise anything on damaged bytes
+            intact = False
+        if not intact:
+            raise CorruptedError(
+                f"`store` {self.folder}: the losses at checkpoint {step} (array index [{t}]) are "
+                f"damaged. {REPAIR}"
+            )
+        return values
+
+    def verified(self, step: int, chain: int) -> str:
+        """Say what is damaged of a unit.
+
+        Returns
+        -------
+        str
+            Empty if its draws and its state are those that were written.
+        """
+        try:
+            self.read(step, chain, self.done(step, chain))
+            self.state(step, chain)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def state(self, step: int, chain: int) -> bytes:
+        """Return how a unit goes on after its last draw.
+
+        Returns
+        -------
+        bytes
+            As written.
+
+        Raises
+        ------
+        CorruptedError
+            If the file is gone or damaged.
+        """
+        record = self.manifest.record(step, chain) or {}
+        path = self._state_path(step, chain, self.done(step, chain))
+        state = path.read_bytes() if path.exists() else None
+        if state is None or record.get("state_sha256") != _sha256(state):
+            raise CorruptedError(
+                f"`store`: {path} is {'missing' if state is None else 'damaged'}, so chain {chain} "
+                f"at step {step} cannot be continued. {REPAIR}"
+            )
+        return state
+
+    def _state_path(self, step: int, chain: int, draws: int) -> Path:
+        return self.folder / "units" / f"{step}-{chain}-{draws}.state"
+
+    def _index(self, step: int) -> int:
+        if step not in self.manifest.entries:
+            raise ValueError(f"`store` {self.folder} has no step {step}")
+        return self.manifest.entries[step]["index"]
+
+
+class Store(Reader):
     """A folder of traces; open it with the key of what should be in it.
 
     Parameters
@@ -66,22 +216,17 @@ class Store:
     ):
         self.folder = Path(folder)
         self._usable()
-        with self.locked():
-            for path in half_made(self.folder):
-                path.unlink(missing_ok=True)
+        with self.writing(), self._changing():
             self.manifest = Manifest(self.folder, key, contents, repair=repair)
-            known = self.manifest.records()
-            chains = max([shape[0], *(chain + 1 for _, chain in known)])
-            draws = max([1, *(record["draws"] for record in known.values())])
-            self._open(chains, draws, shape[1])
-            self._grow(self.manifest.n_steps, shape[0], 1)
+            self._open(shape)
 
     def _usable(self) -> None:
         """Make the folder and check that it can be written."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "lock", "a"):
-                pass
+            (self.folder / "units").mkdir(parents=True, exist_ok=True)
+            for name in ("lock", "manifest.lock"):
+                with open(self.folder / name, "a"):
+                    pass
         except OSError as error:
             why = "is a file" if self.folder.is_file() else f"cannot be written ({error.strerror})"
             raise ValueError(
@@ -89,16 +234,55 @@ class Store:
                 "copy the store to one."
             ) from error
 
-    def _open(self, chains: int, draws: int, items: int) -> None:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write within the block, beside others; who comes alone removes what killed ones left.
+
+        Raises
+        ------
+        ValueError
+            If a process holds the folder for itself, as earlier versions of the package do.
+        """
+
+        def clear() -> None:
+            for path in half_made(self.folder):
+                path.unlink(missing_ok=True)
+
+        try:
+            with locks.together(self.folder / "lock", clear):
+                yield
+        except TimeoutError as error:
+            raise ValueError(
+                f"`store` {self.folder} is in use by process {error}. Wait for it, or give another "
+                "folder."
+            ) from error
+
+    def _changing(self) -> AbstractContextManager[None]:
+        """Hold the manifest and the size of the arrays."""
+        return locks.alone(self.folder / "manifest.lock")
+
+    def claimed(self, step: int, chain: int) -> AbstractContextManager[bool]:
+        """Compute a unit within the block; false if another process does."""
+        return locks.claimed(self.folder / "units" / f"{step}-{chain}.lock")
+
+    def _open(self, shape: tuple[int, int]) -> None:
         """Open the arrays; make them, or what describes them, where that is missing or damaged."""
         import zarr
 
-        full = (self.manifest.n_steps, chains, draws, items)
-        _whole(self.folder, lambda: zarr.open_group(self.folder, mode="a", zarr_format=3))
-        self.losses = self._array("losses", full, (1, 1, BLOCK, items))
-        self.start = self._array("checkpoint_loss", full[::3], (1, items))
+        def full() -> tuple[int, ...]:
+            known = self.manifest.records()
+            chains = max([shape[0], *(chain + 1 for _, chain in known)])
+            draws = max([1, *(record["draws"] for record in known.values())])
+            return self.manifest.n_steps, chains, draws, shape[1]
 
-    def _array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Any:
+        _whole(self.folder, lambda: zarr.open_group(self.folder, mode="a", zarr_format=3))
+        self.losses = self._array("losses", full, (1, 1, BLOCK, shape[1]))
+        self.start = self._array("checkpoint_loss", lambda: full()[::3], (1, shape[1]))
+        self._resize((self.manifest.n_steps, shape[0], 1))
+
+    def _array(
+        self, name: str, full: Callable[[], tuple[int, ...]], chunks: tuple[int, ...]
+    ) -> Any:
         """Open an array, or make it; chunks that are there already remain."""
         import zarr
 
@@ -107,42 +291,14 @@ class Store:
         def opened() -> zarr.Array:
             if not (path / "zarr.json").exists():
                 return zarr.create_array(
-                    path, shape=shape, chunks=chunks, dtype="float32", fill_value=float("nan")
+                    path, shape=full(), chunks=chunks, dtype="float32", fill_value=float("nan")
                 )
             array = zarr.open_array(path, mode="r+", zarr_format=3)
-            if (array.chunks, array.shape[-1], array.dtype) != (chunks, shape[-1], np.float32):
+            if (array.chunks, array.shape[-1], array.dtype) != (chunks, chunks[-1], np.float32):
                 raise ValueError("not the array of this store")
             return array
 
         return _whole(path, opened)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder's lock.
-
-        Raises
-        ------
-        ValueError
-            If another process holds it.
-        """
-        with open(self.folder / "lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise ValueError(
-                    f"`store` {self.folder} is in use by process {file.read() or 'unknown'}. Wait "
-                    "for it, or give another folder."
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-
-    def done(self, step: int, chain: int) -> int:
-        """Return how many draws of a unit are complete."""
-        record = self.manifest.record(step, chain)
-        return record["draws"] if record else 0
 
     def lost(self, step: int, chain: int) -> int:
         """Return how many draws a unit had, as far as its files still tell."""
@@ -152,34 +308,11 @@ class Store:
             known.append(record["draws"])
         return max(known, default=0)
 
-    def state(self, step: int, chain: int) -> bytes:
-        """Return how a unit goes on after its last draw.
-
-        Returns
-        -------
-        bytes
-            As written.
-
-        Raises
-        ------
-        CorruptedError
-            If the file is gone or damaged.
-        """
-        record = self.manifest.record(step, chain) or {}
-        path = self._state_path(step, chain, self.done(step, chain))
-        state = path.read_bytes() if path.exists() else None
-        if state is None or record.get("state_sha256") != _sha256(state):
-            raise CorruptedError(
-                f"`store`: {path} is {'missing' if state is None else 'damaged'}, so chain {chain} "
-                f"at step {step} cannot be continued. {REPAIR}"
-            )
-        return state
-
     def write(self, step: int, chain: int, losses: NDArray, start: NDArray, state: bytes) -> None:
         """Add draws to a unit: data first, then the state, then the record."""
         t, done = self._index(step), self.done(step, chain)
         total = done + len(losses)
-        self._grow(self.manifest.n_steps, chain + 1, total)
+        self.make_room(chain + 1, total)
         self.losses[t, chain, done:total] = losses
         self.start[t] = start
         write_atomic(self._state_path(step, chain, total), lambda p: p.write_bytes(state))
@@ -194,42 +327,20 @@ class Store:
             if old != self._state_path(step, chain, total):
                 old.unlink()
 
-    def read(self, step: int, chain: int, draws: int) -> NDArray[np.float32]:
-        """Return the first `draws` draws of a unit, checked against its record.
-
-        Returns
-        -------
-        (draws, K) float32 array
-            Losses.
-
-        Raises
-        ------
-        CorruptedError
-            Naming the unit, if the stored bytes are not those that were written.
-        """
-        t, record = self._index(step), self.manifest.record(step, chain)
-        try:
-            values = self.losses[t, chain, : record["draws"]]
-            intact = sha256_array(values) == record["sha256"]
-            intact = intact and sha256_array(self.start[t]) == record["start_sha256"]
-        except Exception:  # a codec may raise anything on damaged bytes
-            intact = False
-        if not intact:
-            raise CorruptedError(
-                f"`store` {self.folder}: the losses of chain {chain} at step {step} (array index "
-                f"[{t}, {chain}]) are damaged. {REPAIR}"
-            )
-        return values[:draws]
-
     def forget(self, step: int, chain: int) -> None:
         """Drop a unit's record, so that it is computed again."""
         self.manifest.record_path(step, chain).unlink(missing_ok=True)
 
-    def checkpoint_loss(self, step: int) -> NDArray[np.float32]:
-        """Return the losses at a checkpoint."""
-        return self.start[self._index(step)]
+    def make_room(self, chains: int, draws: int) -> None:
+        """Enlarge the arrays to so many chains and draws."""
+        least = self.manifest.n_steps, chains, draws
+        if any(new > old for new, old in zip(least, self.losses.shape[:3], strict=True)):
+            with self._changing():
+                # another process may have enlarged them since they were opened here
+                self._open((chains, self.losses.shape[3]))
+                self._resize(least)
 
-    def _grow(self, *least: int) -> None:
+    def _resize(self, least: tuple[int, int, int]) -> None:
         """Enlarge the arrays to at least (time, chain, draw)."""
         old = self.losses.shape
         new = (*map(max, old[:3], least), old[3])
@@ -241,17 +352,18 @@ class Store:
     def _states(self, step: int, chain: int) -> Iterator[Path]:
         return self.folder.glob(f"units/{step}-{chain}-*.state")
 
-    def _index(self, step: int) -> int:
-        return self.manifest.entries[step]["index"]
-
-    def _state_path(self, step: int, chain: int, draws: int) -> Path:
-        return self.folder / "units" / f"{step}-{chain}-{draws}.state"
-
 
 def half_made(folder: Path) -> list[Path]:
-    """Return temporary files that killed processes left in a store."""
-    chunks = folder.glob("*/c/**/*.partial")  # of zarr
-    return [*leftovers(folder), *leftovers(folder / "units"), *sorted(chunks)]
+    """Return temporary files, and claims on units, that killed processes left in a store."""
+    mine = [path for place in (".", "units", "inputs") for path in leftovers(folder / place)]
+    of_zarr = ("zarr.*.partial", "losses/**/*.partial", "checkpoint_loss/**/*.partial")
+    others = [path for name in ("units/*.lock", *of_zarr) for path in sorted(folder.glob(name))]
+    return [*mine, *others]
+
+
+def in_use(folder: Path) -> bool:
+    """Say whether a process writes to a store."""
+    return (folder / "lock").exists() and not locks.is_free(folder / "lock")
 
 
 def _sha256(raw: bytes) -> str:
@@ -267,33 +379,3 @@ def _whole(folder: Path, opened: Callable[[], Any]) -> Any:
     except Exception:  # whatever the reader makes of a damaged description
         (folder / "zarr.json").unlink(missing_ok=True)
         return opened()
-
-
-def verified(folder: Path, manifest: Manifest, step: int, chain: int) -> str:
-    """Say what is damaged of a unit, without opening the store for writing.
-
-    Returns
-    -------
-    str
-        Empty if its draws and its state are those that were written.
-    """
-    import zarr
-
-    try:
-        record = manifest.record(step, chain)
-        t, draws = manifest.entries[step]["index"], record["draws"]
-        losses = zarr.open_array(folder / "losses", mode="r")[t, chain, :draws]
-        start = zarr.open_array(folder / "checkpoint_loss", mode="r")[t]
-        state = (folder / "units" / f"{step}-{chain}-{draws}.state").read_bytes()
-    except CorruptedError as error:
-        return str(error)
-    except Exception as error:  # a codec may raise anything on damaged bytes
-        return f"chain {chain} at step {step} cannot be read ({error}). {REPAIR}"
-    now = {
-        "sha256": sha256_array(losses),
-        "start_sha256": sha256_array(start),
-        "state_sha256": _sha256(state),
-    }
-    if record == record | now:
-        return ""
-    return f"chain {chain} at step {step} has other bytes than were written. {REPAIR}"

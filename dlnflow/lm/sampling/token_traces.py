@@ -1,23 +1,25 @@
-"""Sample per-token losses around checkpoints, one chain at a time, and keep what is done."""
+"""Sample per-token losses around checkpoints, chain by chain, and keep what is done."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import xarray as xr
 
 from dlnflow._support import VERSION
 from dlnflow._support.hashes import sha256_json
+from dlnflow._support.jobs import completed
 from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
+from dlnflow.lm.sampling import inputs, results
 from dlnflow.lm.sampling.store import CorruptedError, Store
-from dlnflow.lm.sampling.unit import Result, Sampler, Unit, run
+from dlnflow.lm.sampling.unit import Job, Sampler, work
 from dlnflow.sampling import chains
-from dlnflow.traces import format as loss_traces
 
 NO_MATTER = ("transformers_version", "torch_dtype", "dtype", "use_cache")
 """Entries of config.json that losses do not depend on."""
@@ -40,7 +42,8 @@ def sample_traces(
         L = mean loss over the gradient data,  l_k = loss of observed token k
 
     Each (checkpoint, chain) is one unit. With a `store`, units that are complete are read, others
-    computed, and more draws continue the chains; the result does not depend on the history.
+    computed, and more draws continue the chains; the result does not depend on the history, nor
+    on how many processes or machines work on one store at the same time.
 
     Parameters
     ----------
@@ -54,9 +57,11 @@ def sample_traces(
     sampler : Sampler
         Kernel, its settings, chains and draws.
     store : path, optional
-        Folder; without one nothing survives the call.
+        Folder; without one nothing survives the call. Other calls, also of other processes and
+        machines that see it, may work on the same one.
     executor : concurrent.futures.Executor, optional
-        Where units run; by default here, one after another.
+        Where units run; by default here, one after another. What is sent to a worker is a few
+        thousand bytes; it reads the ids, and writes its draws, itself.
     repair : bool
         Compute damaged units again instead of raising.
     progress : callable, optional
@@ -66,7 +71,8 @@ def sample_traces(
     -------
     DataArray, dims (time, chain, draw, item), float32
         Named "losses", in nats; coordinates row, position and token of every item, and
-        checkpoint_loss (time, item). A chain that diverged is not finite and is found by
+        checkpoint_loss (time, item). Of a store, draws are read when they are asked for, and
+        compared with their hashes. A chain that diverged is not finite and is found by
         `dlnflow.traces.diagnostics`.
 
     Raises
@@ -77,52 +83,157 @@ def sample_traces(
     dlnflow.lm.sampling.store.CorruptedError
         Naming the damaged unit.
     """
-    _check(checkpoints, gradient_data, observed)
+    parts = Parts(checkpoints, gradient_data, observed)
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
-            return sample_traces(
-                checkpoints,
-                gradient_data,
-                observed,
-                sampler,
-                store=folder,
-                executor=executor,
-                progress=progress,
-            )
-    chains.check(sampler.kernel, sampler.settings, exact=False)
-    key = {
-        "gradient": gradient_data.key(),
-        "observed": observed.key(),
-        "sampler": sampler.key(),
-        "version": VERSION,
-    }
-    steps = checkpoints.steps.tolist()
-    shape = (sampler.settings.chains, observed.n_targets)
-    files = Store(store, key, _contents(checkpoints), shape, repair=repair)
-    grid = [(step, chain) for step in steps for chain in range(sampler.settings.chains)]
-    with files.locked():
-        wanted = dict.fromkeys(grid, sampler.settings.draws)
-        lost = _drop_damaged(files, grid, repair)
-        wanted |= {unit: max(lost[unit], wanted[unit]) for unit in lost}
-        pending = [
-            Unit(
-                checkpoints,
-                step,
-                chain,
-                wanted[step, chain],
-                gradient_data,
-                observed,
-                sampler,
-                *_so_far(files, step, chain),
-            )
-            for step, chain in grid
-            if files.done(step, chain) < sampler.settings.draws
+            driver = Driver(parts, sampler, folder)
+            driver.run(executor=executor, progress=progress)
+            return driver.traces().load()
+    driver = Driver(parts, sampler, store, repair=repair)
+    driver.run(executor=executor, progress=progress)
+    return driver.traces()
+
+
+class Parts(NamedTuple):
+    """What chains are sampled around, from and on."""
+
+    checkpoints: Checkpoints
+    gradient: GradientData
+    observed: Observed
+
+
+class Driver:
+    """What is to be in a store, and the work that is left.
+
+    Parameters
+    ----------
+    parts : Parts
+        Checkpoints, gradient data and observed sequences.
+    sampler : Sampler
+        Kernel, its settings, chains and draws.
+    store : path
+        Folder.
+    repair : bool
+        Compute damaged units again instead of raising.
+
+    Raises
+    ------
+    ValueError
+        As `sample_traces`.
+    """
+
+    def __init__(
+        self, parts: Parts, sampler: Sampler, store: str | Path, *, repair: bool = False
+    ) -> None:
+        _check(*parts)
+        chains.check(sampler.kernel, sampler.settings, exact=False)
+        self.parts, self.sampler, self._repair = parts, sampler, repair
+        self._key = {
+            "gradient": parts.gradient.key(),
+            "observed": parts.observed.key(),
+            "sampler": sampler.key(),
+            "version": VERSION,
+        }
+        self._contents = _contents(parts.checkpoints)
+        self._shape = (sampler.settings.chains, parts.observed.n_targets)
+        self.files = Store(store, self._key, self._contents, self._shape, repair=repair)
+        with self.files.writing():
+            self._inputs = inputs.keep(self.files.folder, parts.gradient, parts.observed)
+
+    @property
+    def grid(self) -> list[tuple[int, int]]:
+        """Return (step, chain) of all units."""
+        numbers = range(self.sampler.settings.chains)
+        return [
+            (step, chain) for step in self.parts.checkpoints.steps.tolist() for chain in numbers
         ]
-        for k, (unit, result) in enumerate(_results(pending, executor)):
-            _write(files, unit, result)
-            if progress is not None:
-                progress(len(grid) - len(pending) + k + 1, len(grid))
-        return _assemble(files, checkpoints, gradient_data, observed, sampler)
+
+    def left(self, part: tuple[int, int] = (1, 1)) -> list[tuple[int, int]]:
+        """Return the units of part k of n, from 1 to n, that are not complete."""
+        return [unit for unit in self._mine(part) if self.files.done(*unit) < self._draws]
+
+    def run(
+        self,
+        part: tuple[int, int] = (1, 1),
+        *,
+        executor: Executor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Complete the units of part k of n, here or through an executor.
+
+        Raises
+        ------
+        ValueError
+            If there is no such part.
+        dlnflow.lm.sampling.store.CorruptedError
+            Naming the damaged unit.
+        """
+        mine = self._mine(part)
+        with self.files.writing():
+            wanted = dict.fromkeys(mine, self._draws)
+            lost = _drop_damaged(self.files, mine, self._repair)
+            wanted |= {unit: max(lost[unit], wanted[unit]) for unit in lost}
+            if mine:
+                self.files.make_room(self._shape[0], max(wanted.values()))
+            jobs = [self._job(*unit, wanted[unit]) for unit in self.left(part)]
+            for k, _ in enumerate(completed(work, jobs, executor, hopeless=(CorruptedError,))):
+                if progress is not None:
+                    progress(len(mine) - len(jobs) + k + 1, len(mine))
+
+    def traces(self) -> xr.DataArray:
+        """Return the traces of the store once all its units are complete.
+
+        Raises
+        ------
+        dlnflow.lm.sampling.store.CorruptedError
+            If one is not, or damaged; that is noticed when it is read.
+        """
+        checkpoints, gradient, observed = self.parts
+        s, steps = self.sampler.settings, checkpoints.steps.tolist()
+        n_parameters = sum(p.numel() for p in checkpoints.load(steps[0]).parameters())
+        attrs = s.attrs(self.sampler.kernel, len(gradient.ids), n_parameters) | {
+            "gradient_sha256": gradient.sha256,
+            "observed_sha256": observed.sha256,
+            "text_sha256": gradient.text_sha256,
+            "repeat_share": gradient.repeat_share,
+            "precision": self.sampler.precision,
+            "units": "nats",
+            "threads": self.sampler.threads,
+        }
+        return results.lazy(self.files.folder, steps, observed.coords(), attrs)
+
+    @property
+    def _draws(self) -> int:
+        return self.sampler.settings.draws
+
+    def _mine(self, part: tuple[int, int]) -> list[tuple[int, int]]:
+        k, n = part
+        if not 1 <= k <= n:
+            raise ValueError(f"`part` must be k of n with 1 <= k <= n, got {k}/{n}.")
+        return self.grid[k - 1 :: n]
+
+    def _job(self, step: int, chain: int, draws: int) -> Job:
+        ladder = self.parts.checkpoints
+        if ladder.places[ladder.at(step)][1] is None:  # of the hub, steps are compared on arrival
+            ladder = ladder.select([step])
+        places = tuple((_absolute(place, rev), rev) for place, rev in ladder.places)
+        return Job(
+            str(self.files.folder.absolute()),
+            self._key,
+            {step: self._contents[step]},
+            self._shape,
+            dataclasses.replace(ladder, places=places),
+            step,
+            chain,
+            draws,
+            self._inputs,
+            self.sampler,
+        )
+
+
+def _absolute(place: str, revision: str | None) -> str:
+    """Return a folder as another process finds it; names on the hub are what they are."""
+    return place if revision is not None else str(Path(place).absolute())
 
 
 def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed) -> None:
@@ -165,84 +276,22 @@ def _contents(checkpoints: Checkpoints) -> dict[int, dict[str, str]]:
     return found
 
 
-def _so_far(files: Store, step: int, chain: int) -> tuple[int, bytes | None]:
-    """Return the draws that are complete and the state after them."""
-    done = files.done(step, chain)
-    return done, files.state(step, chain) if done else None
-
-
 def _drop_damaged(
     files: Store, grid: list[tuple[int, int]], repair: bool
 ) -> dict[tuple[int, int], int]:
     """Check every stored unit; forget damaged ones if `repair` and return how long they were."""
     lost = {}
     for step, chain in grid:
-        try:
-            if done := files.done(step, chain):
-                files.read(step, chain, done)
-                files.state(step, chain)
-        except CorruptedError:
-            if not repair:
-                raise
-            lost[step, chain] = files.lost(step, chain)
-            files.forget(step, chain)
+        with files.claimed(step, chain) as mine:
+            if not mine:  # whoever computes it has checked it
+                continue
+            try:
+                if done := files.done(step, chain):
+                    files.read(step, chain, done)
+                    files.state(step, chain)
+            except CorruptedError:
+                if not repair:
+                    raise
+                lost[step, chain] = files.lost(step, chain)
+                files.forget(step, chain)
     return lost
-
-
-def _results(units: list[Unit], executor: Executor | None) -> Iterator[tuple[Unit, Result]]:
-    """Run units here or through an executor, in whatever order they finish."""
-    if executor is None:
-        yield from ((unit, run(unit)) for unit in units)
-        return
-    futures: dict[Future, Unit] = {executor.submit(run, unit): unit for unit in units}
-    try:
-        yield from ((futures[f], f.result()) for f in as_completed(futures))
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _write(files: Store, unit: Unit, result: Result) -> None:
-    """Store a result; if that fails, say that the rest is safe."""
-    try:
-        files.write(unit.step, unit.chain, result.losses, result.checkpoint_loss, result.state)
-    except OSError as error:
-        error.add_note(
-            f"chain {unit.chain} at step {unit.step} could not be written to {files.folder}. "
-            "Units stored before are complete; make room and call again."
-        )
-        raise
-
-
-def _assemble(
-    files: Store,
-    checkpoints: Checkpoints,
-    gradient: GradientData,
-    observed: Observed,
-    sampler: Sampler,
-) -> xr.DataArray:
-    """Read all units into one labelled array."""
-    s, steps = sampler.settings, checkpoints.steps.tolist()
-    losses = np.empty((len(steps), s.chains, s.draws, observed.n_targets), np.float32)
-    for t, step in enumerate(steps):
-        for chain in range(s.chains):
-            losses[t, chain] = files.read(step, chain, s.draws)
-    coords = observed.coords()
-    n_parameters = sum(p.numel() for p in checkpoints.load(steps[0]).parameters())
-    attrs = s.attrs(sampler.kernel, len(gradient.ids), n_parameters) | {
-        "gradient_sha256": gradient.sha256,
-        "observed_sha256": observed.sha256,
-        "text_sha256": gradient.text_sha256,
-        "repeat_share": gradient.repeat_share,
-        "precision": sampler.precision,
-        "units": "nats",
-        "threads": sampler.threads,
-    }
-    array = loss_traces.labelled(
-        losses,
-        time=steps,
-        items=coords.pop("item").tolist(),
-        checkpoint_loss=np.stack([files.checkpoint_loss(step) for step in steps]),
-        attrs=attrs,
-    )
-    return array.assign_coords({name: ("item", value) for name, value in coords.items()})

@@ -1,4 +1,9 @@
-"""One chain at one checkpoint: a function of its description alone."""
+"""One chain at one checkpoint: a function of its description alone, wherever it is computed.
+
+A job names the inputs of a chain by path and hash, claims the chain in its store, goes on from the
+draws that are there, and writes. Whoever hands out jobs only counts them. So a job may run
+anywhere that sees the store, twice, or not at all: the next one takes it up, with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from dlnflow import checks
+from dlnflow._support import VERSION
 from dlnflow._support.hashes import identity
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import threads
 from dlnflow.lm.runs.model import SHORT
 from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
+from dlnflow.lm.sampling.inputs import Inputs, opened
+from dlnflow.lm.sampling.store import Store
 from dlnflow.sampling import chains, kernels
 from dlnflow.sampling.noise import StepNoise
 from dlnflow.sampling.settings import REVISION, Settings
@@ -131,6 +139,92 @@ def run(unit: Unit) -> Result:
     """
     with threads(unit.sampler.threads):
         return _run(unit)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chain at one checkpoint by reference.
+
+    Attributes
+    ----------
+    store, key, contents, shape
+        As `dlnflow.lm.sampling.store.Store` takes them, `contents` of this step alone.
+    checkpoints, step, chain, draws, sampler
+        As in `dlnflow.lm.sampling.unit.Unit`.
+    inputs : Inputs
+        Where the ids lie.
+    """
+
+    store: str
+    key: dict[str, Any] = field(repr=False)
+    contents: dict[int, dict[str, str]] = field(repr=False)
+    shape: tuple[int, int]
+    checkpoints: Checkpoints = field(repr=False)
+    step: int
+    chain: int
+    draws: int
+    inputs: Inputs = field(repr=False)
+    sampler: Sampler
+
+
+def work(job: Job) -> bool:
+    """Compute a chain and write it into the store.
+
+    Returns
+    -------
+    bool
+        False if another process is at it, so that it is not known when it will be complete.
+
+    Raises
+    ------
+    ValueError
+        If this process has another version of the package, or cannot see the inputs.
+    OSError
+        If the disk is full; nothing of the chain is half-written then.
+    dlnflow.lm.sampling.store.CorruptedError
+        If what the chain is to go on from is damaged.
+    """
+    if job.key["version"] != VERSION:
+        raise ValueError(
+            f"this process has dlnflow {VERSION}, the one that asks for the chain "
+            f"{job.key['version']}. Install the same version everywhere."
+        )
+    files = Store(job.store, job.key, job.contents, job.shape)
+    with files.writing(), files.claimed(job.step, job.chain) as mine:
+        if not mine:
+            return False
+        done = files.done(job.step, job.chain)
+        if done >= job.draws:
+            return True
+        gradient, observed = opened(job.inputs)
+        state = files.state(job.step, job.chain) if done else None
+        result = run(
+            Unit(
+                job.checkpoints,
+                job.step,
+                job.chain,
+                job.draws,
+                gradient,
+                observed,
+                job.sampler,
+                done,
+                state,
+            )
+        )
+        _write(files, job, result.losses, result.checkpoint_loss, result.state)
+    return True
+
+
+def _write(files: Store, job: Job, *what: Any) -> None:
+    """Store a result; if that fails, say that the rest is safe."""
+    try:
+        files.write(job.step, job.chain, *what)
+    except OSError as error:
+        error.add_note(
+            f"chain {job.chain} at step {job.step} could not be written to {files.folder}. "
+            "Chains stored before are complete; make room and call again."
+        )
+        raise
 
 
 def _run(unit: Unit) -> Result:

@@ -288,12 +288,20 @@ def test_a_lost_state_is_named(parts, tmp_path):
         sample_traces(*changed(parts, draws=5, chains=1), store=tmp_path)
 
 
-def test_a_store_in_use_is_refused(parts, tmp_path):
-    def again(done, total):
-        sample_traces(*parts, store=tmp_path)
+def test_a_call_within_a_call_finds_what_is_done(parts, whole, tmp_path):
+    """Two drivers on one store: the second completes it, the first computes nothing again."""
+    calls = []
 
-    with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
-        sample_traces(*parts, store=tmp_path, progress=again)
+    def again(done, total):
+        calls.append(done)
+        if done == 1:
+            same(sample_traces(*parts, store=tmp_path), whole)
+            written.update({p: p.stat().st_mtime_ns for p in tmp_path.rglob("c/*")})
+
+    written = {}
+    same(sample_traces(*parts, store=tmp_path, progress=again), whole)
+    assert calls == [1, 2, 3, 4]
+    assert written == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("c/*")}
 
 
 def test_full_disk_loses_nothing(parts, whole, tmp_path, monkeypatch):

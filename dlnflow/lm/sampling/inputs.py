@@ -1,0 +1,128 @@
+"""Token ids that chains need, by reference: a file and its hash, mapped by whoever needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlnflow._support.files import atomic_path
+from dlnflow.lm.data.batches import GradientData, Observed
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where gradient and observed data lie; a few hundred bytes, whatever the text.
+
+    Attributes
+    ----------
+    gradient, observed : str
+        Files in numpy's format: ids, and row numbers beside ids.
+    gradient_sha256, observed_sha256 : str
+        Hashes of the data.
+    settings : tuple of (str, object)
+        The other fields of the gradient data.
+    """
+
+    gradient: str
+    observed: str
+    gradient_sha256: str
+    observed_sha256: str
+    settings: tuple[tuple[str, Any], ...]
+
+
+def keep(folder: Path, gradient: GradientData, observed: Observed) -> Inputs:
+    """Write down data for other processes, unless they lie in a file already.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the store; what is written lies in ``inputs/``.
+    gradient, observed : GradientData, Observed
+        What chains need.
+
+    Returns
+    -------
+    Inputs
+        Absolute paths: every process must see them there.
+    """
+    file = mapped_file(gradient.ids) or _kept(folder, gradient.sha256, gradient.ids)
+    both = np.column_stack([observed.rows, observed.ids])
+    names = ("rows", "length", "repeat_share", "segment", "text_sha256")
+    return Inputs(
+        str(file),
+        str(_kept(folder, observed.sha256, both)),
+        gradient.sha256,
+        observed.sha256,
+        tuple((name, getattr(gradient, name)) for name in names),
+    )
+
+
+@lru_cache(maxsize=4)
+def opened(inputs: Inputs) -> tuple[GradientData, Observed]:
+    """Map the files, and compare their hashes; once in a process.
+
+    Returns
+    -------
+    (GradientData, Observed)
+        As they were kept.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or has other ids.
+    """
+    both = _read(inputs.observed, inputs.observed_sha256)
+    gradient = GradientData(_read(inputs.gradient, inputs.gradient_sha256), **dict(inputs.settings))
+    observed = Observed(both[:, 1:], both[:, 0])
+    for file, there, known in (
+        (inputs.gradient, gradient.sha256, inputs.gradient_sha256),
+        (inputs.observed, observed.sha256, inputs.observed_sha256),
+    ):
+        if there != known:
+            raise ValueError(
+                f"{file} has other ids than those that were to be sampled (sha256 {there[:8]}, "
+                f"not {known[:8]}). Start the sampling again; the store names what differs."
+            )
+    return gradient, observed
+
+
+def mapped_file(array: NDArray[Any]) -> Path | None:
+    """Return the .npy file that an array is a map of, None if it is not all of one."""
+    owner: Any = array
+    while owner is not None and not isinstance(owner, np.memmap):
+        owner = getattr(owner, "base", None)
+    if owner is None or owner.filename is None:
+        return None
+    path = Path(owner.filename).absolute()
+    try:
+        whole = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    same = (whole.shape, whole.dtype, whole.offset) == (array.shape, array.dtype, owner.offset)
+    return path if same else None
+
+
+def _kept(folder: Path, sha256: str, array: NDArray[Any]) -> Path:
+    """Write an array under its hash."""
+    path = folder.absolute() / "inputs" / f"{sha256}.npy"
+    if not path.exists():
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+    return path
+
+
+def _read(path: str, sha256: str) -> NDArray[Any]:
+    """Map a file."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} (ids with sha256 {sha256[:8]}) cannot be read here: {error}. Every process "
+            "must see store and run under the same path; a damaged file is deleted, and written "
+            "anew by the next call."
+        ) from error
