@@ -18,12 +18,14 @@ ESTIMATORS = ("analytic", "tangent", "leave_one_out")
 HIDDEN_PER_MODE, LEAST_HIDDEN = 2, 16
 """With as many hidden units as modes, the last modes start in what the others leave of the hidden
 space, and the closed form, whose modes start alike, predicts retraining worse."""
-PATIENCE = 8.0
-"""Estimated seconds that the defaults may take together,"""
+PATIENCE, PATIENCE_FOR_NAMED = 5.0, 40.0
+"""Estimated seconds that the defaults may take together, for all items and for named ones,"""
 ALWAYS = 16
 """unless there are as few items as this."""
-OVERHEAD, RATE, FLOW_STEPS = 0.01, 1.5e10, 3000
-"""Of one flow with its derivative: seconds, operations per second and evaluations, measured."""
+OVERHEAD, RATE = 0.01, 1.5e10
+"""Seconds of one flow with its derivative besides its operations, and operations per second."""
+EVALUATIONS, PER_TIME = 2500, 5
+"""Evaluations of a flow of five tables: about the first plus the second times s_1 t."""
 PER_REMOVAL = 0.5
 """Cost of training without an item, relative to a derivative along its weight."""
 
@@ -99,10 +101,11 @@ def estimators(
     if not run.linear:
         return Choice([name for name in ESTIMATORS if not _said(run, name)], {})
     cost = expected_seconds(run, len(run.items) if train is None else len(set(train)))
+    patience = PATIENCE if train is None else PATIENCE_FOR_NAMED
     names, total, left_out = [], 0.0, {}
     for name, seconds in sorted(cost.items(), key=lambda pair: pair[1]):
         total += seconds * n_runs
-        if total <= PATIENCE or run.task.n_items <= ALWAYS:
+        if total <= patience or run.task.n_items <= ALWAYS:
             names.append(name)
         else:
             left_out[name] = round(seconds * n_runs, 1)
@@ -135,7 +138,9 @@ def expected_seconds(run: Dynamics, n_train: int) -> dict[str, float]:
         Estimator to seconds.
     """
     task = run.task
-    evaluations = FLOW_STEPS if run.traits.continuous else run.n_steps
+    evaluations = run.n_steps
+    if run.traits.continuous:
+        evaluations = EVALUATIONS + PER_TIME * task.modes.s[0] * float(run.flow_time(run.n_steps))
     each = run.hidden**2 * (3 * task.modes.rank + 2 * task.n_out) * evaluations / RATE
     derivative = (n_train + 1) * (OVERHEAD + each)
     return {"analytic": 0.0, "tangent": derivative, "leave_one_out": PER_REMOVAL * derivative}
