@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from dlnflow._support import chunked
 from dlnflow._support.files import atomic_path
 from dlnflow._support.hashes import sha256_array, sha256_json
 
@@ -325,7 +326,7 @@ def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
 
 
 def load(path: str | PathLike[str]) -> xr.DataArray:
-    """Read a result that `save` wrote.
+    """Read a result that `save` wrote, or open a store of `analysis.all_pairs`.
 
     Parameters
     ----------
@@ -334,18 +335,24 @@ def load(path: str | PathLike[str]) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        Exactly what was saved. Files of versions that wrote no checksum come with a warning.
+        Exactly what was saved. Files of versions that wrote no checksum come with a warning. Of a
+        store only the labels are read; values follow when they are asked for, chunk by chunk.
 
     Raises
     ------
     ValueError
-        If the file is damaged, is not a netCDF file or does not hold an influence result.
+        If the file is damaged, is not a netCDF file or does not hold an influence result; if a
+        store is not complete.
     FileNotFoundError
         If there is no such file.
+    ModuleNotFoundError
+        If it is a store and zarr is not installed (the store extra).
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if path.is_dir():
+        return check(chunked.opened(path))
     content = path.read_bytes()  # a file that cannot be read at all is no damaged one
     try:
         array, stored = _decoded(content)

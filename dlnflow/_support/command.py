@@ -28,6 +28,7 @@ EXTRAS = {
         "zarr",
     ),
     "cluster": ("distributed",),
+    "store": ("zarr",),
     "symbolic": ("sympy",),
     "excel": ("openpyxl",),
 }
@@ -93,12 +94,13 @@ def _no_room(error: Exception) -> str:
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:
     """Name the extra that installs a module; None if none does, or the error says it itself."""
+    if "pip install 'dlnflow[" in str(error):
+        return str(error)
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if module in modules:
             command = f"pip install 'dlnflow[{extra}]'"
-            said = command in str(error)
-            return str(error) if said else f"this needs {module}, not installed here; `{command}`."
+            return f"this needs {module}, not installed here; `{command}`."
     return None
 
 

@@ -4,6 +4,7 @@
 scikit-learn is loaded only where it is used.
 """
 
+from dlnflow.analysis.all_pairs import all_pairs
 from dlnflow.analysis.compare import compare, summary
 from dlnflow.analysis.ensemble import ensemble, event_shares
 from dlnflow.analysis.event_null import event_null, shuffled_event_null
@@ -11,8 +12,10 @@ from dlnflow.analysis.events import events
 from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
 from dlnflow.analysis.lds import lds
+from dlnflow.analysis.most_influential import most_influential
 
 __all__ = [
+    "all_pairs",
     "compare",
     "ensemble",
     "event_null",
@@ -22,6 +25,7 @@ __all__ = [
     "explain_events",
     "explain_offset",
     "lds",
+    "most_influential",
     "shuffled_event_null",
     "summary",
 ]

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from dlnflow import checks, dynamics, result
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis.events import events
+from dlnflow.dynamics import Dynamics
 from dlnflow.dynamics.loops import DivergenceError
-from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence import ESTIMATORS
 from dlnflow.influence.estimator import Items
 from dlnflow.task import Task

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from dlnflow import checks, result
 from dlnflow._support import FloatArray
 from dlnflow.analysis.events import KINDS, events
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS
 
 Names = str | Sequence[str] | None

@@ -19,7 +19,7 @@ from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis.compare import compare
 from dlnflow.analysis.distinctions import Distinctions
 from dlnflow.analysis.events import events
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence import closed_form
 from dlnflow.influence.estimator import Items, title
 from dlnflow.task import Task

@@ -11,7 +11,7 @@ from dlnflow._support import FloatArray, IntArray
 from dlnflow.analysis import extrema
 from dlnflow.analysis.compare import compare
 from dlnflow.checks import SMALLEST_FRACTION
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence.estimator import Items
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)

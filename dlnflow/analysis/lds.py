@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS
 
 Names = str | Sequence[str] | None

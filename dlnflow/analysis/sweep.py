@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from dlnflow import checks, result
 from dlnflow._support import IntArray
 from dlnflow._support.files import write_json
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS, bif
 from dlnflow.sampling.linear_run import trace_run
 from dlnflow.sampling.settings import REVISION, Settings

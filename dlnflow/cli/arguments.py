@@ -12,7 +12,7 @@ from dlnflow import datasets
 from dlnflow.analysis.ensemble import common_settings
 from dlnflow.checks import did_you_mean
 from dlnflow.cli import table_defaults, user_run
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS
 from dlnflow.sampling.settings import Settings
 from dlnflow.task import Task

@@ -14,7 +14,7 @@ import xarray as xr
 import dlnflow as dln
 from dlnflow import result
 from dlnflow._support import IntArray
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, Grid, Items
 
 SHARED = ("hidden", "init_std", "learning_rate", "n_steps", "optimizer", "depth")

@@ -10,7 +10,7 @@ from rich.table import Table
 import dlnflow as dln
 from dlnflow import analysis
 from dlnflow._support.terminal import visible
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 
 NEAREST_TO_TRUTH = ("leave_one_out", "tangent", "analytic")
 """Whose events are explained: the first of these that was computed."""

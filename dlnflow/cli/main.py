@@ -23,13 +23,14 @@ from dlnflow.cli import (
     examples,
     explanations,
     language_models,
+    large_tables,
     output,
     report,
     table_defaults,
 )
 from dlnflow.cli.table_options import reads_table
+from dlnflow.dynamics import Dynamics
 from dlnflow.dynamics.optimizers import OPTIMIZERS
-from dlnflow.dynamics.protocol import Dynamics
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -134,9 +135,17 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     described = arguments.run(data, run or [], reading, estimator or [], numbers)
     chosen = table_defaults.estimators(described, train, estimator, n_runs=len(numbers or [0]))
     options = arguments.options(option or [], chosen.names)
+    asked = estimates.Asked(chosen.names, points, train, query, options)
+    if large_tables.too_many(described, asked):
+        stored = large_tables.influence(described, asked, out, named=estimator, seeds=seeds)
+        if as_json:
+            _print_json(described, **stored)
+            return
+        report.print_run(described, stored["seconds"])
+        large_tables.show(stored)
+        return
     if out is not None:
         output.prepare(out)
-    asked = estimates.Asked(chosen.names, points, train, query, options)
     try:
         found = estimates.run_all(described, asked, seeds=numbers)
     except estimates.Interrupted as stop:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dlnflow._support.terminal import visible
 from dlnflow.analysis import event_shares, events
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 
 MAX_ROWS = 16
 """Pairs in the event table on a terminal,"""

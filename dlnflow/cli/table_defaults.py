@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import dlnflow as dln
 from dlnflow._support.terminal import say
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.task import Task
 
 ESTIMATORS = ("analytic", "tangent", "leave_one_out")

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from dlnflow.checks import did_you_mean
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 
 FORM = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 

@@ -1,12 +1,16 @@
 """Runs of training, and what an estimator may ask of them.
 
-The kinds of run are loaded on first use: `Run`, a deep linear network, and `TorchRun`, any torch
-module.
+Loaded on first use: `Dynamics`, the protocol, and the kinds of run, `Run`, a deep linear network,
+and `TorchRun`, any torch module.
 """
 
 from dlnflow._support.lazy import on_request
 
-_WHERE = {"Run": "dlnflow.dynamics.linear", "TorchRun": "dlnflow.dynamics.torch_model"}
+_WHERE = {
+    "Dynamics": "dlnflow.dynamics.protocol",
+    "Run": "dlnflow.dynamics.linear",
+    "TorchRun": "dlnflow.dynamics.torch_model",
+}
 """Public name -> the module that defines it."""
 
 __all__ = sorted(_WHERE)

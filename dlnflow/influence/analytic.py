@@ -24,6 +24,7 @@ from dlnflow.theory.start import matched_strength
     choice="the closed form of the paper: aligned modes",
     page="derivations/perturbation.md",
     needs=[LINEAR, WHITENED, FLOW_TIME, FULL_BATCH, RANK],
+    separate_times=True,
 )
 def analytic(
     run: Dynamics,

@@ -60,6 +60,9 @@ class Estimator:
     needs : tuple of Need
     in_all : bool
         Whether it takes part when all estimators are asked for.
+    separate_times : bool
+        Whether each step costs the same and has the same values, whatever other steps are asked
+        for, so that a store can be filled one block of steps at a time.
     """
 
     function: Callable[..., xr.DataArray]
@@ -68,6 +71,7 @@ class Estimator:
     page: str
     needs: tuple[Need, ...]
     in_all: bool = True
+    separate_times: bool = False
 
     @property
     def name(self) -> str:
@@ -109,14 +113,16 @@ ESTIMATORS: dict[str, Estimator] = {}
 
 
 def estimator(
-    *, title: str, choice: str, page: str, needs: Sequence[Need] = (), in_all: bool = True
+    *, title: str, choice: str, page: str, needs: Sequence[Need] = (), **traits: bool
 ) -> Callable[[Callable[..., xr.DataArray]], Callable[..., xr.DataArray]]:
     """Register a function as an estimator; the record is its attribute ``record``.
 
     Parameters
     ----------
-    title, choice, page, needs, in_all
+    title, choice, page, needs
         Of the record.
+    **traits
+        ``in_all`` and ``separate_times`` of the record, where they differ from the default.
 
     Returns
     -------
@@ -130,7 +136,7 @@ def estimator(
             record.require(run)
             return function(run, steps, **options)
 
-        record = Estimator(checked, title, choice, page, tuple(needs), in_all)
+        record = Estimator(checked, title, choice, page, tuple(needs), **traits)
         ESTIMATORS[record.name] = record
         checked.record = record
         return checked

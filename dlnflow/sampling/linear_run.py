@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow._support.progress import Progress
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 from dlnflow.sampling import chains, suggested
 from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
 from dlnflow.sampling.settings import Settings

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow._support import FloatArray
-from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.dynamics import Dynamics
 
 N_BETA = 1e4
 """Default inverse temperature: fluctuations of the outputs are then about 1 % of a feature."""
