@@ -31,6 +31,7 @@ _MODULES = {
     "losses": "dlnflow.lm.runs.losses",
     "model": "dlnflow.lm.runs.model",
     "queries": "dlnflow.lm.exact.queries",
+    "spelling": "dlnflow.lm.data.spelling",
     "token_classes": "dlnflow.lm.data.token_classes",
     "tokenizer": "dlnflow.lm.data.tokenizer",
     "token_traces": "dlnflow.lm.sampling.token_traces",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlnflow._support import FloatArray, IntArray
@@ -20,6 +21,9 @@ from dlnflow.lm.exact.derivatives import Moved, Query, StepDerivatives
 if TYPE_CHECKING:
     from dlnflow.lm.exact.points import Point
     from dlnflow.lm.exact.taken_steps import Replay
+
+PARTS = ("weights", "mean", "square")
+"""What the derivatives of a sweep are by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,15 @@ class RunAdjoint:
     ) -> None:
         self._derivatives, self._replay, self._queries = derivatives, replay, list(queries)
         self._z = derivatives.none(0)
+
+    def state(self) -> dict[str, NDArray]:
+        """Return the derivatives as arrays, for `restore`."""
+        return {name: part.cpu().numpy() for name, part in zip(PARTS, self._z.parts(), strict=True)}
+
+    def restore(self, parts: list[NDArray]) -> None:
+        """Take the derivatives of an earlier `state`."""
+        like = self._z.weights
+        self._z = Moved(*(torch.as_tensor(part, device=like.device).to(like) for part in parts))
 
     def open(self) -> None:
         """Start one more measurement, at the end."""

@@ -42,7 +42,7 @@ class Replay:
     def __init__(
         self, settings: RunSettings, tokens: Tokens, *, double: bool = False, device: str = "cpu"
     ) -> None:
-        self.settings, self._tokens = settings, tokens
+        self.settings, self.tokens = settings, tokens
         # fused attention may have no second derivative and plain attention rounds to single
         # precision: in double precision the run is that of the sums written out
         self._attention = partial(sdpa_kernel, SDPBackend.MATH) if double else nullcontext
@@ -60,7 +60,7 @@ class Replay:
 
     def rows(self, step: int) -> NDArray[np.int32]:
         """Return the rows of a step, (n, context + 1)."""
-        return batch(self.settings, self._tokens, step)
+        return batch(self.settings, self.tokens, step)
 
     def points(
         self,
@@ -102,7 +102,7 @@ class Replay:
         Keeps about sqrt(stop) points, and repeats the stretch between two of them when it is
         reached. `seen` is called with every point of the way forward.
         """
-        stride, kept = int(np.ceil(np.sqrt(stop))), []
+        stride, kept = max(1, int(np.ceil(np.sqrt(stop)))), []
         for point in self.forward(stop):
             seen(point)
             if point.step % stride == 0 and point.step < stop:

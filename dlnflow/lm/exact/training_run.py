@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from dlnflow.dynamics.recorded_steps import even_and_geometric
 from dlnflow.dynamics.schedule import Schedule, Windows
 from dlnflow.lm.exact import backward
 from dlnflow.lm.exact.derivatives import Query, StepDerivatives
+from dlnflow.lm.exact.kept_sweep import KeptSweep
 from dlnflow.lm.exact.taken_steps import Replay
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.folder import read_settings
@@ -97,7 +99,9 @@ class TrainingRun:
         self._checkpoints = checkpoints
         self._replay = Replay(settings, tokens, double=double, device=device)
         self._derivatives = StepDerivatives(settings, self.n_steps, double=double, device=device)
-        self.queries, self._queries = _checked(queries, self._derivatives, self._replay.start())
+        self.queries, self._queries, self._first = _checked(
+            queries, self._derivatives, self._replay.start()
+        )
 
     @classmethod
     def of(
@@ -173,7 +177,9 @@ class TrainingRun:
         coords = {"time": steps, "query": list(self.queries)}
         return xr.DataArray(values[0], dims=("time", "query"), coords=coords, name="measured")
 
-    def per_step(self, at: ArrayLike | None = None) -> xr.DataArray:
+    def per_step(
+        self, at: ArrayLike | None = None, *, keep: str | Path | None = None
+    ) -> xr.DataArray:
         """Exact influence of every training row on every query at some times, by one sweep back.
 
             K[t, q, k, r] = d q(theta_t) / d w_{k, r}
@@ -186,6 +192,9 @@ class TrainingRun:
         ----------
         at : sequence of int, optional
             Times of the queries, strictly increasing. Default: the end.
+        keep : path, optional
+            File (.npz) in which the sweep is kept as it goes; a call that finds it goes on from
+            there, after replaying the training up to that step.
 
         Returns
         -------
@@ -196,21 +205,27 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If times are invalid.
+            If times are invalid, or `keep` is damaged or of another sweep.
         FloatingPointError
             If the run diverges.
         """
         at = checks.recorded_steps([self.n_steps] if at is None else at, self.n_steps)
-        back = backward.RunAdjoint(self._derivatives, self._replay, self._queries)
         values = np.zeros((len(at), len(self.queries), int(at[-1]), self.batch))
-        open_: list[int] = []
-        for moment in self._backward(int(at[-1])):
+        back = backward.RunAdjoint(self._derivatives, self._replay, self._queries)
+        kept, open_, top = KeptSweep(keep, self._key(at)), [], int(at[-1])
+        if (found := kept.load()) is not None:
+            values, open_, top = found["values"], found["open"].tolist(), int(found["step"])
+            back.restore([found[name] for name in backward.PARTS])
+        stride = int(np.ceil(np.sqrt(at[-1])))
+        for moment in self._backward(top):
             for t in np.flatnonzero(at == moment.after.step):
                 back.open()
                 open_.append(int(t))
                 back.add(moment.after, np.arange(len(open_)) == len(open_) - 1)
             effects = back.back(moment)
             values[open_, :, moment.step] = effects.reshape(len(open_), -1, self.batch)
+            if moment.step % stride == 0:
+                kept.save(values=values, open=open_, step=moment.step, **back.state())
         coords = {
             "time": at,
             "query": list(self.queries),
@@ -226,6 +241,16 @@ class TrainingRun:
         }
         dims = ("time", "query", "step", "row")
         return xr.DataArray(values, coords=coords, dims=dims, name="influence", attrs=about)
+
+    def _key(self, at: IntArray) -> dict[str, Any]:
+        """What a sweep is of, as far as it can be written down."""
+        return {
+            "settings": dataclasses.asdict(self.settings) | {"n_steps": None},
+            "training ids": self._replay.tokens.sha256,
+            "queries": dict(zip(self.queries, self._first, strict=True)),
+            "precision": str(self._replay.start().weights.dtype),
+            "times": at.tolist(),
+        }
 
     def along(self, groups: Mapping[str, ArrayLike], steps: ArrayLike) -> xr.DataArray:
         """Exact derivative of the queries along classes of rows, forward through the training.
@@ -401,13 +426,14 @@ class TrainingRun:
 
 def _checked(
     queries: Mapping[str, Query], derivatives: StepDerivatives, point: Point
-) -> tuple[list[str], list[Query]]:
-    """Try queries at a point; return their names and functions."""
+) -> tuple[list[str], list[Query], list[float]]:
+    """Try queries at a point; return their names, functions and values."""
     if not isinstance(queries, Mapping) or not queries:
         raise ValueError(
             "`queries` must be a dict of functions of the model, at least one, for example "
             "{'induction': lm.queries.repeated_loss(sequences)}."
         )
+    values = []
     for name, query in queries.items():
         try:
             value, gradient = derivatives.query(query, point.weights)
@@ -418,4 +444,5 @@ def _checked(
             ) from error
         if not np.isfinite(value) or not bool(torch.isfinite(gradient).all()):
             raise ValueError(f"`queries` {name!r} is {value} at the first step, or its gradient.")
-    return list(map(str, queries)), list(queries.values())
+        values.append(value)
+    return list(map(str, queries)), list(queries.values()), values

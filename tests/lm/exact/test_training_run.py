@@ -10,6 +10,7 @@ import torch
 import dlnflow as dln
 from dlnflow import lm
 from dlnflow.dynamics.schedule import Windows
+from dlnflow.lm.exact.derivatives import StepDerivatives
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.losses import token_losses
 from dlnflow.lm.runs.model import build
@@ -181,6 +182,33 @@ def test_the_losses_that_train_refuse_a_second_derivative(tiny):
     (gradient,) = torch.autograd.grad(losses.square().sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.square().sum().backward()
+
+
+def test_a_sweep_that_was_stopped_goes_on(exact, tmp_path, monkeypatch):
+    """Stopped between two of the states that it keeps, it ends with the same numbers."""
+    run, expected = exact
+    path, steps = tmp_path / "sweep.npz", StepDerivatives.back
+    calls = []
+
+    def stopped(self, point, rows, z):
+        if point.step == 5:
+            raise KeyboardInterrupt
+        calls.append(point.step)
+        return steps(self, point, rows, z)
+
+    monkeypatch.setattr(StepDerivatives, "back", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.per_step([6, END], keep=path)
+    assert calls == [11, 10, 9, 8, 7, 6]
+    monkeypatch.setattr(StepDerivatives, "back", steps)
+    again = run.per_step([6, END], keep=path)
+    np.testing.assert_array_equal(again, expected)
+    np.testing.assert_array_equal(run.per_step([6, END], keep=path), expected)  # all is there
+    with pytest.raises(ValueError, match="another times"):
+        run.per_step([5, END], keep=path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        run.per_step([6, END], keep=path)
 
 
 @pytest.mark.parametrize(
