@@ -13,6 +13,7 @@ from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
 from dlnflow.analysis.lds import lds
 from dlnflow.analysis.most_influential import most_influential
+from dlnflow.analysis.shapes import shapes
 
 __all__ = [
     "all_pairs",
@@ -26,6 +27,7 @@ __all__ = [
     "explain_offset",
     "lds",
     "most_influential",
+    "shapes",
     "shuffled_event_null",
     "summary",
 ]

@@ -25,7 +25,7 @@ from dlnflow.influence.estimator import Items, title
 from dlnflow.task import Task
 from dlnflow.theory.low_rank import chunks
 from dlnflow.theory.perturbation import divided_differences
-from dlnflow.theory.saxe import mode_strength_derivatives
+from dlnflow.theory.saxe import half_time, mode_strength_derivatives
 
 APPROXIMATED = (
     "Modes are those of the closed form: aligned modes of one initial strength, and only the "
@@ -103,8 +103,9 @@ def explain_events(
         ``event``
             Number of the event: rows of one event share it.
 
-        ``attrs``: ``approximated``, ``a0``, ``singular_values`` and ``time_shift``, by how much
-        flow times were moved so that coefficients are needed at few times (0 for few modes).
+        ``attrs``: ``approximated``, ``a0``, ``singular_values``, ``half_times`` (flow time at which
+        each mode is half learned) and ``time_shift``, by how much flow times were moved so that
+        coefficients are needed at few times (0 for few modes).
 
     Raises
     ------
@@ -139,6 +140,9 @@ def explain_events(
         "estimator": str(curves.attrs["estimator"]),
         "a0": closed.attrs["a0"],
         "singular_values": run.task.modes.distinct.tolist(),
+        "half_times": half_time(
+            run.task.modes.distinct, closed.attrs["a0"], depth=run.depth
+        ).tolist(),
         "time_shift": shift,
     }
     return table

@@ -18,7 +18,8 @@ _NAMES = {
 }
 """Public name -> the module that defines it."""
 _MODULES = {
-    name: f"dlnflow.plots.{name}" for name in ("influence_plots", "overviews", "panels", "tokens")
+    name: f"dlnflow.plots.{name}"
+    for name in ("influence_plots", "keys", "overviews", "panels", "tokens")
 }
 
 __all__ = sorted([*_NAMES, *_MODULES])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,13 +14,18 @@ from matplotlib.figure import Figure
 from dlnflow import checks, result
 from dlnflow._support.files import atomic_path
 from dlnflow.analysis import events as find_events
-from dlnflow.influence.estimator import title
+from dlnflow.analysis import explain_events, shapes
+from dlnflow.analysis.shapes import log_time
+from dlnflow.dynamics.protocol import Dynamics
+from dlnflow.influence.estimator import ESTIMATORS, title
 from dlnflow.plots import overviews, panels
 from dlnflow.plots.panels import OKABE_ITO, STYLE, STYLES
 
 MAX_LINES = len(OKABE_ITO)
 """More curves than colours in one panel are shown as a heat map instead."""
 NO_LAYOUT = {"figure.autolayout": False, "figure.constrained_layout.use": False}
+MOST_SHAPES = 8
+"""Curves on a page: more cannot be told apart at a glance."""
 MAX_PANELS = 100
 """A figure with more panels cannot be read; `overview` chooses what to show instead."""
 
@@ -65,6 +71,8 @@ def plot_influence(
         there would be more than 100 panels.
     """
     curves = _with_estimators(influence)
+    shown = {dim: [_legible(name) for name in curves[dim].values] for dim in ("query", "train")}
+    curves = curves.assign_coords(shown)
     checks.one_of("columns", columns, ["estimator", "query"])
     time = panels.time_name(curves, time)
     rows, across = curves.sizes["train"], curves.sizes[columns]
@@ -74,6 +82,7 @@ def plot_influence(
             "items, or use `overview`."
         )
     heat = columns == "estimator" and curves.sizes["query"] > MAX_LINES
+    log = log_time(curves) and not marks
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=_size(rows, across, heat, curves), layout="constrained")
         axes = figure.subplots(rows, across, sharex=True, sharey=_sharing(columns), squeeze=False)
@@ -82,36 +91,50 @@ def plot_influence(
             if not include_self:
                 cell = cell.where(cell["query"] != cell["train"])
             if heat:
-                _heat_cell(figure, axis, cell, time)
+                _heat_cell(figure, axis, cell, time, log)
             else:
                 _line_cell(axis, cell, time, marks or {}, events, first=row == 0)
             _headings(axis, curves, columns, row, column, 14 if marks else 6)
-        primary = panels.seed_mean(curves.isel(estimator=0))
-        early = overviews.is_early(primary.where(primary["query"] != primary["train"], 0.0), time)
         for axis in axes.flat:
             axis.set_xlabel("")
-            overviews.scale(axis, curves[time].values, early and not marks)
-        figure.supxlabel(panels.TIME_LABELS[time], fontsize=STYLE["axes.labelsize"])
+            panels.scale_time(axis, curves[time].values, log)
+        figure.supxlabel(panels.time_label(time, log), fontsize=STYLE["axes.labelsize"])
         if not heat:
             _legend(figure, axes)
     return figure
 
 
-def overview(influence: xr.DataArray) -> Figure:
-    """Choose a readable figure for any number of items.
+def overview(
+    influence: xr.DataArray,
+    *,
+    run: Dynamics | None = None,
+    marks: Mapping[str, float] | None = None,
+    explained: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw one readable page for any number of items.
 
-    Few items: `plot_influence`. A few train items and many queries: one row per train item, with
-    every query as a row of a heat map and the curves of the most affected. Otherwise one page
-    with (a) who influences whom: the value of
-    every pair at its largest |influence|; (b) when: every pair over time, relative to its own
-    largest value, in the order of that time; (c) curves of the train items with the largest
-    influence on their most affected queries. Selections are stated in the figure.
+    Up to 8 pairs of different items have a panel each. Of more, one pair is drawn for every shape
+    of curve (`dlnflow.analysis.shapes`), chosen for difference and not for size, with how many
+    are like it; in grey some of those, at its height. For up to 5 train items there is a heat map
+    with every query over time; for more, (a) who influences whom: the value of every pair at its
+    largest |influence|, and (b) when: every pair over time, relative to its own largest value, in
+    blocks of one shape. Shapes, heat maps and (b) are those of the first estimator. Peaks
+    (triangle up, most harmful), troughs and, of the first estimator, sign flips are marked.
 
     Parameters
     ----------
     influence : xarray.DataArray
-        One result, or several from `dlnflow.stack`. Beyond a few items the mean of seeds is shown,
-        and called so.
+        One result, or several from `dlnflow.stack`. With the dim ``seed`` heat maps and lines are
+        means over seeds, and bands reach from the smallest to the largest.
+    run : Run, optional
+        Where `analytic` takes it, the default of the two below: when its modes are learned, and
+        what carries the events drawn.
+    marks : mapping of label to time, optional
+        Dotted lines, the most important first; what crowds a line before it is left out. Default:
+        the half-times in ``explained.attrs``.
+    explained : pandas.DataFrame, optional
+        From `dlnflow.analysis.explain_events`: up to two events of a panel have a letter, and a
+        line below that names the mode that carries them, with its share.
 
     Returns
     -------
@@ -120,18 +143,26 @@ def overview(influence: xr.DataArray) -> Figure:
     Raises
     ------
     ValueError
-        As `plot_influence`.
+        If a sweep dim other than ``estimator`` and ``seed`` is left.
     """
     curves = _with_estimators(influence)
-    if curves.sizes["query"] <= MAX_LINES and curves.sizes["train"] <= 8:
-        return plot_influence(influence)
-    if "seed" in curves.dims:
-        words = f"mean of {curves.sizes['seed']} seeds"
-        names = [f"{title(str(name))}, {words}" for name in curves["estimator"].values]
-        curves = panels.seed_mean(curves).assign_coords(estimator=names)
-    few = curves.sizes["train"] <= overviews.FEW_TRAIN
+    found = shapes(curves, MOST_SHAPES)
+    if explained is None and run is not None and not ESTIMATORS["analytic"].refusal(run):
+        explained = _explained(run, curves, found.table)
+    if marks is None and explained is not None:
+        times = explained.attrs.get("half_times", ())
+        marks = {str(k): when for k, when in enumerate(times, start=1)}
     with mpl.rc_context(STYLE):
-        return overviews.few_train_items(curves) if few else overviews.all_pairs(curves)
+        return overviews.page(curves, found, marks=dict(marks or {}), explained=explained)
+
+
+def _explained(run: Dynamics, curves: xr.DataArray, table: pd.DataFrame) -> pd.DataFrame | None:
+    """Explain the events of the pairs in a table of shapes."""
+    if table.empty:
+        return None
+    names = {dim: list(dict.fromkeys(table[dim])) for dim in ("query", "train")}
+    first = panels.seed_mean(curves.isel(estimator=0, drop=True).sel(names))
+    return explain_events(run, first.assign_attrs(estimator=str(curves["estimator"].values[0])))
 
 
 def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
@@ -177,14 +208,13 @@ def _with_estimators(influence: xr.DataArray) -> xr.DataArray:
         curves = curves.expand_dims(estimator=[str(curves.attrs["estimator"])])
     if extra := tuple(d for d in curves.dims[:-3] if d not in {"estimator", "seed"}):
         raise ValueError(f"select one value of {extra} before plotting.")
-    curves = curves.transpose("estimator", ...)
-    return curves.assign_coords({d: _plain(curves[d].values) for d in ("query", "train")})
+    return curves.transpose("estimator", ...)
 
 
-def _plain(names: np.ndarray) -> list[str]:
-    """Names as matplotlib shows them letter by letter: no formulas, none hidden from legends."""
-    escaped = [str(name).replace("$", r"\$") for name in names]
-    return [f" {name}" if name.startswith("_") else name for name in escaped]
+def _legible(name: str) -> str:
+    """A name letter by letter; legends would hide one that begins with an underscore."""
+    name = panels.plain(name)
+    return f" {name}" if name.startswith("_") else name
 
 
 def _sharing(columns: str) -> str:
@@ -237,9 +267,9 @@ def _as_result(cell: xr.DataArray) -> xr.DataArray:
     return cell.transpose(..., *result.CORE_DIMS)
 
 
-def _heat_cell(figure: Figure, axis: Axes, cell: xr.DataArray, time: str) -> None:
+def _heat_cell(figure: Figure, axis: Axes, cell: xr.DataArray, time: str, log: bool) -> None:
     values = panels.seed_mean(cell).transpose("query", "time").fillna(0.0).values
-    mesh = panels.draw_heat(axis, cell[time].values, values)
+    mesh = panels.draw_heat(axis, cell[time].values, values, log=log)
     names = cell["query"].values
     axis.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=6)
     bar = figure.colorbar(mesh, ax=axis, aspect=30, pad=0.02)

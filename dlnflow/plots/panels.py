@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from dlnflow import checks
@@ -54,10 +55,10 @@ OKABE_ITO = (
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 """Line styles for estimators drawn over each other."""
 TIME_LABELS = {"flow_time": "training time (flow time)", "time": "training time (optimiser steps)"}
-SIGNED = "$\\leftarrow$ helps    harms $\\rightarrow$"
+SIGNED = "\u2190 helps    harms \u2192"
 INFLUENCE_LABEL = f"influence on loss\n{SIGNED}"
 """Sign of d loss(query) / d weight(train) in words: down is help."""
-INFLUENCE_BAR = "$\\leftarrow$ helps    influence on loss    harms $\\rightarrow$"
+INFLUENCE_BAR = "\u2190 helps    influence on loss    harms \u2192"
 """The same in one line, for colour bars."""
 MARKERS = {"peak": "^", "trough": "v", "sign_flip": "o"}
 NOT_MIXED = "0.75"
@@ -73,8 +74,8 @@ LEGEND = {
 """Small legend on a light ground."""
 PAGE_WIDTH = 7.2
 """Of a journal page, in inches."""
-MAX_ROWS = 600
-"""Rows that a heat map draws, about as many as it has pixels on a screen."""
+MAX_ROWS, COLUMNS = 600, 400
+"""Rows and columns of a heat map, about as many as it has pixels on a screen."""
 DIVERGING = "RdBu_r"
 """Blue below zero (helps), white at zero, red above (harms)."""
 
@@ -243,6 +244,61 @@ def time_name(curves: xr.DataArray, time: str) -> str:
     return time if np.all(np.isfinite(curves[time].values)) else "time"
 
 
+def time_label(name: str, log: bool) -> str:
+    """Return the label of a time axis, which says where it is logarithmic.
+
+    Parameters
+    ----------
+    name : {"flow_time", "time"}
+    log : bool
+
+    Returns
+    -------
+    str
+    """
+    label = TIME_LABELS[name]
+    return label.removesuffix(")") + ", log scale)" if log else label
+
+
+def scale_time(axis: Axes, time: FloatArray, log: bool) -> None:
+    """Set scale and limits of a time axis; a logarithmic one begins at the first time above 0.
+
+    Parameters
+    ----------
+    axis : matplotlib Axes
+    time : array
+        Of the record.
+    log : bool
+    """
+    if log:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlim(time[time > 0][0] if log else time[0], time[-1])
+
+
+def plain(name: str, length: int | None = None) -> str:
+    """Return a name as matplotlib shows it letter by letter: no formulas, cut to `length`.
+
+    Parameters
+    ----------
+    name : str
+    length : int, optional
+        Most characters; of a longer name the middle becomes an ellipsis, as names often differ
+        at their ends.
+
+    Returns
+    -------
+    str
+    """
+    name = " ".join(str(name).split())
+    if length is not None and len(name) > length:
+        head, tail = length // 2, (length - 1) // 2
+        name = f"{name[:head]}\u2026{name[len(name) - tail :]}"
+    return name.replace("$", r"\$")
+
+
 def draw_events(
     axis: Axes, table: pd.DataFrame, *, color: str, time: str = "flow_time", size: float = 3.2
 ) -> None:
@@ -304,11 +360,17 @@ def draw_marks(axis: Axes, marks: Mapping[str, float], *, labelled: bool = True)
 
 
 def draw_heat(
-    axis: Axes, time: FloatArray, values: FloatArray, *, limit: float | None = None
-) -> QuadMesh:
+    axis: Axes,
+    time: FloatArray,
+    values: FloatArray,
+    *,
+    limit: float | None = None,
+    log: bool = False,
+) -> AxesImage:
     """Heat map of many curves over time, one row each, first row on top.
 
-    Beyond `MAX_ROWS` curves every second, third, ... is drawn: more have no pixel of their own.
+    It is an image in the coordinates of the panel, so that its cost does not grow with the curves:
+    beyond `MAX_ROWS` curves every second, third, ... is drawn. The limits of the axis must stay.
 
     Parameters
     ----------
@@ -317,28 +379,31 @@ def draw_heat(
     values : array, shape (P, T)
     limit : float, optional
         Colours span [-limit, limit]. Default: the largest |value|.
+    log : bool
+        Whether time is drawn on a log scale, from the first time above 0 on.
 
     Returns
     -------
-    matplotlib QuadMesh
+    matplotlib AxesImage
         For a colour bar.
     """
     limit = limit or float(np.abs(values).max()) or 1.0
-    count, every = len(values), -(-len(values) // MAX_ROWS)
-    middle = (time[1:] + time[:-1]) / 2
-    edges = np.concatenate([time[:1], middle, time[-1:]])
-    mesh = axis.pcolormesh(
-        edges,
-        np.append(np.arange(0, count, every), count),
-        values[::every],
+    places = (np.arange(COLUMNS) + 0.5) / COLUMNS
+    start, end = (time[time > 0][0] if log else time[0]), time[-1]
+    at = start * (end / start) ** places if log else start + (end - start) * places
+    nearest = np.searchsorted((time[1:] + time[:-1]) / 2, at)
+    image = axis.imshow(
+        values[:: -(-len(values) // MAX_ROWS), nearest],
         cmap=DIVERGING,
         vmin=-limit,
         vmax=limit,
-        rasterized=True,
+        aspect="auto",
+        extent=(0, 1, 0, 1),
+        transform=axis.transAxes,
     )
-    axis.set_ylim(count, 0)
-    axis.set_xlim(edges[0], edges[-1])
-    return mesh
+    axis.set_ylim(len(values), 0)
+    scale_time(axis, time, log)
+    return image
 
 
 def letters(axes: Iterable[Axes], start: str = "a") -> None:

@@ -93,17 +93,6 @@ def test_many_queries_become_a_heat_map():
     assert "item11" in text_of(figure)
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (9, 1), (2, 9), (70, 3)])
-def test_overview_of_many_items_draws(shape):
-    figure = influence_plots.overview(made_up(*shape))
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()  # warnings, of the layout too, are errors
-
-
-def test_overview_of_few_items_is_the_plain_figure():
-    assert len(visible(influence_plots.overview(made_up(3, 2)))) == 2
-
-
 def test_runs_without_flow_time_show_steps():
     figure = influence_plots.plot_influence(made_up(2, 2, flow=False))
     assert "optimiser steps" in text_of(figure)
@@ -212,13 +201,3 @@ def test_figures_call_estimators_as_their_records_do():
     assert visible(known)[0].get_title() == dln.ESTIMATORS["leave_one_out"].title
     figure = influence_plots.plot_influence(made_up(2, 2).assign_attrs(estimator="my_own"))
     assert visible(figure)[0].get_title() == "my own"
-
-
-def test_heat_maps_thin_what_has_no_pixel_of_its_own():
-    axis = Figure().subplots()
-    values = np.arange(5 * panels.MAX_ROWS + 7.0)[:, None] * np.ones(4)
-    mesh = panels.draw_heat(axis, np.arange(4.0), values)
-    shown = np.asarray(mesh.get_array())
-    np.testing.assert_array_equal(shown, values[::6])
-    assert axis.get_ylim() == (len(values), 0)
-    assert mesh.get_clim() == (-values.max(), values.max())
