@@ -153,7 +153,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         raise
     files = [] if out is None else output.save(found.curves, out)
     reasons = explanations.explained(described, found.curves)
-    files += [] if out is None else output.draw(found.curves, out)
+    files += [] if out is None else output.draw(found.curves, described, out)
     verdicts, table = report.verdicts(found.curves), report.event_table(found.curves)
     if as_json:
         _print_json(

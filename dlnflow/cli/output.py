@@ -8,6 +8,7 @@ from dlnflow import result
 from dlnflow._support.command import lacking, writable
 from dlnflow._support.terminal import say
 from dlnflow.cli.estimates import Interrupted
+from dlnflow.dynamics import Dynamics
 
 CURVES = "influence.nc"
 PARTIAL = "influence_partial.nc"
@@ -31,14 +32,14 @@ def save(curves: xr.DataArray, out: Path) -> list[Path]:
     return [result.save(curves, out / CURVES)]
 
 
-def draw(curves: xr.DataArray, out: Path) -> list[Path]:
-    """Draw saved curves if figures are installed; return the files."""
+def draw(curves: xr.DataArray, run: Dynamics, out: Path) -> list[Path]:
+    """Draw saved curves of a run if figures are installed; return the files."""
     if lacking("figures"):
         return []
     try:
         from dlnflow import plots
 
-        return plots.save_figure(plots.overview(curves), out / "influence")
+        return plots.save_figure(plots.overview(curves, run=run), out / "influence")
     except BaseException as error:
         error.add_note(f"The curves are saved in {out / CURVES}; only the figure is missing.")
         raise

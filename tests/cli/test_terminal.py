@@ -275,7 +275,7 @@ def test_without_out_there_are_no_files_and_no_word_on_figures(tmp_path, monkeyp
 
 
 def test_curves_are_saved_when_drawing_fails(tmp_path, monkeypatch):
-    def fail(_):
+    def fail(*_, **__):
         raise ValueError("cannot draw")
 
     monkeypatch.setattr("dlnflow.plots.influence_plots.overview", fail)
