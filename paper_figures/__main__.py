@@ -1,4 +1,4 @@
-"""Draw figures: ``python -m paper_figures toy|lm [--only N] [--scale quick|paper] [--out DIR]``."""
+"""Draw figures: ``python -m paper_figures toy|torch|lm [--only N] [--scale SCALE] [--out DIR]``."""
 
 import os
 from collections.abc import Callable
@@ -43,6 +43,11 @@ LM: dict[int | str, str] = {
     16: "fig16_intervention",
 }
 """The same for the language model; 16 is an experiment of ours."""
+TORCH: dict[int | str, str] = {
+    "nonlinear": "nonlinear",
+    "digits": "digits",
+}
+"""Experiments of ours on torch models."""
 OUT = Path(__file__).parent / "out"
 
 app = typer.Typer(
@@ -71,6 +76,21 @@ def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None
             drawn = _in_two_processes(numbers, scale, out, lambda: progress.advance(bar))
         else:
             drawn = {number: draw_one(TOY[number], scale, out) for number in numbers}
+    _report(drawn, out)
+
+
+@app.command(name="torch")
+def torch_models(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
+    """Draw the figures of torch models; write the numbers behind them before drawing."""
+    numbers = _chosen(TORCH, only)
+    writable(out)
+    drawn = {}
+    with _progress() as progress:
+        bar = progress.add_task("", total=len(numbers))
+        for number in numbers:
+            progress.update(bar, description=f"figure {number}")
+            drawn[number] = draw_one(TORCH[number], scale, out)
+            progress.advance(bar)
     _report(drawn, out)
 
 
@@ -104,11 +124,13 @@ def _chosen(known: dict[int | str, str], only: list[str] | None) -> list[int | s
     unknown = sorted(set(only or []) - set(map(str, known)))
     if unknown:
         listed = ", ".join(map(str, known))
-        name, other = ("lm", LM) if known is TOY else ("toy", TOY)
+        others = "; ".join(
+            f"the command {name} has {', '.join(map(str, other))}"
+            for name, other in (("toy", TOY), ("torch", TORCH), ("lm", LM))
+            if other is not known
+        )
         raise typer.BadParameter(
-            f"no figure {unknown[0]} here; there are {listed}. The command {name} has "
-            f"{', '.join(map(str, other))}.",
-            param_hint="--only",
+            f"no figure {unknown[0]} here; there are {listed}; {others}.", param_hint="--only"
         )
     return [number for number in known if not only or str(number) in only]
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from dlnflow.plots import influence_plots
-from paper_figures import _claims
+from paper_figures import _claims, _results
 from paper_figures._data import Scale
 
 Drawn = tuple[tuple[str, str, str], list[str]]
@@ -16,6 +16,7 @@ def draw_one(name: str, scale: Scale, out: Path) -> Drawn:
     """Draw and save one figure; return its table row and the claims that do not hold."""
     started = time.perf_counter()
     module = importlib.import_module(f"paper_figures.{name}")
+    _results.OUT[:] = [out]
     figure, claims = module.draw(scale)
     files = influence_plots.save_figure(figure, out / name)
     files.append(_claims.write(out / f"{name}.json", claims, scale))
