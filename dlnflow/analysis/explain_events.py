@@ -176,10 +176,14 @@ def _sized_events(curves: xr.DataArray) -> pd.DataFrame:
     places = [pd.Index(curves[key].values).get_indexer(table[key].iloc[flips]) for key in keys]
     row = np.ravel_multi_index(places, [curves.sizes[key] for key in keys])
     after = np.searchsorted(curves.time.values, table["step"].iloc[flips])
-    for part in np.split(np.arange(len(flips)), np.flatnonzero(np.diff(row)) + 1):
-        if len(part):
-            largest = np.maximum.reduceat(rows[row[part[0]]], np.append(0, after[part]))
-            table.loc[flips[part], "size"] = largest[1:] + largest[:-1]
+    # Largest value before, between and after the flips of every curve that has some.
+    own, first = np.unique(row, return_index=True)
+    offset = np.searchsorted(own, row) * rows.shape[1]
+    starts = np.insert(offset + after, first, offset[first])
+    if len(flips):
+        largest = np.maximum.reduceat(rows[own].ravel(), starts)
+        place = np.arange(len(flips)) + np.searchsorted(own, row) + 1  # one more start per curve
+        table.loc[flips, "size"] = largest[place] + largest[place - 1]
     return table.drop(columns=["prominence", "floor"])
 
 
@@ -218,24 +222,32 @@ def _with_modes(
     task = run.task
     known = table["closed_time"].notna().to_numpy()
     times, shift = _few_times(table.loc[known, "closed_time"].to_numpy(), len(task.modes.blocks))
-    pairs = [
-        pd.Index(names).get_indexer(table.loc[known, column])
-        for column, names in (("query", task.items), ("train", task.items))
+    query, train = (
+        pd.Index(task.items).get_indexer(table.loc[known, column]) for column in ("query", "train")
+    )
+    parts = mode_contributions(task, times, query, train, a0=a0, depth=run.depth)
+    flip = (table.loc[known, "kind"] == "sign_flip").to_numpy()
+    sign = table.loc[known, "sign"].to_numpy()[flip]
+    chosen = [
+        (np.flatnonzero(~flip)[row], mode, share, "carries")
+        for row, mode, share in [_leading_modes(parts[~flip], leading)]
     ]
-    parts = mode_contributions(task, times, *pairs, a0=a0, depth=run.depth)
-    rows: list[tuple[int, int | None, str, float, str]] = []
+    for role, side in (("before", -sign), ("after", sign)):
+        chosen.append((np.flatnonzero(flip), *_pushing_mode(parts[flip], side), role))
+    place, mode, share = (np.concatenate(column) for column in list(zip(*chosen, strict=True))[:3])
     names = Distinctions(task)
-    found = zip(np.flatnonzero(known), parts, *pairs, strict=True)
-    for event, part, query, train in found:
-        sign = table["sign"].iat[event]
-        flip = table["kind"].iat[event] == "sign_flip"
-        chosen = _flip_modes(part, sign) if flip else _leading_modes(part, leading)
-        for mode, share, role in chosen:
-            rows.append((event, mode + 1, names.between(mode, train, query), share, role))
-    rows += [(event, None, NO_EVENT, np.nan, "none") for event in np.flatnonzero(~known)]
-    listed = pd.DataFrame(rows, columns=["event", "mode", "distinction", "share", "role"])
-    listed = listed.astype({"event": int, "mode": "Int64", "share": float})
-    listed = listed.sort_values("event", kind="stable")
+    whose = zip(mode.tolist(), train[place].tolist(), query[place].tolist(), strict=True)
+    listed = pd.DataFrame(
+        {
+            "event": np.flatnonzero(known)[place],
+            "mode": mode + 1,
+            "distinction": [names.between(*one) for one in whose],
+            "share": share,
+            "role": np.repeat([role for *_, role in chosen], [len(one[0]) for one in chosen]),
+        }
+    ).astype({"mode": "Int64"})
+    listed = table[["event"]].merge(listed.sort_values("event", kind="stable"), how="left")
+    listed = listed.fillna({"distinction": NO_EVENT, "role": "none"})
     return table.merge(listed, on="event").reset_index(drop=True), shift
 
 
@@ -253,24 +265,23 @@ def _few_times(times: FloatArray, modes: int) -> tuple[FloatArray, float]:
     return moved, float(np.abs(moved - times).max())
 
 
-def _leading_modes(part: FloatArray, leading: int) -> list[tuple[int, float, str]]:
-    """Modes with the largest shares of an extremum."""
-    shares = part / part.sum()
-    order = np.argsort(-np.round(shares / ROUNDING), kind="stable")[:leading]
-    kept = [k for n, k in enumerate(order) if n == 0 or shares[k] >= SMALLEST_SHARE]
-    return [(int(k), float(shares[k]), "carries") for k in kept]
+def _leading_modes(parts: FloatArray, leading: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Rows, modes and shares: the modes with the largest shares of extrema (E, m)."""
+    shares = parts / parts.sum(axis=1, keepdims=True)
+    order = np.argsort(-np.round(shares / ROUNDING), axis=1, kind="stable")[:, :leading]
+    largest = np.take_along_axis(shares, order, axis=1)
+    kept = largest >= SMALLEST_SHARE
+    kept[:, 0] = True
+    return np.nonzero(kept)[0], order[kept], largest[kept]
 
 
-def _flip_modes(part: FloatArray, sign: float) -> list[tuple[int, float, str]]:
-    """Modes that push hardest in the direction of before and of after a flip to `sign`."""
-    size = np.abs(part).max()
-    chosen = []
-    for role, side in (("before", -sign * part), ("after", sign * part)):
-        # One mode alone can change sign; rounding then leaves nothing on one side.
-        side = side if side.max() > 0 else np.abs(part)
-        mode = int(np.argmax(np.round(side / (ROUNDING * size))))
-        chosen.append((mode, float(side[mode] / side[side > 0].sum()), role))
-    return chosen
+def _pushing_mode(parts: FloatArray, sign: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Return the modes (E,) that push flips (E, m) hardest to one side, and their shares of it."""
+    size, side = np.abs(parts).max(axis=1, keepdims=True), sign[:, None] * parts
+    # One mode alone can change sign; rounding then leaves nothing on one side.
+    side = np.where(side.max(axis=1, keepdims=True) > 0, side, np.abs(parts))
+    mode = np.argmax(np.round(side / (ROUNDING * size)), axis=1)
+    return mode, side[np.arange(len(side)), mode] / np.maximum(side, 0).sum(axis=1)
 
 
 def mode_contributions(
