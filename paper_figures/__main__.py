@@ -46,6 +46,7 @@ LM: dict[int | str, str] = {
 TORCH: dict[int | str, str] = {
     "nonlinear": "nonlinear",
     "digits": "digits",
+    "bif_against_exact": "bif_against_exact",
 }
 """Experiments of ours on torch models."""
 OUT = Path(__file__).parent / "out"
