@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import linalg
 
 from dlnflow import checks, tables
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, html
 from dlnflow.theory.modes import Modes, modes_of
 
 WHITENING_RTOL = 1e-12
@@ -119,6 +119,17 @@ class Task:
     def __repr__(self) -> str:
         kind = "one-hot" if self.one_hot else f"{self.n_in}-dimensional"
         return f"Task({self.n_items} items, {self.n_out} features, {kind} inputs)"
+
+    def _repr_html_(self) -> str:
+        """The first items and features, for notebooks; names are escaped."""
+        corner = self.y.T[:5, :6]
+        rows = [
+            [name, *(f"{value:.4g}" for value in row)]
+            for name, row in zip(self.items[:5], corner, strict=True)
+        ]
+        notes = {"notes": html.line(" ".join(self.notes))} if self.notes else {}
+        about = {"items": html.names(self.items), "features": html.names(self.features), **notes}
+        return html.summary(repr(self), about) + html.grid(self.features[:6], rows)
 
     @property
     def n_items(self) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics import adjoint, defaults, loops, network, replay, windows
+from dlnflow.dynamics import adjoint, defaults, loops, network, notebook, replay, windows
 from dlnflow.dynamics.curvature.two_layers import TwoLayerCurvature
 from dlnflow.dynamics.network import Weights
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Rule, Traits
@@ -193,6 +193,9 @@ class Run:
             time_per_step=self._time_per_step,
             stable=self.stable_learning_rate,
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self)
 
     def __repr__(self) -> str:
         given = "" if self.initial is None else ", initial=..."

@@ -16,6 +16,7 @@ from dlnflow import checks
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import (
     adjoint,
+    notebook,
     torch_checks,
     torch_curvature,
     torch_rules,
@@ -164,6 +165,9 @@ class TorchRun:
         self._store("queries", names)
         self._store("_queried", queried)
         torch_checks.require_losses(self.model, self._weights, self.loss, data)
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self)
 
     def __repr__(self) -> str:
         batch = "" if self.batch is None else f", batch={self.batch}"
