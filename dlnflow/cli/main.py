@@ -13,7 +13,7 @@ import typer
 
 from dlnflow import __version__
 from dlnflow._support import terminal
-from dlnflow._support.command import explained, requires
+from dlnflow._support.command import explained, requires, writable
 from dlnflow._support.terminal import say
 from dlnflow.analysis import compare as compare_curves
 from dlnflow.analysis import summary
@@ -31,11 +31,10 @@ from dlnflow.cli import (
 from dlnflow.cli.table_options import reads_table
 from dlnflow.dynamics import Dynamics
 from dlnflow.dynamics.optimizers import OPTIMIZERS
+from dlnflow.tables import examples as tables
 
 app = typer.Typer(
-    no_args_is_help=True,
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="When a training example matters: influence over training time.",
 )
@@ -44,8 +43,18 @@ app.add_typer(language_models.app, name="lm")
 app.command()(examples.examples)
 
 
+FIRST = """\
+What to type first:
+  dlnflow demo                             draws whom dolphin helps and harms, and when
+  dlnflow examples                         lists tables to begin with
+  dlnflow influence TABLE --train ITEM     curves, events, and what carries them
+  dlnflow compare TABLE                    how well estimators predict retraining
+  dlnflow --help                           all commands; lm is for language models"""
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.")
     ] = False,
@@ -53,6 +62,8 @@ def _options(
     if version:
         typer.echo(f"dlnflow {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(FIRST)
 
 
 Data = Annotated[
@@ -243,6 +254,20 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     report.print_cost(found.seconds, found.retrainings)
     report.print_verdicts(verdicts)
     report.print_line(chosen.note())
+
+
+@app.command()
+@explained
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder that is made.")] = Path("dlnflow_demo"),
+) -> None:
+    """Copy a table of animals and compute whom dolphin helps and harms, and when."""
+    writable(out)
+    table = out / "animals.csv"
+    if not table.exists():
+        tables.copy("animals", table)
+    influence(data=str(table), train=["dolphin"], out=out)
+    say(f"The figure is {out / 'influence.png'}; the same for your table: dlnflow influence --help")
 
 
 @app.command()

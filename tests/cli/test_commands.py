@@ -296,3 +296,25 @@ def test_records_hold_what_json_can():
         {"name": "a,b", "share": 0.5, "size": None, "mode": 2, "kept": False},
     ]
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_without_arguments_six_lines_say_what_to_type_first():
+    done = CliRunner().invoke(main.app, [])
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 0 and len(lines) == 6
+    assert max(map(len, lines)) <= 88
+    named = [line.split()[1] for line in lines[1:-1]]
+    assert set(named) <= {c.name or c.callback.__name__ for c in main.app.registered_commands}
+
+
+def test_the_demo_draws_a_figure_and_can_be_given_again(tmp_path):
+    for _ in range(2):
+        done = CliRunner().invoke(main.app, ["demo", "--out", str(tmp_path / "demo")])
+        assert done.exit_code == 0, done.stderr
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+        "animals.csv",
+        "influence.nc",
+        "influence.pdf",
+        "influence.png",
+    }
+    assert "Dolphin helps whale most" in " ".join(done.stdout.split())
