@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks, dynamics, result
 from dlnflow._support import FloatArray, IntArray
+from dlnflow._support.progress import Progress
 from dlnflow.analysis.events import events
 from dlnflow.dynamics import Dynamics
 from dlnflow.dynamics.loops import DivergenceError
@@ -166,8 +167,13 @@ def _computed(
     if executor is None:
         return [curves_of_one_seed(*job) for job in jobs]
     futures = [executor.submit(curves_of_one_seed, *job) for job in jobs]
+    done = []
     try:
-        return [future.result() for future in futures]
+        with Progress(len(jobs), "seeds") as progress:
+            for future in futures:
+                done.append(future.result())
+                progress.advance()
+        return done
     finally:  # where one fails, those that wait are not begun
         for future in futures:
             future.cancel()
