@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dlnflow.plots.panels import LEGEND, PAGE_WIDTH, SIGNED, STYLE, letters
+from dlnflow.traces.format import item_means
 from dlnflow.traces.intervals import interval, t_quantile
 
 CLASS_COLORS = {
@@ -217,7 +218,7 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
     intervals from the spread of the chains.
     """
     loss = traces.checkpoint_loss.mean("item")
-    away = (traces.mean("item", skipna=False) - loss).mean("draw", skipna=False)
+    away = (item_means(traces) - loss).mean("draw", skipna=False)
     by_chain = traces.attrs["n_beta"] * away.transpose("time", "chain").values
     kept = np.isfinite(by_chain)  # diverged chains are left out
     with np.errstate(divide="ignore", invalid="ignore"):  # NaN where too few are left

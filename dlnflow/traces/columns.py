@@ -1,6 +1,7 @@
 """Loss traces as standardised columns z, with sum over draws of z_k z_l the estimate.
 
-Shared by item influence, groups and pairs; long traces are read a block of items at a time.
+Shared by item influence, groups and pairs, which hold the losses of one checkpoint, as they are
+stored, and a block of items in float64.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,9 +57,7 @@ def standardise(losses: FloatArray, normalised: bool, *, by_chain: bool = False)
 
 
 def blocks(
-    traces: xr.DataArray,
-    t: int,
-    kept: NDArray[np.intp],
+    losses: NDArray,
     *,
     normalised: bool,
     differences: bool,
@@ -67,27 +66,24 @@ def blocks(
 ) -> Iterator[tuple[slice | NDArray[np.intp], FloatArray]]:
     """Yield parts of the items and their z (chains, draws, part); by default stretches of `BLOCK`.
 
-    `differences`: of the draw-to-draw differences of the losses.
+    `losses` (chains, draws, K) are those of one checkpoint; `differences`: of the draw-to-draw
+    differences of the losses.
     """
-    losses = traces.transpose("time", "chain", "draw", "item").values[t]
     if parts is None:
         starts = range(0, losses.shape[-1], BLOCK)
         parts = [slice(start, min(start + BLOCK, losses.shape[-1])) for start in starts]
     for part in parts:
-        z = losses[kept][:, :, part].astype(np.float64)
+        z = losses[:, :, part].astype(np.float64)
         if differences:
             z = np.diff(z, axis=1)
         yield part, standardise(z, normalised, by_chain=by_chain)
 
 
-def standardised(
-    traces: xr.DataArray, t: int, chains: NDArray[np.intp], *, normalised: bool, differences: bool
-) -> FloatArray:
+def standardised(losses: NDArray, *, normalised: bool, differences: bool) -> FloatArray:
     """Return z (chains * draws, K) of all items, with z^T z the correlation or covariance."""
-    draws = traces.sizes["draw"] - differences
-    z = np.empty((len(chains) * draws, traces.sizes["item"]))
-    options = {"normalised": normalised, "differences": differences}
-    for part, block in blocks(traces, t, chains, **options):
+    chains, draws, n_items = losses.shape
+    z = np.empty((chains * (draws - differences), n_items))
+    for part, block in blocks(losses, normalised=normalised, differences=differences):
         z[:, part] = block.reshape(len(z), -1)
     return z
 

@@ -20,7 +20,9 @@ regular model with P parameters. Losses may be negative (minus the log of a dens
 Diverged chains are left out of everything here and named by `diverged`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from dlnflow._support import FloatArray
-from dlnflow.traces.format import check_traces
+from dlnflow.traces.format import at, check_traces
 
 R_HAT_LIMIT = 1.05
 """Above this, chains disagree."""
@@ -40,6 +42,8 @@ DRAWS_PER_DOF = 20.0
 Measured on products of Gaussian series of known covariance as 2 mean(s^2)^2 / var(s^2): 15 to 20
 for autocorrelations from 0.5 to 0.8, 1 to 16 chains and 200 to 1,000 draws; 10 for white noise.
 """
+BLOCK = 256
+"""Items that are judged at the same time."""
 LOSS_BOUND = 100.0
 """Multiple of the expected scale of the loss beyond which a chain counts as diverged."""
 
@@ -65,10 +69,23 @@ def summary(traces: xr.DataArray) -> xr.Dataset:
         If they are no loss traces.
     """
     traces = check_traces(traces)
-    rows = [_judge(block) for block in kept_losses(traces)]
-    bad = diverged(traces)
-    names = [" ".join(map(str, traces.chain.values[row])) for row in bad.values]
-    worst_r, least = np.array(rows, dtype=np.float64).T
+    found = list(map(_judged, checkpoints(traces)))
+    return judged(traces, found)
+
+
+class Judged(NamedTuple):
+    """The worst R-hat and the smallest ESS of a checkpoint, and which chains diverged."""
+
+    r_hat: float
+    ess: float
+    diverged: NDArray[np.bool_]
+
+
+def judged(traces: xr.DataArray, found: Sequence[Judged]) -> xr.Dataset:
+    """Return what `summary` does, from what was found at every checkpoint."""
+    bad = np.array([one.diverged for one in found])
+    names = [" ".join(map(str, traces.chain.values[row])) for row in bad]
+    worst_r, least = (np.array([one[k] for one in found], dtype=np.float64) for k in (0, 1))
     verdicts = [_verdict(r, e) for r, e in zip(worst_r, least, strict=True)]
     with np.errstate(divide="ignore"):
         floor = 1 / np.sqrt(least)
@@ -78,7 +95,7 @@ def summary(traces: xr.DataArray) -> xr.Dataset:
             "r_hat": ("time", worst_r),
             "ess": ("time", least),
             "noise_floor": ("time", floor),
-            "n_diverged": ("time", bad.sum("chain").values),
+            "n_diverged": ("time", bad.sum(1)),
             "diverged_chains": ("time", np.array(names, dtype=str)),
         },
         coords={"time": traces.time.values},
@@ -133,26 +150,62 @@ def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
         If they are no loss traces.
     """
     traces = check_traces(traces)
-    bound = loss_bound(traces) if bound is None else bound
-    worst = traces.astype(np.float64).mean("item", skipna=False).max("draw", skipna=False)
-    excess = worst.reset_coords(drop=True) - traces.checkpoint_loss.mean("item", skipna=False)
-    return (~(excess <= bound)).transpose("time", "chain").rename("diverged")
+    bad = ~np.array(list(map(attrgetter("good"), checkpoints(traces, bound))))
+    coords = {"time": traces.time.values, "chain": traces.chain.values}
+    return xr.DataArray(bad, coords, ("time", "chain"), name="diverged")
 
 
-def kept_chains(traces: xr.DataArray) -> list[NDArray[np.intp]]:
-    """Return the chains of every checkpoint that did not diverge; none if fewer than two are left.
+class Checkpoint(NamedTuple):
+    """Losses (chains, draws, K) of one checkpoint, and which chains did not diverge, (chains,)."""
 
-    One is enough where only one was run.
+    losses: NDArray
+    good: NDArray[np.bool_]
+
+    @property
+    def kept(self) -> NDArray:
+        """Return the losses of the chains that did not diverge; none if fewer than two are left.
+
+        One is enough where only one was run.
+        """
+        if self.good.all():
+            return self.losses
+        return self.losses[self.good if self.good.sum() >= min(2, len(self.good)) else slice(0)]
+
+
+def checkpoints(traces: xr.DataArray, bound: float | None = None) -> Iterator[Checkpoint]:
+    """Read checkpoint after checkpoint, each once.
+
+    Only one is in memory at a time if whoever asks for the next lets go of the last before: by
+    `map`, or by `del` at the end of a loop.
+
+    Parameters
+    ----------
+    traces : DataArray
+        From `check_traces`.
+    bound : float, optional
+        As in `diverged`.
+
+    Yields
+    ------
+    Checkpoint
+        Losses as they are stored.
     """
-    good = ~diverged(traces).values
-    needed = min(2, traces.sizes["chain"])
-    return [np.flatnonzero(g) if g.sum() >= needed else np.flatnonzero(g)[:0] for g in good]
+    bound = loss_bound(traces) if bound is None else bound
+    start = traces.checkpoint_loss.transpose("time", "item").values
+    for t in range(len(traces)):
+        yield _checkpoint(at(traces, t), start[t].mean() + bound)
 
 
-def kept_losses(traces: xr.DataArray) -> list[FloatArray]:
-    """Return the losses (kept chains, draws, items) of every checkpoint in float64."""
-    losses = check_traces(traces).values
-    return [losses[t][chains].astype(np.float64) for t, chains in enumerate(kept_chains(traces))]
+def _checkpoint(losses: NDArray, highest: float) -> Checkpoint:
+    with np.errstate(invalid="ignore", over="ignore"):
+        worst = losses.mean(-1, dtype=np.float64).max(1)
+        return Checkpoint(losses, worst <= highest)
+
+
+def blocks_of(losses: NDArray) -> Iterator[FloatArray]:
+    """Yield the losses (chains, draws, K) of `BLOCK` items at a time, in float64."""
+    for start in range(0, losses.shape[-1], BLOCK):
+        yield losses[..., start : start + BLOCK].astype(np.float64)
 
 
 def stuck(losses: FloatArray) -> bool:
@@ -256,7 +309,12 @@ def _autocovariance(series: FloatArray) -> FloatArray:
     return fft.irfft(power, size, axis=1)[:, :draws] / draws
 
 
-def _judge(losses: FloatArray) -> tuple[float, float]:
+def _judged(one: Checkpoint) -> Judged:
+    """Return what is found of all items and of their squared deviations."""
+    return Judged(*_judge(one.kept), ~one.good)
+
+
+def _judge(losses: NDArray) -> tuple[float, float]:
     """Return the worst R-hat and the smallest ESS of losses (chains, draws, items) and squares."""
     # The products of an item with itself stand for all products: the slowest direction shows in
     # the variances.
@@ -264,9 +322,14 @@ def _judge(losses: FloatArray) -> tuple[float, float]:
         return np.inf, 0.0
     if stuck(losses):
         return np.inf, 1.0
-    d = losses - losses.mean(axis=1, keepdims=True)
-    both = np.concatenate([losses, d**2], axis=2)
-    return float(split_r_hat(both).max()), float(effective_size(both).min())
+    worst, least = -np.inf, np.inf
+    for block in blocks_of(losses):
+        d = block - block.mean(axis=1, keepdims=True)
+        both = np.concatenate([block, d**2], axis=2)
+        # maximum and minimum keep NaN, as those over all items at once do
+        worst = float(np.maximum(worst, split_r_hat(both).max()))
+        least = float(np.minimum(least, effective_size(both).min()))
+    return worst, least
 
 
 def _verdict(worst_r: float, least: float) -> str:
@@ -282,7 +345,11 @@ def _per_item(
     traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
 ) -> xr.DataArray:
     traces = check_traces(traces)
-    values = np.stack([measure(block) for block in kept_losses(traces)])
+
+    def measured(one: Checkpoint) -> FloatArray:
+        return np.concatenate([measure(block) for block in blocks_of(one.kept)])
+
+    values = np.stack(list(map(measured, checkpoints(traces))))
     coords = {"time": traces.time.values, "item": traces["item"].values}
     return xr.DataArray(values, coords, ("time", "item"), name=name)
 
@@ -291,8 +358,12 @@ def _per_pair(
     traces: xr.DataArray, measure: Callable[[FloatArray], FloatArray], name: str
 ) -> xr.DataArray:
     traces = check_traces(traces)
-    centred = [losses - losses.mean(1, keepdims=True) for losses in kept_losses(traces)]
-    rows = [[measure(d[:, :, k, None] * d) for k in range(d.shape[2])] for d in centred]
+    rows = []
+    for one in checkpoints(traces):
+        d = one.kept.astype(np.float64)
+        d -= d.mean(1, keepdims=True)
+        rows.append(np.array([measure(d[:, :, k, None] * d) for k in range(d.shape[2])]))
+        del one, d
     items = traces["item"].values
     coords = {"time": traces.time.values, "query": items, "train": items}
-    return xr.DataArray(np.array(rows), coords, ("time", "query", "train"), name=name)
+    return xr.DataArray(np.stack(rows), coords, ("time", "query", "train"), name=name)

@@ -128,6 +128,43 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
     return traces.transpose(*DIMS)
 
 
+def at(traces: xr.DataArray, t: int) -> NDArray:
+    """Return the losses of one checkpoint as they are stored, read now if they lie on disk.
+
+    Parameters
+    ----------
+    traces : DataArray
+        From `check_traces`.
+    t : int
+        Position of the checkpoint.
+
+    Returns
+    -------
+    (chains, draws, K) array
+        All chains.
+    """
+    return traces.variable.isel(time=t).values
+
+
+def item_means(traces: xr.DataArray) -> xr.DataArray:
+    """Return the mean loss over the items at every draw, one checkpoint in memory at a time.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces.
+
+    Returns
+    -------
+    DataArray, dims (time, chain, draw), float64
+        Not finite where a loss is not.
+    """
+    traces = check_traces(traces)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = [at(traces, t).mean(-1, dtype=np.float64) for t in range(len(traces))]
+    return xr.DataArray(np.stack(values), {"time": traces.time.values}, DIMS[:3])
+
+
 def positions(traces: xr.DataArray, names: Sequence[str] | None, side: str) -> NDArray[np.intp]:
     """Return the positions of observed items.
 

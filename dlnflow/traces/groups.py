@@ -39,6 +39,9 @@ from dlnflow.traces.columns import about, blocks, enough_draws, membership, scal
 from dlnflow.traces.excluded_pairs import excluded, numbered
 from dlnflow.traces.format import labelled
 
+BYTES = 1 << 28
+"""Sums of ids that are held at the same time; if there are more, the draws are taken in parts."""
+
 
 def groups(
     traces: xr.DataArray,
@@ -85,20 +88,24 @@ def groups(
     without = excluded(exclude)
     traces = enough_draws(traces, differences)
     members, names = membership(classes, traces.sizes["item"])
-    kept = diagnostics.kept_chains(traces)
     layout = _layout(traces, members, without)
     ones = np.ones((1, 1, traces.sizes["item"]))
     pairs = layout.sums(lambda parts=None: ((p, ones[:, :, p]) for p in parts or [slice(None)]))
-    found = []
-    for t, chains in enumerate(kept):
-        if len(chains) == 0:
+    weights = (members / members.sum(0)).astype(traces.dtype)
+    found, means = [], []
+    for one in diagnostics.checkpoints(traces):
+        with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
+            means.append(one.losses @ weights)
+        losses = one.kept
+        if len(losses) == 0:
             nothing = np.full((len(Estimate._fields), *pairs.by_chain[0].shape), np.nan)
             found.append(Estimate(*nothing))
             continue
-        z = partial(blocks, traces, t, chains, normalised=normalised, differences=differences)
+        z = partial(blocks, losses, normalised=normalised, differences=differences)
         pooled = layout.sums(z)
-        single = layout.sums(partial(z, by_chain=True)) if normalised else pooled.times(len(chains))
+        single = layout.sums(partial(z, by_chain=True)) if normalised else pooled.times(len(losses))
         found.append(_estimate(pooled, single, pairs))
+        del one, losses, z
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
     array = result.influence(
@@ -111,7 +118,7 @@ def groups(
         attrs=about(traces, normalised)
         | {"differences": int(differences), "exclude": ", ".join(sorted(without))},
     )
-    judged = diagnostics.summary(_class_means(traces, members, names))
+    judged = diagnostics.summary(_class_means(traces, means, weights, names))
     return array.assign_coords(
         dof=(array.dims, stacked.pop("dof")),
         pairs=(("query", "train"), pairs.by_chain[0]),
@@ -229,13 +236,30 @@ def same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], *, or_row
     Within
         The sums.
     """
+    first = next(iter(rows()))[1]
+    chains, draws = first.shape[:2]
+    width = max(1, BYTES // (8 * chains * (ids.max() + 1) * members.shape[1]))
+    found = [
+        _same_token(partial(_some_draws, rows, slice(start, start + width)), members, ids, or_row)
+        for start in range(0, draws, width)
+    ]
+    return Within(sum(one.total for one in found), sum(one.by_row for one in found))
+
+
+def _some_draws(rows: Rows, draws: slice) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
+    """Give rows with a part of their draws; sums of products add up over the parts."""
+    return ((items, z[:, draws]) for items, z in rows())
+
+
+def _same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], or_row: bool) -> Within:
+    """Do the work of `same_token` with sums of every id at every draw in memory."""
     of_id = None
     for items, z in rows():
         if of_id is None:
             of_id = np.zeros((*z.shape[:2], ids.max() + 1, members.shape[1]))
         here, sums = _by_id(z, members[items], ids[items])
         of_id[:, :, here] += sums
-    total = np.einsum("cdvg,cdvh->cgh", of_id, of_id, optimize=True)
+    total = _products(of_id)
     by_row = []
     for items, z in rows():
         here, sums = _by_id(z, members[items], ids[items])
@@ -250,6 +274,12 @@ def same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], *, or_row
             lost += extra
         by_row.append(lost)
     return Within(total, np.stack(by_row))
+
+
+def _products(of_id: FloatArray) -> FloatArray:
+    """Sum products of classes over draws and ids (C, D, V, G), a chain at a time, to (C, G, G)."""
+    flat = of_id.reshape(len(of_id), -1, of_id.shape[-1])
+    return np.stack([one.T @ one for one in flat])
 
 
 def _by_id(
@@ -302,15 +332,13 @@ def _ratio(numerator: FloatArray, pairs: FloatArray) -> FloatArray:
     return np.where(pairs > 0, numerator / np.where(pairs > 0, pairs, 1.0), np.nan)
 
 
-def _class_means(traces: xr.DataArray, members: FloatArray, names: list[str]) -> xr.DataArray:
+def _class_means(
+    traces: xr.DataArray, means: list[FloatArray], weights: FloatArray, names: list[str]
+) -> xr.DataArray:
     """Return the mean loss of every class as loss traces."""
-    weights = (members / members.sum(0)).astype(traces.dtype)
-    losses = traces.transpose("time", "chain", "draw", "item").values
     start = traces.checkpoint_loss.transpose("time", "item").values
-    with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
-        means = losses @ weights
     return labelled(
-        means,
+        np.stack(means),
         time=traces.time.values,
         items=names,
         checkpoint_loss=start @ weights,

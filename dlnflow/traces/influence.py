@@ -69,8 +69,11 @@ def influence(
     for name, value in (("normalised", normalised), ("errors", errors)):
         checks.flag(name, value)
     q, i = (positions(traces, side, name) for name, side in (("query", query), ("train", train)))
-    blocks = diagnostics.kept_losses(traces)
-    rows = [_estimate(b, q, i, normalised, observable=observable, errors=errors) for b in blocks]
+
+    def estimate(one: diagnostics.Checkpoint) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return _estimate(one.kept, q, i, normalised, observable=observable, errors=errors)
+
+    rows = list(map(estimate, diagnostics.checkpoints(traces)))
     scale = scale_of(traces, normalised)
     names = np.asarray(traces["item"].values, dtype=str)
     time = traces.time.values
@@ -109,7 +112,7 @@ def _estimate(
     nothing = np.full((len(query), len(train)), np.nan)
     if len(losses) == 0:
         return nothing, nothing, nothing
-    a, b = losses[:, :, query], losses[:, :, train]
+    a, b = (losses[:, :, side].astype(np.float64) for side in (query, train))
     a = a if observable is None else _observed(observable, a)
     a, b = (standardise(z, normalised) for z in (a, b))
     pooled = np.tensordot(a, b, axes=((0, 1), (0, 1)))

@@ -12,9 +12,11 @@ in deep linear networks (`dlnflow.rlct`).
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
-from dlnflow.traces.format import check_traces
+from dlnflow.traces.format import at, check_traces, labelled
 
 
 def llc(traces: xr.DataArray) -> xr.Dataset:
@@ -50,16 +52,32 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
             "`traces` were sampled with item weights other than 1; the learning coefficient is "
             "that of the plain mean loss. Sample without `weights`."
         )
-    centred = traces - traces.checkpoint_loss
-    mean = centred.mean("item", skipna=False).expand_dims(item=["mean loss"], axis=-1)
-    start = traces.checkpoint_loss.mean("item").expand_dims(item=["mean loss"], axis=-1)
-    mean = (mean + start).assign_coords(checkpoint_loss=start).assign_attrs(traces.attrs)
-    blocks = diagnostics.kept_losses(mean)
-    n_beta = traces.attrs["n_beta"]
-    excess = [b - s for b, s in zip(blocks, start.values, strict=True)]
-    rows = np.array([diagnostics.mean_and_error(b) for b in excess])[..., 0]  # (T, 3)
+    mean, n_beta = _mean_losses(traces), traces.attrs["n_beta"]
+    starts = mean.checkpoint_loss.values
+    read = zip(diagnostics.checkpoints(mean), starts, strict=True)
+    rows = np.array([diagnostics.mean_and_error(one.kept - s) for one, s in read])[..., 0]  # (T, 3)
     found = diagnostics.summary(mean).drop_vars("noise_floor")
     error = np.where(np.isinf(found.r_hat), np.nan, n_beta * rows[:, 1])  # a chain never moved
     return found.assign(
         llc=("time", n_beta * rows[:, 0]), standard_error=("time", error), dof=("time", rows[:, 2])
     ).assign_attrs(traces.attrs)
+
+
+def _mean_losses(traces: xr.DataArray) -> xr.DataArray:
+    """Return traces of the mean loss as their only item, one checkpoint in memory at a time."""
+    start = traces.checkpoint_loss.transpose("time", "item").values
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = [_means(at(traces, t), one) for t, one in enumerate(start)]
+    return labelled(
+        np.stack(means)[..., None],
+        time=traces.time.values,
+        items=["mean loss"],
+        checkpoint_loss=start.mean(1, keepdims=True),
+        attrs=traces.attrs,
+    ).assign_coords(chain=traces.chain.values)
+
+
+def _means(losses: NDArray, start: FloatArray) -> FloatArray:
+    """Return the mean of losses (chains, draws, K) over items."""
+    # differences first: the excess may be far smaller than the losses
+    return np.stack([(chain - start).mean(-1) for chain in losses]) + start.mean()

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._support import FloatArray
 from dlnflow.traces.columns import BLOCK, about, enough_draws, membership, standardised
-from dlnflow.traces.diagnostics import kept_chains
+from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded
-from dlnflow.traces.pairs import checked_k, nearest
+from dlnflow.traces.pairs import ENTRIES, checked_k, nearest
 
 TOO_RARE = 30
 """Classes with fewer tokens have intervals wider than 0.3 and are marked."""
@@ -74,14 +74,15 @@ def neighbours(
     tokens = np.flatnonzero(members.any(1))
     frequency = _frequencies(members, without, tokens, k)
     recall = np.full((traces.sizes["time"], len(names)), np.nan)
-    for t, chains in enumerate(kept_chains(traces)):
-        if len(chains) == 0:
+    for t, one in enumerate(checkpoints(traces)):
+        if len(losses := one.kept) == 0:
             continue
-        z = standardised(traces, t, chains, normalised=True, differences=differences)
+        z = standardised(losses, normalised=True, differences=differences)
         hits = np.zeros((len(tokens), len(names)), bool)
         for part, best, _ in nearest(z, k, tokens, without):
             hits[part] = predicted(members, frequency[part], best)
         recall[t] = _recall(hits, members[tokens])
+        del one, losses, z
     chance = _chance(members, frequency, tokens, without, k=k, seed=seed)
     count = members.sum(0).astype(int)
     low, high = wilson(recall, count)
@@ -152,8 +153,9 @@ def _chance(
     """Return the recall when neighbours are drawn at random, over 20 draws per token."""
     rng = np.random.default_rng(seed)
     hits = np.zeros((len(tokens), members.shape[1]))
-    for start in range(0, len(tokens), BLOCK):
-        part = slice(start, start + BLOCK)
+    width = max(1, min(BLOCK, ENTRIES // len(members)))
+    for start in range(0, len(tokens), width):
+        part = slice(start, start + width)
         no_pair = without.pairs(tokens[part])
         for _ in range(20):
             order = rng.random(no_pair.shape, np.float32)

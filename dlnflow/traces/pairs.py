@@ -10,9 +10,12 @@ from dlnflow import result
 from dlnflow._support import FloatArray
 from dlnflow.checks import positive_integer
 from dlnflow.traces.columns import BLOCK, about, enough_draws, scale_of, standardised
-from dlnflow.traces.diagnostics import kept_chains
+from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs
 from dlnflow.traces.format import positions
+
+ENTRIES = 1 << 24
+"""Similarities that are held at the same time."""
 
 
 def matrix(
@@ -48,23 +51,24 @@ def matrix(
     """
     traces = enough_draws(traces, differences)
     rows = positions(traces, query, "query")
-    kept = kept_chains(traces)
     names = traces["item"].values.astype(str)
-    values = np.full((len(kept), len(rows), len(names)), np.nan)
-    for t, chains in enumerate(kept):
-        if len(chains):
-            z = standardised(traces, t, chains, normalised=normalised, differences=differences)
+    values = np.full((len(traces), len(rows), len(names)), np.nan)
+    for t, one in enumerate(checkpoints(traces)):
+        if len(losses := one.kept):
+            z = standardised(losses, normalised=normalised, differences=differences)
             scale = scale_of(traces, normalised)
             for start in range(0, len(rows), BLOCK):
                 part = slice(start, start + BLOCK)
                 np.matmul(scale * z[:, rows[part]].T, z, out=values[t, part])
+            del z
+        del one, losses
     return result.influence(
         values,
         traces.time.values,
         names[rows],
         names,
         estimator="bif",
-        flow_time=np.full(len(kept), np.nan),
+        flow_time=np.full(len(traces), np.nan),
         attrs=about(traces, normalised),
     )
 
@@ -103,17 +107,17 @@ def top_k(
     traces = enough_draws(traces, differences)
     k = checked_k(k, traces)
     rows = positions(traces, query, "query")
-    kept = kept_chains(traces)
     names = traces["item"].values.astype(str)
-    values = np.full((len(kept), len(rows), k), np.nan)
+    values = np.full((len(traces), len(rows), k), np.nan)
     found = np.full(values.shape, "", dtype=names.dtype)
-    for t, chains in enumerate(kept):
-        if len(chains) == 0:
+    for t, one in enumerate(checkpoints(traces)):
+        if len(losses := one.kept) == 0:
             continue
-        z = standardised(traces, t, chains, normalised=normalised, differences=differences)
+        z = standardised(losses, normalised=normalised, differences=differences)
         for part, best, similarity in nearest(z, k, rows, ExcludedPairs.of(traces)):
             values[t, part] = scale_of(traces, normalised) * similarity
             found[t, part] = names[best]
+        del one, losses, z
     dims = ("time", "query", "rank")
     return xr.Dataset(
         {"influence": (dims, values), "train": (dims, found)},
@@ -127,8 +131,9 @@ def nearest(z: FloatArray, k: int, rows: NDArray[np.intp], without: ExcludedPair
 
     Each of the rows needs k items that are no excluded pair with it.
     """
-    for start in range(0, len(rows), BLOCK):
-        part = slice(start, start + BLOCK)
+    width = max(1, min(BLOCK, ENTRIES // z.shape[1]))
+    for start in range(0, len(rows), width):
+        part = slice(start, start + width)
         similarity = z[:, rows[part]].T @ z
         similarity[without.pairs(rows[part])] = -np.inf
         best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
