@@ -39,8 +39,8 @@ whose influence is the same in both directions.
 
 
 def too_many(run: Dynamics, asked: Asked) -> bool:
-    """Whether the curves that are asked for are more than can be listed."""
-    return _numbers(run, asked) > MAX_NUMBERS
+    """Whether curves of a table are more than can be listed; other runs take what they get."""
+    return run.linear and _numbers(run, asked) > MAX_NUMBERS
 
 
 def _numbers(run: Dynamics, asked: Asked) -> int:
