@@ -47,7 +47,7 @@ def matrix_of(problem: TorchProblem, weights: Tensors, step: int | None, matrix:
 
     size = problem.n_parameters
     dense = np.empty((size, size))
-    for rows in turns(size, problem.numbers_per_network()):
+    for rows in turns(size, problem.numbers_per_network(derivatives=True)):
         directions = from_flat(np.eye(size)[rows], weights)
         dense[rows] = flat(vmap(product)(*directions))
     return (dense + dense.T) / 2

@@ -174,10 +174,31 @@ class TorchProblem:
                 "a larger one."
             )
 
-    def numbers_per_network(self) -> int:
-        """About how many numbers one more network costs."""
-        outputs = self.outputs(self.initial, self.data[0][:1]).numel()
-        return 6 * self.n_parameters + 4 * self.n_items * (self.data[0][0].numel() + outputs)
+    @cached_property
+    def activations(self) -> int:
+        """Numbers that one item leaves behind for the way back through the model and the loss."""
+        own, held = {w.data_ptr() for w in self.initial}, {}
+
+        def keep(part: Tensor) -> Tensor:
+            held[part.data_ptr()] = part.numel()  # what two operations share counts once
+            return part
+
+        weights = [w.detach().requires_grad_() for w in self.initial]
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part):
+            loss = self.losses(weights, take(self.data, np.arange(1)))
+        del loss
+        return sum(size for place, size in held.items() if place not in own)
+
+    def numbers_per_network(self, *, derivatives: bool = False) -> int:
+        """About how many numbers one more network costs, or one more direction of derivatives.
+
+        Per item of a step what is left behind, its gradient, and room for the next step; twice
+        that for derivatives. Losses of all items need one way forward.
+        """
+        rows = self.n_items if self.batches is None else self.batches.shape[1]
+        each = self.activations + self.data[0][0].numel()
+        ways = 2 if derivatives else 1
+        return ways * (6 * self.n_parameters + each * max(4 * rows, self.n_items))
 
 
 def take(pair: Pair, items: IntArray | None) -> Pair:
@@ -284,7 +305,7 @@ def tangents(
     """
     parts = [
         _tangents(problem, steps, directions[rows], query, matrix)
-        for rows in turns(len(directions), problem.numbers_per_network())
+        for rows in turns(len(directions), problem.numbers_per_network(derivatives=True))
     ]
     return np.concatenate(parts, axis=-1)
 

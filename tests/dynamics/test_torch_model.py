@@ -246,6 +246,21 @@ def test_many_networks_take_turns_with_the_same_numbers(monkeypatch):
         np.testing.assert_allclose(np.asarray(call(run)), expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_memory_of_a_network_counts_what_hidden_layers_leave_behind(layers):
+    width = 50
+    hidden = [part for _ in range(layers - 1) for part in (nn.Linear(width, width), nn.Tanh())]
+    model = nn.Sequential(nn.Linear(3, width), nn.Tanh(), *hidden, nn.Linear(width, 2)).double()
+    run = dln.TorchRun(model, (X, Y), learning_rate=0.1, n_steps=2)
+    # The input, every tanh once (also as the input of what follows), and the loss's difference.
+    assert width * layers + 3 <= run.problem.activations <= width * layers + 3 + 4 * 2
+    each = run.problem.numbers_per_network()
+    assert each >= 4 * len(X) * width * layers + 6 * run.problem.n_parameters
+    assert run.problem.numbers_per_network(derivatives=True) == 2 * each
+    few = dln.TorchRun(model, (X, Y), learning_rate=0.1, n_steps=2, batch=2)
+    assert few.problem.numbers_per_network() < each
+
+
 def test_curvature_is_that_of_torch():
     run = nonlinear_run("cross_entropy")
     (weights,) = run.weights([4])
