@@ -26,6 +26,8 @@ SEEDS = {_data.Scale.quick: 1, _data.Scale.paper: 3}
 SHOWN = 32
 COLORS = {"linear": "#000000", "tanh": "#0072B2", "relu": "#D55E00"}
 NAMES = {"linear": "linear", "tanh": "tanh", "relu": "ReLU"}
+MARKERS = {8: "v", 32: "o", 128: "^"}
+"""By width."""
 DASHED = (0, (3, 1.3))
 
 HEADLINES = {
@@ -54,7 +56,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
             drawn(axis, found)
             axis.set(xscale="log", xlabel="strength of the start")
         _style.letters([*panels.ravel(), *axes])
-        _keys(upper, lower)
+        _keys(upper, lower, WIDTHS[scale])
     return figure, _claims(found)
 
 
@@ -106,7 +108,7 @@ def _lines(axis: Axes, values: xr.DataArray, style: object = "-") -> None:
             color=COLORS[name],
             linestyle=style,
             linewidth=1.4 if main else 0.6,
-            marker={8: "v", 32: "o", 128: "^"}[int(width)],
+            marker=MARKERS[int(width)],
             markersize=3.2 if main else 2.2,
             alpha=1 if main else 0.6,
         )
@@ -137,7 +139,7 @@ def _distance(axis: Axes, found: xr.Dataset) -> None:
     axis.set(ylim=(0, None), title="extremum to transition", ylabel="distance / chance")
 
 
-def _keys(upper: Figure, lower: Figure) -> None:
+def _keys(upper: Figure, lower: Figure, widths: tuple[int, ...]) -> None:
     """Legends beside the panels."""
 
     def line(color: str, style: object = "-") -> Line2D:
@@ -150,6 +152,11 @@ def _keys(upper: Figure, lower: Figure) -> None:
     ]
     nets = [(NAMES[name], line(color)) for name, color in COLORS.items()]
     nets += [("by retraining (g), windows (i)", line("0.3", DASHED))]
+    nets += [
+        (f"width {width}", Line2D([], [], color="0.3", linestyle="", marker=mark, markersize=3))
+        for width, mark in MARKERS.items()
+        if width in widths
+    ]
     for figure, entries in ((upper, kin + rest + dots), (lower, nets)):
         labels, handles = zip(*entries, strict=True)
         figure.legend(
