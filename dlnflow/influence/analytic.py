@@ -20,7 +20,7 @@ from dlnflow.theory.start import matched_strength
 
 
 @estimator(
-    title="closed form",
+    title="analytic closed form",
     choice="the closed form of the paper: aligned modes",
     page="derivations/perturbation.md",
     needs=[LINEAR, WHITENED, FLOW_TIME, FULL_BATCH, RANK],

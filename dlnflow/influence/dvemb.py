@@ -8,7 +8,7 @@ from dlnflow.influence.estimator import DIFFERENTIABLE, Grid, Items, estimator, 
 
 
 @estimator(
-    title="data value embedding",
+    title="data value embedding (DVEmb)",
     choice="the tangent with Gauss-Newton matrices",
     page="derivations/unrolling.md",
     needs=[DIFFERENTIABLE, verb("tangents")],

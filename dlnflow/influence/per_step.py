@@ -10,7 +10,7 @@ from dlnflow.influence.estimator import DIFFERENTIABLE, STEPS, Grid, Items, esti
 
 
 @estimator(
-    title="single steps",
+    title="per step",
     choice="the weight of an item at a single step (adjoint)",
     page="derivations/unrolling.md",
     needs=[STEPS, DIFFERENTIABLE, verb("adjoint")],

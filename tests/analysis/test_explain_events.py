@@ -266,7 +266,7 @@ def test_sentences_say_who_when_and_by_what(paper_run, table):
     assert "would make 1.7 times this trough" in said[4]
     tangent = influence.tangent(paper_run, query="sparrow", train="dog")
     said = event_sentences(explain_events(paper_run, tangent))
-    assert said[0].endswith("(closed form: 0.015 earlier in flow time, fidelity 0.90).")
+    assert said[0].endswith("(analytic closed form: 0.015 earlier in flow time, fidelity 0.90).")
     assert said[-1] == "Dog harms sparrow most at step 2005: no such event in the closed form."
 
 
