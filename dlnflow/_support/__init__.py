@@ -3,6 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dlnflow._support.progress import Progress, each
+
+__all__ = ["VERSION", "FloatArray", "IntArray", "Progress", "each"]
+
 FloatArray = NDArray[np.float64]
 """Shapes stand in the docstrings."""
 IntArray = NDArray[np.int64]

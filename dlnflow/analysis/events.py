@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.extensions import ExtensionArray
 
 from dlnflow import result
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.analysis import extrema
 from dlnflow.traces.intervals import TWO_SIGMA, interval
 
@@ -78,7 +78,7 @@ def events(influence: xr.DataArray, floor: float | xr.DataArray | None = None) -
     length = max(1, CHUNK_NUMBERS // len(time))
     parts = [
         _of_rows(time, rows, floors, unsure, slice(k, k + length))
-        for k in range(0, len(rows), length)
+        for k in each(range(0, len(rows), length), "looking for events")
     ]
     curve, kind, *found = map(np.concatenate, zip(*parts, strict=True))
     step, value, sign, prominence = found

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks, influence, result
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.analysis.compare import compare
 from dlnflow.analysis.distinctions import Distinctions
 from dlnflow.analysis.events import events
@@ -333,7 +333,7 @@ def mode_contributions(
     length = PIECE_NUMBERS // task.modes.rank
     order = np.argsort(times, kind="stable")
     starts = np.flatnonzero(np.diff(times[order], prepend=np.nan))
-    for rows in np.split(order, starts[1:]):
+    for rows in each(np.split(order, starts[1:]), "naming the modes of events"):
         of_pairs = at_time(items, times[rows[0]], a0, depth)
         for piece in chunks(len(rows), length):
             some = rows[piece]

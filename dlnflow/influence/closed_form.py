@@ -7,12 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.task import Task
 from dlnflow.theory import coupled, low_rank
 from dlnflow.theory.perturbation import divided_differences
 from dlnflow.theory.saxe import mode_strength_derivatives
 
+WORK = "closed form"
+"""What the bar calls it."""
 LINEAR_RTOL = 1e-12
 """Targets are a linear function of inputs when Y = S X to this, relative to Y."""
 NULL_RTOL = 1e-10
@@ -141,7 +143,7 @@ def _linear(
     if exact:
         matrices = coupled.coefficients(modes.distinct, times, *setting, null=null)
     else:
-        matrices = (coefficients(modes.distinct, t, *setting, null=null) for t in times)
+        matrices = (coefficients(modes.distinct, t, *setting, null=null) for t in each(times, WORK))
     count = len(modes.blocks) + null
     if _exact(modes.distinct, count):
         values = low_rank.combine_projectors(
@@ -206,7 +208,7 @@ def _general(
     modes = task.modes
     sizes = [len(block) for block in modes.blocks]
     values = np.zeros((len(times), len(query.chosen), len(train.chosen)))
-    for out, t in zip(values, times, strict=True):
+    for out, t in zip(values, each(times, WORK), strict=True):
         gam, del_ = divided_differences(modes.distinct, t, setting[0], depth=setting[1])
         m = mode_strength_derivatives(t, modes.s, setting[0], depth=setting[1])
         residual = query.y - m.a * query.x

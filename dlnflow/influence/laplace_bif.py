@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks, result
-from dlnflow._support import FloatArray
+from dlnflow._support import FloatArray, each
 from dlnflow.dynamics.protocol import Curvature, Dynamics
 from dlnflow.influence.estimator import LINEAR, TWO_LAYERS, Grid, Items, estimator
 from dlnflow.sampling.suggested import N_BETA
@@ -118,7 +118,7 @@ def laplace_bif(
     index = index.reshape(sweep.strength.shape)
     values = np.empty((*index.shape, len(points), len(items), len(items)))
     smallest = np.empty((*index.shape, len(points)))
-    for number, strength in enumerate(strengths):
+    for number, strength in enumerate(each(strengths, "localised posteriors")):
         lam = np.full(len(points), strength)
         centres = points.proximal(lam)
         first = centres.influence(lam[None], items, items, matrix="hessian")[0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.theory import flow
 from dlnflow.theory.flow import riccati
@@ -119,5 +119,5 @@ class Removal:
 def _portions(batch: np.ndarray, floats_each: int) -> Iterator[np.ndarray]:
     """Split a batch so that each part holds about `CHUNK_FLOATS` numbers."""
     size = max(1, CHUNK_FLOATS // floats_each)
-    for first in range(0, len(batch), size):
+    for first in each(range(0, len(batch), size), "gradient flow without an item"):
         yield batch[first : first + size]

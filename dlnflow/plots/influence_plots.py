@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow import checks, result
+from dlnflow._support import Progress
 from dlnflow._support.files import atomic_path
 from dlnflow.analysis import events as find_events
 from dlnflow.analysis import explain_events, shapes
@@ -185,9 +186,10 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
     written = []
     layout = figure.get_layout_engine()
-    with mpl.rc_context(STYLE | NO_LAYOUT):
+    with mpl.rc_context(STYLE | NO_LAYOUT), Progress(1 + len(metadata), "drawing") as progress:
         if layout is not None:
             layout.execute(figure)
+        progress.advance()
         # Solved once for both files; with an engine each of them would draw the figure twice.
         figure.set_layout_engine(None)
         try:
@@ -196,6 +198,7 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
                 with atomic_path(target) as temporary:
                     figure.savefig(temporary, format=kind, metadata=about)
                 written.append(target)
+                progress.advance()
         finally:
             figure.set_layout_engine(layout)
     return written

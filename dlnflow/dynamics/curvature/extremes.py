@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from dlnflow._support import FloatArray
+from dlnflow._support import FloatArray, each
 from dlnflow.dynamics.curvature import resolvent
 from dlnflow.dynamics.curvature.networks import Networks
 
@@ -49,7 +49,7 @@ def extreme_eigenvalues(points: Networks, *, largest: bool = True) -> tuple[Floa
 
 def _largest(points: Networks) -> FloatArray:
     values, start = np.empty(len(points)), None
-    for time in range(len(points)):
+    for time in each(range(len(points)), "largest eigenvalues"):
 
         def product(v: FloatArray, time: int = time) -> FloatArray:
             return points.hessian_product(time, v.reshape(-1))
@@ -65,7 +65,7 @@ def _largest(points: Networks) -> FloatArray:
 def _smallest(points: Networks, shift: FloatArray) -> FloatArray:
     """By the inverse of H + shift, in which it stands out from the many eigenvalues near zero."""
     values, start = np.empty(len(points)), None
-    for time in range(len(points)):
+    for time in each(range(len(points)), "smallest eigenvalues"):
         found = None
         if _size(points) > DENSE_SIZE:
             here = slice(time, time + 1)

@@ -12,7 +12,7 @@ each adds tr (T_i D T_q D), D = (lambda - T)^-1.
 
 import numpy as np
 
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.dynamics.curvature import resolvent
 from dlnflow.dynamics.curvature.networks import Networks
 from dlnflow.dynamics.curvature.resolvent import Frame
@@ -33,7 +33,7 @@ def fluctuations(points: Networks, lam: FloatArray, items: IntArray) -> FloatArr
     array, shape (T, n, n)
     """
     traces = np.empty((len(points), len(items), len(items)))
-    for time in range(len(points)):
+    for time in each(range(len(points)), "fluctuations at checkpoints"):
         here, one = points.at(slice(time, time + 1)), lam[time : time + 1]
         traces[time] = _trace(here, resolvent.frame(here), one, items)
     return traces

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.dynamics.curvature.networks import Networks
 
 Solve = Callable[[FloatArray], FloatArray]
@@ -164,7 +164,8 @@ def chunks(points: Networks) -> Iterator[slice]:
     """Slices of the checkpoints whose kernels fit into the working memory."""
     size = (points.w2.shape[1] * points.w1.shape[2]) ** 2
     step = max(1, CHUNK_ENTRIES // size)
-    return (slice(at, min(at + step, len(points))) for at in range(0, len(points), step))
+    starts = each(range(0, len(points), step), "curvature at checkpoints")
+    return (slice(at, min(at + step, len(points))) for at in starts)
 
 
 def _near_coupling(sigma: FloatArray, lam: FloatArray) -> NDArray[np.bool_]:
