@@ -11,6 +11,7 @@ from torch.func import vjp, vmap
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
+from dlnflow.dynamics import torch_products
 from dlnflow.dynamics import windows as branching
 from dlnflow.dynamics.schedule import Windows
 from dlnflow.dynamics.torch_steps import (
@@ -63,7 +64,11 @@ class TorchMoment:
 
     def kernel(self, query: IntArray, train: IntArray) -> FloatArray:
         """Grad l_q^T (eta P) (share_i grad l_i), shape (n_query, n_train)."""
-        gradients = self.problem.item_gradients(self.weights, take(self.problem.queried, query))
+        queried, data = take(self.problem.queried, query), take(self.problem.data, train)
+        if not isinstance(self._rate, list):  # one rate for all: the products are enough
+            dots = torch_products.products(self.problem, self.weights, queried, data)
+            return float(self._rate) * numbers(dots) * self.shares[train]
+        gradients = self.problem.item_gradients(self.weights, queried)
         pairs = zip(gradients, self.displacements(train), strict=True)
         return numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
 
