@@ -5,7 +5,7 @@ Exact in deep linear networks, sampled in language models.
 
 from typing import TYPE_CHECKING
 
-from dlnflow import analysis, influence, lm, plots, sampling, tables, traces
+from dlnflow import analysis, explore, influence, lm, plots, sampling, tables, traces
 from dlnflow._support import VERSION as __version__
 from dlnflow._support.lazy import on_request
 from dlnflow.analysis import compare, ensemble, events
@@ -37,6 +37,7 @@ __all__ = [
     "compare",
     "ensemble",
     "events",
+    "explore",
     "flow",
     "influence",
     "initial",

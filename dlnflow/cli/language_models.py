@@ -323,6 +323,35 @@ def figures(
 
 @app.command()
 @explained
+def explore(
+    folder: Model,
+    store: StoreFolder,
+    out: Annotated[Path, typer.Option(help="The page, one HTML file.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json. Default: the one of the model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page on which a click on a token shows what helps and harms it, and when."""
+    requires("lm")
+    from dlnflow import explore as pages
+    from dlnflow._support.progress import Progress
+
+    if out.is_dir():
+        raise ValueError(f"`--out` must be a file such as page.html, but {out} is a folder.")
+    writable(out.absolute().parent)
+    with Progress(1, "reading checkpoints") as bar:
+
+        def progress(k: int, n: int) -> None:
+            bar.total = n
+            bar.advance(k - bar.done)
+
+        found = pages.of_language_model(folder, store, out, tokenizer=tokenizer, done=progress)
+    _print(found, as_json)
+
+
+@app.command()
+@explained
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, of step<N>/, or of a store.")],
     as_json: AsJson = False,

@@ -1,0 +1,423 @@
+"use strict";
+// Numbers come from the integers of dlnflow/explore/quantised.py; `row` is its method `row`.
+(function () {
+  const get = (id) => document.getElementById(id);
+  const data = JSON.parse(get("data").textContent);
+  const count = data.words.length;
+  const LISTED = 12;
+  const CONTEXT = 5;
+  const state = { at: data.checkpoints.length - 1, item: 0, other: -1, filter: "",
+    direction: "on", unit: "correlation", apart: false };
+  const members = new Map(Object.entries(data.classes).map(([name, at]) => [name, new Set(at)]));
+  const spans = [];
+  let traces = [];
+  let current = null;
+
+  // ---- numbers ----
+  function bytesOf(text) {
+    const raw = atob(text);
+    const bytes = new Uint8Array(raw.length);
+    for (let k = 0; k < raw.length; k++) bytes[k] = raw.charCodeAt(k);
+    return bytes;
+  }
+
+  async function unpack(point) {
+    const stream = new Blob([bytesOf(point.values)]).stream()
+      .pipeThrough(new DecompressionStream("deflate"));
+    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const size = planes.length / 2;
+    const values = new Int16Array(size);
+    for (let k = 0; k < size; k++) values[k] = planes[k] | (planes[size + k] << 8);
+    const batches = point.edges.length - 1;
+    const squares = new Float64Array(batches * count);
+    const scale = new Float64Array(count);
+    for (let b = 0; b < batches; b++)
+      for (let k = point.edges[b]; k < point.edges[b + 1]; k++)
+        for (let j = 0; j < count; j++) {
+          const q = values[k * count + j];
+          squares[b * count + j] += q * q;
+          scale[j] += q * q;
+        }
+    for (let j = 0; j < count; j++) scale[j] = scale[j] > 0 ? 1 / Math.sqrt(scale[j]) : 0;
+    const spread = new Float32Array(bytesOf(point.spread).buffer);
+    point.values = null;
+    return { ...point, batches, values, squares, scale, spread };
+  }
+
+  // Influence and standard error of items [from, to) on item i.
+  function row(at, i, from = 0, to = count) {
+    const one = traces[at];
+    const size = to - from;
+    const value = new Float64Array(size).fill(NaN);
+    const error = new Float64Array(size).fill(NaN);
+    if (one.rows === 0) return { value, error };
+    const { batches, values, squares, scale, edges } = one;
+    const share = new Float64Array(batches * size);
+    for (let b = 0; b < batches; b++) {
+      const part = share.subarray(b * size, (b + 1) * size);
+      for (let k = edges[b]; k < edges[b + 1]; k++) {
+        const q = values[k * count + i];
+        if (q === 0) continue;
+        const offset = k * count + from;
+        for (let j = 0; j < size; j++) part[j] += q * values[offset + j];
+      }
+    }
+    const normalised = state.unit === "correlation";
+    for (let j = 0; j < size; j++) {
+      const other = from + j;
+      const both = scale[i] * scale[other];
+      let total = 0;
+      for (let b = 0; b < batches; b++) total += share[b * size + j] * both;
+      let sum = 0, square = 0;
+      const own = scale[i] * scale[i], theirs = scale[other] * scale[other];
+      for (let b = 0; b < batches; b++) {
+        let p = share[b * size + j] * both;
+        if (normalised)
+          p -= total / 2 *
+            (squares[b * count + i] * own + squares[b * count + other] * theirs);
+        share[b * size + j] = p;
+        sum += p;
+      }
+      const mean = sum / batches;
+      for (let b = 0; b < batches; b++) square += (share[b * size + j] - mean) ** 2;
+      const unit = normalised ? 1 : data.factor * one.spread[i] * one.spread[other];
+      value[j] = -total * unit;
+      error[j] = Math.sqrt(square * batches / (batches - 1)) * unit;
+    }
+    return { value, error };
+  }
+
+  const mixed = (at) => traces[at].verdict === "mixed";
+  const sure = (value, error, at) => Math.abs(value) > traces[at].t * error;
+  const counted = (j) => j !== state.item &&
+    (state.filter === "" || members.get(state.filter).has(j)) &&
+    !(state.apart && data.token[j] === data.token[state.item]);
+
+  // ---- text: only textContent, so that no token is markup ----
+  function element(name, className, text) {
+    const made = document.createElement(name);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  const shown = (word) => word.replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "→");
+
+  function writeText() {
+    let line = null;
+    for (let j = 0; j < count; j++) {
+      if (j === 0 || data.row[j] !== data.row[j - 1]) {
+        line = element("div", "row");
+        line.append(element("span", "number", data.row[j]));
+        get("text").append(line);
+      }
+      const word = data.words[j];
+      const span = element("span", "token", shown(word) === "" ? "∅" : shown(word));
+      if (word.endsWith("\n")) span.append("\n");
+      span.dataset.item = j;
+      spans.push(span);
+      line.append(span);
+    }
+  }
+
+  function context(j) {
+    const made = element("span", "context");
+    const word = (k) => data.row[k] === data.row[j] ? shown(data.words[k]) : "";
+    let before = "", after = "";
+    for (let k = Math.max(0, j - CONTEXT); k < j; k++) before += word(k);
+    for (let k = j + 1; k <= Math.min(count - 1, j + CONTEXT); k++) after += word(k);
+    made.append(before.slice(-14), element("b", "", word(j)), after);
+    return made;
+  }
+
+  const digits = (x) => {
+    if (!Number.isFinite(x)) return "none";
+    const small = x !== 0 && Math.abs(x) < 1e-3;
+    return (x > 0 ? "+" : x < 0 ? "−" : "") +
+      (small ? Math.abs(x).toExponential(1) : Math.abs(x).toFixed(3));
+  };
+
+  // ---- what follows the state ----
+  function strongest(sign) {
+    const order = [];
+    for (let j = 0; j < count; j++)
+      if (counted(j) && sign * current.value[j] > 0) order.push(j);
+    return order.sort((a, b) => sign * (current.value[b] - current.value[a])).slice(0, LISTED);
+  }
+
+  function scaleOf() {
+    const sizes = [];
+    for (let j = 0; j < count; j++)
+      if (counted(j) && Number.isFinite(current.value[j])) sizes.push(Math.abs(current.value[j]));
+    sizes.sort((a, b) => a - b);
+    return sizes.length ? sizes[Math.floor(0.99 * (sizes.length - 1))] || 1 : 1;
+  }
+
+  function colour() {
+    const top = scaleOf();
+    for (let j = 0; j < count; j++) {
+      const span = spans[j];
+      const value = current.value[j];
+      const inside = counted(j);
+      const known = inside && Number.isFinite(value);
+      const strong = known && sure(value, current.error[j], state.at);
+      const name = "token" + (j === state.item ? " chosen" : j === state.other ? " partner" : "") +
+        (j !== state.item && !inside ? " out" : known && !strong ? " faded" : "");
+      if (span.className !== name) span.className = name;
+      const depth = known ? Math.min(1, Math.abs(value) / top) * (strong ? .65 : .18) : 0;
+      span.style.backgroundColor = depth < .01 ? "" :
+        `rgba(var(--${value < 0 ? "help" : "harm"}), ${depth.toFixed(3)})`;
+    }
+    get("low").textContent = `helps ${digits(-top)}`;
+    get("high").textContent = `${digits(top)} harms`;
+  }
+
+  function list(id, order) {
+    get(id).replaceChildren(...order.map((j) => {
+      const line = element("li");
+      const faded = !sure(current.value[j], current.error[j], state.at);
+      const button = element("button", faded ? "faded" : "");
+      button.type = "button";
+      button.dataset.item = j;
+      button.setAttribute("aria-current", String(j === state.other));
+      button.title = `row ${data.row[j]}, position ${data.position[j]}` +
+        (faded ? "; within its 95 % interval of 0" : "");
+      button.append(element("span", "value", digits(current.value[j])), context(j));
+      line.append(button);
+      return line;
+    }));
+  }
+
+  function describe() {
+    const i = state.item, j = state.other;
+    const said = get("chosen");
+    const name = (k) => element("code", "", shown(data.words[k]));
+    const where = ` (row ${data.row[i]}, position ${data.position[i]})`;
+    const classes = [...members].filter(([, set]) => set.has(i)).map(([n]) => n.replace(/_/g, " "));
+    said.replaceChildren("Token ", name(i), where + (classes.length ? `, ${classes.join(", ")}` : ""));
+    if (j < 0) return;
+    const [query, train] = state.direction === "on" ? [i, j] : [j, i];
+    get("caption").replaceChildren(
+      "Influence of ", name(train), ` (${data.row[train]}:${data.position[train]}) on the loss of `,
+      name(query), ` (${data.row[query]}:${data.position[query]}): ${digits(current.value[j])} ± ` +
+      `${digits(current.error[j] * traces[state.at].t).replace("+", "")} at step ` +
+      `${traces[state.at].step}. The band is a 95 % interval; hollow points have not mixed.`);
+  }
+
+  function draw(name, attributes, text) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function curve() {
+    const svg = get("curve");
+    svg.replaceChildren();
+    if (state.other < 0) return;
+    const left = 58, right = 408, top = 12, bottom = 188;
+    const points = traces.map((one, at) => {
+      const found = row(at, state.item, state.other, state.other + 1);
+      return { at, step: one.step, value: found.value[0], half: one.t * found.error[0] };
+    }).filter((p) => Number.isFinite(p.value));
+    if (points.length === 0) return;
+    const half = (p) => Number.isFinite(p.half) ? p.half : 0;
+    const high = Math.max(0, ...points.map((p) => p.value + half(p)));
+    const low = Math.min(0, ...points.map((p) => p.value - half(p)));
+    const room = (high - low || 1) * .06;
+    const steps = traces.map((one) => one.step);
+    const width = steps[steps.length - 1] - steps[0] || 1;
+    const x = (step) => left + (right - left) *
+      (steps.length > 1 ? (step - steps[0]) / width : .5);
+    const y = (value) => bottom - (bottom - top) * (value - low + room) / (high - low + 2 * room);
+    svg.append(draw("path", { class: "axis", d: `M${left},${top}V${bottom}H${right}` }));
+    const labels = high - low < 1e-3 ? 2 : 3;
+    for (const value of new Set([low, 0, high])) {
+      if (value !== 0 && Math.abs(y(value) - y(0)) < 14) continue;
+      const shownValue = Math.abs(value) < 1e-3 && value !== 0 ? value.toExponential(1)
+        : value.toFixed(labels);
+      svg.append(draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, shownValue));
+    }
+    svg.append(draw("path", { class: "zero", d: `M${left},${y(0)}H${right}` }));
+    const now = x(traces[state.at].step);
+    svg.append(draw("path", { class: "now", d: `M${now},${top}V${bottom}` }));
+    const upper = points.map((p) => `${x(p.step)},${y(p.value + half(p))}`);
+    const lower = points.map((p) => `${x(p.step)},${y(p.value - half(p))}`).reverse();
+    svg.append(draw("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
+    const line = points.map((p) => `${x(p.step)},${y(p.value)}`).join("L");
+    svg.append(draw("path", { class: "line", d: `M${line}` }));
+    for (const p of points) {
+      const kind = `dot ${mixed(p.at) ? "good" : "bad"}`;
+      const dot = draw("circle", { class: kind, cx: x(p.step), cy: y(p.value), r: 3.5 });
+      dot.addEventListener("click", () => change({ at: p.at }));
+      svg.append(dot);
+    }
+    svg.append(draw("text", { x: x(steps[0]), y: bottom + 16, "text-anchor": "middle" }, steps[0]));
+    if (steps.length > 1)
+      svg.append(draw("text", { x: right, y: bottom + 16, "text-anchor": "end" },
+        steps[steps.length - 1]));
+    svg.append(draw("text", { x: (left + right) / 2, y: bottom + 32, "text-anchor": "middle" },
+      "training step"));
+    const label = state.unit === "correlation" ? "minus correlation" : "d loss / d weight";
+    svg.append(draw("text", { transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`,
+      "text-anchor": "middle" }, `${label} (negative: helps)`));
+  }
+
+  function controls() {
+    const one = traces[state.at];
+    get("slider").value = state.at;
+    get("slider").setAttribute("aria-valuetext", `step ${one.step}, ${one.verdict}`);
+    get("step").textContent = `step ${one.step}`;
+    get("verdict").textContent = one.verdict === "mixed" ? "mixed"
+      : one.verdict === "short" ? `short: ${Math.round(one.ess)} effective draws`
+        : one.verdict === "diverged" ? "diverged: no chains are left"
+          : one.r_hat === null ? "not mixed" : `not mixed: R-hat ${one.r_hat.toFixed(2)}`;
+    get("verdict").className = one.verdict === "mixed" ? "" : "bad";
+    get("filter").value = state.filter;
+    get("direction").value = state.direction;
+    get("unit").value = state.unit;
+    get("apart").checked = state.apart;
+  }
+
+  function link() {
+    const words = { t: traces[state.at].step, item: state.item, other: state.other,
+      class: state.filter, direction: state.direction, unit: state.unit,
+      apart: Number(state.apart) };
+    return "#" + new URLSearchParams(words).toString();
+  }
+
+  function restore() {
+    const words = new URLSearchParams(location.hash.slice(1));
+    const whole = (name, limit) => {
+      const k = Number.parseInt(words.get(name), 10);
+      return k >= 0 && k < limit ? k : null;
+    };
+    const at = traces.findIndex((one) => String(one.step) === words.get("t"));
+    if (at >= 0) state.at = at;
+    state.item = whole("item", count) ?? state.item;
+    state.other = whole("other", count) ?? -1;
+    state.filter = members.has(words.get("class")) ? words.get("class") : "";
+    state.direction = words.get("direction") === "of" ? "of" : "on";
+    state.unit = words.get("unit") === "covariance" ? "covariance" : "correlation";
+    state.apart = words.get("apart") === "1";
+  }
+
+  function show() {
+    current = row(state.at, state.item);
+    const helpers = strongest(-1), harmers = strongest(1);
+    if (state.other < 0 || state.other === state.item)
+      state.other = helpers[0] ?? harmers[0] ?? -1;
+    colour();
+    list("helpers", helpers);
+    list("harmers", harmers);
+    controls();
+    describe();
+    curve();
+  }
+
+  function change(words) {
+    if (words.item !== undefined && words.item !== state.item && words.other === undefined)
+      words.other = -1;
+    Object.assign(state, words);
+    show();
+    history.replaceState(null, "", link());
+    return state;
+  }
+
+  // ---- what a person does ----
+  const within = (k, limit) => Math.max(0, Math.min(limit - 1, k));
+
+  function key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("select, input:not([type=range])")) return;
+    const moves = {
+      ArrowLeft: { item: within(state.item - 1, count) },
+      ArrowRight: { item: within(state.item + 1, count) },
+      ArrowUp: { at: within(state.at + 1, traces.length) },
+      ArrowDown: { at: within(state.at - 1, traces.length) },
+      Home: { at: 0 },
+      End: { at: traces.length - 1 },
+    };
+    const slides = event.target === get("slider");
+    const move = slides && event.key === "ArrowLeft" ? moves.ArrowDown
+      : slides && event.key === "ArrowRight" ? moves.ArrowUp : moves[event.key];
+    if (move === undefined) return;
+    event.preventDefault();
+    change(move);
+    if (move.item !== undefined) spans[state.item].scrollIntoView({ block: "nearest" });
+  }
+
+  function clicks() {
+    get("text").addEventListener("click", (event) => {
+      const span = event.target.closest(".token");
+      if (!span) return;
+      const j = Number(span.dataset.item);
+      if (event.shiftKey && j !== state.item) change({ other: j });
+      else change({ item: j });
+    });
+    for (const id of ["helpers", "harmers"])
+      get(id).addEventListener("click", (event) => {
+        const button = event.target.closest("button");
+        if (!button) return;
+        const j = Number(button.dataset.item);
+        change({ other: j });
+        spans[j].scrollIntoView({ block: "nearest" });
+      });
+    get("text").addEventListener("mouseover", (event) => {
+      const span = event.target.closest(".token");
+      if (!span || current === null) return;
+      const j = Number(span.dataset.item);
+      span.title = `row ${data.row[j]}, position ${data.position[j]}: ` +
+        `${digits(current.value[j])} ± ${digits(current.error[j]).replace("+", "")}`;
+    });
+    get("slider").addEventListener("input", () => change({ at: Number(get("slider").value) }));
+    for (const id of ["filter", "direction", "unit"])
+      get(id).addEventListener("change", () => change({ [id]: get(id).value }));
+    get("apart").addEventListener("change", () => change({ apart: get("apart").checked }));
+    get("theme").addEventListener("click", () => {
+      const root = document.documentElement;
+      root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+    });
+    document.addEventListener("keydown", key);
+    window.addEventListener("hashchange", () => { restore(); show(); });
+  }
+
+  function begin() {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    document.title = `${data.title} (dlnflow explorer)`;
+    get("title").textContent = data.title;
+    get("slider").max = data.checkpoints.length - 1;
+    get("marks").append(...data.checkpoints.map((_, at) => {
+      const mark = element("option");
+      mark.value = at;
+      return mark;
+    }));
+    for (const name of members.keys()) {
+      const option = element("option", "", name.replace(/_/g, " "));
+      option.value = name;
+      get("filter").append(option);
+    }
+    const { largest_error: error, error_over_floor: share } = data.error;
+    get("accuracy").textContent =
+      `The page has ${(Number(data.bytes) / 1e6).toFixed(2)} MB. It keeps losses as rounded ` +
+      "integers" + (error === null ? "." : ", which changes a correlation by at most " +
+      `${error.toPrecision(2)}, ${(100 * share).toPrecision(2)} % of the noise floor.`);
+    writeText();
+  }
+
+  async function start() {
+    begin();
+    for (const point of data.checkpoints) traces.push(await unpack(point));
+    if (location.hash.length > 1) restore();
+    clicks();
+    change({});
+    window.explorer = { row, change, state, link };
+    document.body.dataset.ready = "yes";
+  }
+
+  start().catch((error) => {
+    get("chosen").textContent = `This page cannot be shown: ${error.message}`;
+    throw error;
+  });
+})();

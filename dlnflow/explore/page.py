@@ -1,0 +1,213 @@
+"""One HTML file with everything that it shows: loss traces as integers, text, style and script."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from dlnflow._support.files import write_atomic
+from dlnflow.explore.quantised import QuantisedTraces, quantise
+from dlnflow.traces import summary
+
+FORMAT = 1
+"""Of the data in a page."""
+LEVEL = 0.95
+"""Probability of the intervals that a page draws."""
+SIZE = "0" * 12
+"""Stands in the data until the size of the page is known."""
+
+
+def write_page(
+    traces: xr.DataArray,
+    classes: xr.DataArray,
+    words: Sequence[str],
+    out: str | Path,
+    *,
+    title: str = "dlnflow explorer",
+    done: Callable[[int, int], None] = lambda k, n: None,
+) -> dict[str, Any]:
+    """Write a page on which a click on a token shows its influence, at every checkpoint.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Loss traces with the coordinates row, position and token.
+    classes : DataArray
+        Of the observed sequences (dims sequence, position, token_class), or of the items
+        (item, token_class); they may overlap.
+    words : sequence of str, length K
+        What every item spells. Nothing in it is markup to the page.
+    out : path
+        The page; it appears complete or not at all.
+    title : str
+        Above the text.
+    done : callable
+        Gets the number of finished checkpoints and that of all.
+
+    Returns
+    -------
+    dict
+        `page`, `bytes`, `tokens`, `checkpoints`, `largest_error` of a correlation caused by
+        quantisation, the least `noise_floor`, and `error_over_floor`, the largest of their ratio.
+
+    Raises
+    ------
+    ValueError
+        If `words` are not one per item.
+    OSError
+        If the page cannot be written.
+    """
+    if len(words) != traces.sizes["item"]:
+        raise ValueError(f"`words` must be one per item, {traces.sizes['item']}; got {len(words)}.")
+    total = traces.sizes["time"]
+    finished = iter(range(1, total + 1))
+    judged = summary(traces)
+    quantised = quantise(traces, judged.noise_floor, lambda: done(next(finished), total))
+    found = about_error(quantised)
+    data = {
+        "format": FORMAT,
+        "title": title,
+        "bytes": SIZE,
+        "factor": float(traces.attrs["n_beta"] / traces.attrs["n_train"]),
+        "level": LEVEL,
+        "error": found,
+        "words": list(words),
+        **{name: traces[name].values.tolist() for name in ("row", "position", "token")},
+        "classes": _classes(classes),
+        "checkpoints": checkpoints(judged, quantised),
+    }
+    page = _filled(data)
+    write_atomic(Path(out), lambda p: p.write_bytes(page))
+    sizes = {"tokens": traces.sizes["item"], "checkpoints": total}
+    return {"page": str(out), "bytes": len(page), **sizes, **found}
+
+
+def about_error(quantised: Sequence[QuantisedTraces]) -> dict[str, Any]:
+    """Return what quantisation costs at most, over all checkpoints and pairs.
+
+    Returns
+    -------
+    dict
+        None instead of numbers where no checkpoint has chains.
+    """
+    known = [one for one in quantised if np.isfinite(one.error)]
+    if not known:
+        return dict.fromkeys(("largest_error", "noise_floor", "error_over_floor"))
+    return {
+        "largest_error": max(one.error for one in known),
+        "noise_floor": min(one.floor for one in known),
+        "error_over_floor": max(one.error / one.floor for one in known),
+    }
+
+
+def checkpoints(judged: xr.Dataset, quantised: Sequence[QuantisedTraces]) -> list[dict[str, Any]]:
+    """Return what a page knows of every checkpoint, as JSON has it.
+
+    Returns
+    -------
+    list of dict
+        `step`, `verdict`, `r_hat`, `ess`, `noise_floor` (None if not finite), `rows`, `edges`,
+        `t` (standard errors on either side of an interval), `error`, and `spread` (float32) and
+        `values` (int16, see `packed`) in base64.
+    """
+    rows = []
+    for t, one in enumerate(quantised):
+        at = judged.isel(time=t)
+        numbers = {name: float(at[name]) for name in ("r_hat", "ess", "noise_floor")}
+        numbers |= {"error": one.error, "t": float(stdtrit(len(one.edges) - 2, (1 + LEVEL) / 2))}
+        rows.append(
+            {name: value if np.isfinite(value) else None for name, value in numbers.items()}
+            | {
+                "step": int(at.time),
+                "verdict": str(at.verdict.item()),
+                "rows": len(one.values),
+                "edges": one.edges.tolist(),
+                "spread": text_of(one.spread.astype("<f4").tobytes()),
+                "values": text_of(packed(one.values)),
+            }
+        )
+    return rows
+
+
+def packed(values: NDArray[np.int16]) -> bytes:
+    """Return (R, K) integers deflated: all low bytes, then all high bytes.
+
+    Returns
+    -------
+    bytes
+        In the zlib format, which browsers read as "deflate".
+    """
+    two = np.ascontiguousarray(values, dtype="<i2").view(np.uint8).reshape(-1, 2)
+    return zlib.compress(two.T.tobytes(), level=6)
+
+
+def unpacked(data: bytes, rows: int, items: int) -> NDArray[np.int16]:
+    """Return the integers that `packed` took.
+
+    Returns
+    -------
+    (rows, items) int16 array
+        As the page reads them.
+    """
+    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(2, -1)
+    return np.ascontiguousarray(planes.T).view("<i2").reshape(rows, items)
+
+
+def text_of(data: bytes) -> str:
+    """Return bytes in base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def escaped(data: dict[str, Any]) -> str:
+    r"""Return JSON that no HTML parser finds an end of a script or a comment in.
+
+    Returns
+    -------
+    str
+        ASCII; every "<", ">" and "&" is written as \u00NN.
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _filled(data: dict[str, Any]) -> bytes:
+    """Put style, script and data into the template."""
+    files = resources.files("dlnflow.explore")
+    style, script, page = (
+        (files / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html")
+    )
+    # Nothing may be loaded, and no script or style may run but these two.
+    allowed = {"STYLE_HASH": _hash(style), "SCRIPT_HASH": _hash(script)}
+    parts = allowed | {"STYLE": style, "SCRIPT": script, "DATA": escaped(data)}
+    for name, part in parts.items():
+        before, after = page.split(f"[[{name}]]")
+        page = before + part + after
+    whole = page.encode()
+    size = f"{len(whole):>{len(SIZE)}}"
+    return whole.replace(f'"bytes":"{SIZE}"'.encode(), f'"bytes":"{size}"'.encode(), 1)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _classes(classes: xr.DataArray) -> dict[str, Any]:
+    """Return the names of classes and the positions of the items of each."""
+    if "position" in classes.dims:  # a loss belongs to its target, and position 0 has none
+        classes = classes.isel(position=slice(1, None)).transpose(
+            "sequence", "position", "token_class"
+        )
+    members = classes.values.reshape(-1, classes.sizes["token_class"]).astype(bool)
+    names = classes["token_class"].values
+    return {str(name): np.flatnonzero(members[:, g]).tolist() for g, name in enumerate(names)}
