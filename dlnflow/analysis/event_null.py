@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray
+from dlnflow._support.progress import each
 from dlnflow.analysis.events import KINDS, events
 from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS
@@ -183,7 +184,7 @@ def shuffled_event_null(
         return chosen(one, steps, query=query, train=train)
 
     real = curves(run)
-    nulls = [curves(_shuffled(run, generator)) for generator in seeds]
+    nulls = [curves(_shuffled(run, one)) for one in each(seeds, "running on shuffled targets")]
     rows = []
     for share in (0.0, *shares.tolist()):
         found = [_counts(one, share * _largest(one) if share else None) for one in nulls]

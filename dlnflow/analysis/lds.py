@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray, IntArray
+from dlnflow._support.progress import Progress
 from dlnflow.dynamics import Dynamics
 from dlnflow.influence import ESTIMATORS
 
@@ -207,12 +208,14 @@ def _scores(
 ) -> FloatArray:
     """Spearman of (..., T, Q, S) and (T, Q, S) for multiplicities (D, S) within among[q]."""
     found = np.empty((*predicted.shape[:-1], len(draws)))
-    for place in np.ndindex(truth.shape[:-1]):
-        times = draws * among[place[-1]]
-        expected = _ranks(truth[place], times)
-        for before in np.ndindex(predicted.shape[: -truth.ndim]):
-            here = before + place
-            found[here] = _pearson(_ranks(predicted[here], times), expected, times)
+    with Progress(math.prod(truth.shape[:-1]), "ranking subsets") as progress:
+        for place in np.ndindex(truth.shape[:-1]):
+            times = draws * among[place[-1]]
+            expected = _ranks(truth[place], times)
+            for before in np.ndindex(predicted.shape[: -truth.ndim]):
+                here = before + place
+                found[here] = _pearson(_ranks(predicted[here], times), expected, times)
+            progress.advance()
     return found
 
 
