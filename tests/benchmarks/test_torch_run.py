@@ -71,7 +71,8 @@ def test_tangents_cost_at_most_two_and_a_half_runs_each(run, one_run, directions
     matrix = np.eye(N_ITEMS)[:directions]
     seconds, _ = _cpu(lambda: run.tangents([N_STEPS], matrix))
     print(
-        f"\n{directions} tangents: {seconds / one_run:.1f} runs, {seconds / one_run / directions:.2f} each"
+        f"\n{directions} tangents: {seconds / one_run:.1f} runs, "
+        f"{seconds / one_run / directions:.2f} each"
     )
     assert seconds / one_run <= 2.5 * directions + 1
 
