@@ -41,8 +41,9 @@ LM: dict[int | str, str] = {
     14: "fig14_neighbours",
     15: "fig15_induction",
     16: "fig16_intervention",
+    17: "fig17_lm_exact",
 }
-"""The same for the language model; 16 is an experiment of ours."""
+"""The same for the language model; 16 and 17 are experiments of ours."""
 TORCH: dict[int | str, str] = {
     "nonlinear": "nonlinear",
     "digits": "digits",

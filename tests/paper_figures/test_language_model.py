@@ -1,5 +1,6 @@
 """Language-model figures from small made-up results: they draw, and claim what went in."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from dlnflow import lm
 from dlnflow.lm.data.batches import Observed
 from dlnflow.lm.data.corpus import Corpus
 from dlnflow.lm.data.token_classes import CLASSES
@@ -22,6 +24,7 @@ from paper_figures import (
     fig14_neighbours,
     fig15_induction,
     fig16_intervention,
+    fig17_lm_exact,
 )
 from paper_figures.__main__ import app
 from paper_figures._data import Scale
@@ -109,6 +112,52 @@ def test_windows():
         "crossing.never.seed0": 9.0,
         "crossing.before.seed0": 5.0,
     }
+
+
+@pytest.fixture
+def small_exact(monkeypatch, tmp_path):
+    """The run of figure 17, but of eight steps, swept in this process."""
+    for k in range(8):
+        words = f"{k} jumps over the lazy fox, {7 * k + 3} quick brown wizards vex again"
+        (tmp_path / f"{k}.txt").write_text(f"{words}\n" * 60)
+    small = replace(
+        fig17_lm_exact.RUNS[Scale.quick],
+        corpus=str(tmp_path),
+        vocab_size=270,
+        layers=1,
+        width=16,
+        rows=4,
+        context=32,
+        n_steps=8,
+        every=4,
+    )
+    monkeypatch.setitem(fig17_lm_exact.RUNS, Scale.quick, small)
+    monkeypatch.setitem(fig17_lm_exact.TIMES, Scale.quick, ((3, 8), (6,)))
+    monkeypatch.setitem(fig17_lm_exact.SINCE, Scale.quick, 2)
+    monkeypatch.setattr(fig17_lm_exact, "BIN", 2)
+    monkeypatch.setattr(_lm_data, "OUT", tmp_path / "out")
+    monkeypatch.setattr(_lm_data, "pool", lambda: ThreadPoolExecutor(1))
+    caches = fig17_lm_exact.trained, fig17_lm_exact.probe
+    for one in caches:
+        one.cache_clear()
+    yield
+    for one in caches:
+        one.cache_clear()
+
+
+def test_exact_influence_of_rows(small_exact):
+    figure, claims = fig17_lm_exact.draw(Scale.quick)
+    assert len(figure.axes) == 5  # four panels and a colour bar
+    found = fig17_lm_exact.influence(Scale.quick)  # kept by now
+    assert found.time.values.tolist() == [3, 6, 8] and found.step.values.tolist() == [*range(2, 8)]
+    total = float(found.sel(time=8).sum())
+    assert claims["total.planted"] + claims["total.other"] == pytest.approx(total)
+    queries = {"loss": lm.queries.repeated_loss(fig17_lm_exact.probe(Scale.quick))}
+    run = lm.TrainingRun.of(fig17_lm_exact.trained(Scale.quick), queries)
+    later = np.arange(8)[:, None] >= 2
+    along = run.along({"planted": later & run.planted, "other": later & ~run.planted}, [8])
+    for kind in ("planted", "other"):
+        assert claims[f"total.{kind}"] == pytest.approx(along.sel(train=kind).item(), rel=1e-3)
 
 
 def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path, bpe):

@@ -178,7 +178,7 @@ class TrainingRun:
         return xr.DataArray(values[0], dims=("time", "query"), coords=coords, name="measured")
 
     def per_step(
-        self, at: ArrayLike | None = None, *, keep: str | Path | None = None
+        self, at: ArrayLike | None = None, *, since: int = 0, keep: str | Path | None = None
     ) -> xr.DataArray:
         """Exact influence of every training row on every query at some times, by one sweep back.
 
@@ -192,6 +192,8 @@ class TrainingRun:
         ----------
         at : sequence of int, optional
             Times of the queries, strictly increasing. Default: the end.
+        since : int
+            First step whose rows are looked at; the sweep ends there.
         keep : path, optional
             File (.npz) in which the sweep is kept as it goes; a call that finds it goes on from
             there, after replaying the training up to that step.
@@ -205,27 +207,32 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If times are invalid, or `keep` is damaged or of another sweep.
+            If times are invalid, `since` is not before the last of them, or `keep` is damaged or
+            of another sweep.
         FloatingPointError
             If the run diverges.
         """
         at = checks.recorded_steps([self.n_steps] if at is None else at, self.n_steps)
+        if checks.whole_number("since", since) >= at[-1]:
+            raise ValueError(f"`since` must be before the last of `at`, {at[-1]}; got {since}.")
         values = np.zeros((len(at), len(self.queries), int(at[-1]), self.batch))
         back = backward.RunAdjoint(self._derivatives, self._replay, self._queries)
         kept, open_, top = KeptSweep(keep, self._key(at)), [], int(at[-1])
-        if (found := kept.load()) is not None:
-            values, open_, top = found["values"], found["open"].tolist(), int(found["step"])
-            back.restore([found[name] for name in backward.PARTS])
+        if (known := kept.load()) is not None:
+            values, open_, top = known["values"], known["open"].tolist(), int(known["step"])
+            back.restore([known[name] for name in backward.PARTS])
         stride = int(np.ceil(np.sqrt(at[-1])))
-        for moment in self._backward(top):
+        for moment in self._backward(top) if top > since else ():
             for t in np.flatnonzero(at == moment.after.step):
                 back.open()
                 open_.append(int(t))
                 back.add(moment.after, np.arange(len(open_)) == len(open_) - 1)
             effects = back.back(moment)
             values[open_, :, moment.step] = effects.reshape(len(open_), -1, self.batch)
-            if moment.step % stride == 0:
+            if moment.step % stride == 0 or moment.step == since:
                 kept.save(values=values, open=open_, step=moment.step, **back.state())
+            if moment.step == since:
+                break
         coords = {
             "time": at,
             "query": list(self.queries),
@@ -240,7 +247,8 @@ class TrainingRun:
             "attention": "written out in the derivatives: fused kernels have no second one",
         }
         dims = ("time", "query", "step", "row")
-        return xr.DataArray(values, coords=coords, dims=dims, name="influence", attrs=about)
+        found = xr.DataArray(values, coords=coords, dims=dims, name="influence", attrs=about)
+        return found.sel(step=slice(since, None))
 
     def _key(self, at: IntArray) -> dict[str, Any]:
         """What a sweep is of, as far as it can be written down."""

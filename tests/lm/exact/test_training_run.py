@@ -204,6 +204,12 @@ def test_a_sweep_that_was_stopped_goes_on(exact, tmp_path, monkeypatch):
     again = run.per_step([6, END], keep=path)
     np.testing.assert_array_equal(again, expected)
     np.testing.assert_array_equal(run.per_step([6, END], keep=path), expected)  # all is there
+    later = run.per_step([6, END], since=5, keep=tmp_path / "later.npz")
+    np.testing.assert_array_equal(later, expected.sel(step=slice(5, None)))
+    whole = run.per_step([6, END], keep=tmp_path / "later.npz")  # goes on
+    np.testing.assert_array_equal(whole, expected)
+    with pytest.raises(ValueError, match="before the last"):
+        run.per_step([6, END], since=END)
     with pytest.raises(ValueError, match="another times"):
         run.per_step([5, END], keep=path)
     path.write_bytes(path.read_bytes()[:-100])

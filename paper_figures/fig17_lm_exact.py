@@ -1,0 +1,224 @@
+"""Figure 17: exact influence of every training row on the induction loss, step by step."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from dlnflow import lm
+from dlnflow.lm.figures import rise
+from dlnflow.lm.runs.model import CONFIGURATIONS
+from dlnflow.plots import influence_plots, panels
+from paper_figures import _lm_data, _style
+from paper_figures._data import Scale
+
+RUNS = {
+    # a smaller `fast` with more repeats, whose circuit forms between steps 900 and 1,500
+    Scale.quick: replace(
+        CONFIGURATIONS["fast"],
+        vocab_size=300,
+        context=64,
+        learning_rate=3e-3,
+        n_steps=1_500,
+        every=125,
+        repeat_share=0.5,
+        precision="fp32",
+    ),
+    Scale.paper: CONFIGURATIONS["fast"],
+}
+TIMES = {
+    Scale.quick: ((750, 1_500), (1_000, 1_125, 1_250)),
+    Scale.paper: ((500, 1_000, 4_500), (1_250, 1_500, 2_000), (2_500, 3_500)),
+}
+"""Times of the query; each group is a sweep of its own, of about equal cost."""
+SINCE = {Scale.quick: 600, Scale.paper: 0}
+"""First step whose rows are looked at."""
+BIN = 50
+"""Steps over which rows are averaged."""
+SATURATED = 0.95
+"""Share of the bins whose colour is not at the end of the bar: the last ones stand out."""
+KINDS = {"planted": "planted repeats", "other": "other rows"}
+COLORS = {"planted": "#D55E00", "other": "#0072B2"}
+HEADLINES = {
+    "total.planted": "all planted rows on the last loss: {:+.2f} nats per unit of weight",
+    "total.other": "other rows: {:+.2f}",
+    "share_of_last_steps.planted": "of it the last 50 steps: {:.2f}",
+    "mean_over_spread.planted": "mean over spread of single planted rows: {:.2f}",
+}
+
+
+def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
+    """Train, sweep back from every time, draw influence over step of the row and time."""
+    return show(influence(scale), scores(scale), windows(scale))
+
+
+@cache
+def probe(scale: Scale) -> NDArray[np.int64]:
+    """Return the repeated sequences whose second halves are the induction loss."""
+    data = lm.train.load_data(trained(scale))
+    return lm.induction.repeated_sequences(
+        data.training.counts,
+        period=min(lm.induction.PERIOD, RUNS[scale].context // 2),
+        special=lm.spelling.special_ids(data.tokenizer),
+        disjoint=False,
+    )
+
+
+@cache
+def trained(scale: Scale) -> Path:
+    """Train the run, or go on where that stopped; return its folder."""
+    run, folder = RUNS[scale], _lm_data.OUT / f"exact-{scale}"
+    lm.experiment.one_thread()
+
+    def progress(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            _lm_data.say(f"training, step {step} of {run.n_steps}, loss {loss:.2f}")
+
+    lm.train.train(run, folder, progress=progress, device=_lm_data.SIZES[scale].device)
+    return folder
+
+
+def scores(scale: Scale) -> xr.Dataset:
+    """Return induction scores and losses at every checkpoint."""
+    return lm.induction.measure(lm.Checkpoints.from_directory(trained(scale)), probe(scale))
+
+
+def influence(scale: Scale) -> xr.DataArray:
+    """Return the influence of every row at all times; sweeps are kept, two run at a time."""
+    folder, sequences, device = trained(scale), probe(scale), _lm_data.SIZES[scale].device
+    groups, parts = TIMES[scale], []
+    with _lm_data.pool() as executor:
+        how = {"since": SINCE[scale], "device": device}
+        sweeps = [executor.submit(sweep, folder, sequences, times, **how) for times in groups]
+        for one in sweeps:
+            _lm_data.say(f"sweeping back, {len(parts)} of {len(groups)} done")
+            parts.append(one.result())
+    return xr.concat(parts, "time", join="outer", fill_value=0.0).sortby("time")
+
+
+def sweep(
+    folder: Path, sequences: NDArray[np.int64], times: tuple[int, ...], *, since: int, device: str
+) -> xr.DataArray:
+    """Return the influence of every row at some times; goes on where it was stopped."""
+    queries = {"induction loss": lm.queries.repeated_loss(sequences)}
+    path = folder / f"influence-{'-'.join(map(str, times))}.npz"
+    run = lm.TrainingRun.of(folder, queries, device=device)
+    return run.per_step(times, since=since, keep=path)
+
+
+def windows(scale: Scale) -> dict[str, tuple[int, int]]:
+    """Return the windows of figure 16 if it was drawn for the same run; {} otherwise."""
+    found = {}
+    if RUNS[scale] == CONFIGURATIONS["fast"]:
+        for name in ("before", "during", "after"):
+            path = _lm_data.OUT / "fast-windows" / f"{name}-seed0" / "window.json"
+            if path.exists():
+                record = json.loads(path.read_text())
+                found[name] = record["start"], record["stop"]
+    return found
+
+
+def show(
+    influence: xr.DataArray, scores: xr.Dataset, windows: Mapping[str, tuple[int, int]]
+) -> tuple[Figure, dict[str, float]]:
+    """Draw from results: losses, influence of planted and of other rows, one time in full."""
+    binned = {kind: _binned(influence, kind) for kind in KINDS}
+    span = rise(scores)
+    with mpl.rc_context(influence_plots.STYLE):
+        figure = _style.figure(_style.PAGE_WIDTH, 4.6)
+        axes = figure.subplots(2, 2)
+        _draw_losses(axes[0, 0], scores, influence.time.values)
+        _draw_last_time(axes[0, 1], influence)
+        for axis in axes[0]:
+            axis.axvspan(*span, color="0.88", zorder=-2, linewidth=0)
+        limit = max(float(abs(one).quantile(SATURATED)) for one in binned.values())
+        for axis, kind in zip(axes[1], KINDS, strict=True):
+            mesh = _draw_heat(axis, binned[kind], limit)
+            axis.set_title(KINDS[kind])
+            for edge in span:
+                axis.axvline(edge, color="0.6", linewidth=0.8)
+            for edge in np.ravel(list(windows.values())):
+                axis.axvline(edge, color="0.2", linewidth=0.6, linestyle=":")
+        bar = figure.colorbar(mesh, ax=axes[1, 1], extend="both")
+        bar.set_label(f"mean effect of a row\n(10$^{{-3}}$ nats)\n{panels.SIGNED}")
+        for axis in axes.flat:
+            axis.set_xlim(int(influence.step[0]), int(influence.time[-1]))
+        axes[0, 0].set_xlim(0)
+        panels.letters(axes.flat)
+    return figure, _claims(influence, binned, span)
+
+
+def _rows(influence: xr.DataArray, kind: str) -> xr.DataArray:
+    member = influence.planted.values.astype(bool)
+    return influence.isel(query=0, row=np.flatnonzero(member if kind == "planted" else ~member))
+
+
+def _binned(influence: xr.DataArray, kind: str) -> xr.DataArray:
+    """Mean effect of a row over rows and `BIN` steps, NaN after the time: (time, step)."""
+    used = influence.step < influence.time
+    mean = _rows(influence, kind).mean("row").where(used)
+    return mean.coarsen(step=BIN, boundary="pad").mean()
+
+
+def _draw_losses(axis: Axes, scores: xr.Dataset, times: NDArray[np.int64]) -> None:
+    for half, color in (("first", "0.5"), ("second", "black")):
+        axis.plot(scores.time, scores.loss.sel(half=half), color=color, label=f"{half} half")
+    second = np.interp(times, scores.time, scores.loss.sel(half="second"))
+    axis.plot(times, second, "o", color="black", markersize=3, label="times of the query")
+    axis.set(xlabel="training step", ylabel="loss on repeats (nats)")
+    axis.legend(loc="lower left", **_style.LEGEND)
+
+
+def _draw_heat(axis: Axes, binned: xr.DataArray, limit: float) -> QuadMesh:
+    count = binned.sizes["time"]
+    edges = np.append(binned.step.values - (BIN - 1) / 2, binned.step.values[-1] + (BIN + 1) / 2)
+    mesh = axis.pcolormesh(
+        edges,
+        np.arange(count + 1),
+        1e3 * np.ma.masked_invalid(binned.values),
+        cmap=panels.DIVERGING,
+        vmin=-1e3 * limit,
+        vmax=1e3 * limit,
+        rasterized=True,
+    )
+    axis.set_yticks(np.arange(count) + 0.5, [f"{t:,}" for t in binned.time.values])
+    axis.set(xlabel="step of the row", ylabel="time of the query")
+    return mesh
+
+
+def _draw_last_time(axis: Axes, influence: xr.DataArray) -> None:
+    """Sum of the effects of all rows up to a step, of each kind, on the loss at the last time."""
+    last = influence.isel(time=-1)
+    for kind, color in COLORS.items():
+        total = _rows(last, kind).sum("row").cumsum("step")
+        axis.plot(last.step + 1, total, color=color, label=KINDS[kind])
+    axis.axhline(0, color="0.5", linewidth=0.6)
+    axis.set_title(f"effect on the loss at step {int(last.time):,}")
+    axis.set(xlabel="step of the row", ylabel=f"all rows so far (nats)\n{panels.SIGNED}")
+    axis.legend(loc="lower left", **_style.LEGEND)
+
+
+def _claims(
+    influence: xr.DataArray, binned: Mapping[str, xr.DataArray], span: tuple[float, float]
+) -> dict[str, float]:
+    """Sums at the last time, shares of bins with one sign, and how fast influence fades."""
+    claims = {"score_from": span[0], "score_to": span[1]}
+    for kind, one in binned.items():
+        claims[f"total.{kind}"] = float(_rows(influence, kind).isel(time=-1).sum())
+        used = one.values[np.isfinite(one.values)]
+        claims[f"share_of_bins_that_help.{kind}"] = float((used < 0).mean())
+    rows = _rows(influence, "planted").isel(time=-1)
+    claims["mean_over_spread.planted"] = float(rows.mean() / rows.std())
+    by_step = rows.sum("row")
+    recent = by_step.step >= int(influence.time[-1]) - BIN
+    claims["share_of_last_steps.planted"] = float(by_step.where(recent).sum() / by_step.sum())
+    return claims
