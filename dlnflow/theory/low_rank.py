@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import FloatArray, IntArray, each
 
 FACTOR_RTOL = 2e-14
 """What is left out of a coefficient matrix, in Frobenius norm relative to the whole.
@@ -122,7 +122,7 @@ def sum_of_squares(
         null = None if rest is None else rest[rows, columns]
         left, right = query[rows], train[columns].T
         scaled, product = np.empty(left.shape), np.empty((len(left), right.shape[1]))
-        for (lam, z), plane in zip(terms, values, strict=True):
+        for (lam, z), plane in zip(each(terms, "pairs of items"), values, strict=True):
             out = plane[rows, columns]
             for weight, vector in zip(lam, z.T, strict=True):
                 np.multiply(left, vector[: left.shape[1]], out=scaled)
@@ -170,7 +170,7 @@ def combine_projectors(
     values = np.empty((len(coefficients), len(query), len(train)))
     symmetric = query is train
     combined = _contracted if len(values) <= FEW_TIMES * size else _by_products
-    for rows in chunks(len(query), PRODUCT_ELEMENTS // (size * len(train))):
+    for rows in each(chunks(len(query), PRODUCT_ELEMENTS // (size * len(train))), "pairs of items"):
         columns = slice(rows.start if symmetric else 0, len(train))
         flat = np.empty((size, rows.stop - rows.start, len(train) - columns.start))
         for projector, block in zip(flat, blocks, strict=False):
