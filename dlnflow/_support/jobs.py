@@ -2,7 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -71,6 +78,11 @@ def _elsewhere(
                 job = futures.pop(future)
                 try:
                     mine = future.result()
+                except CancelledError as error:
+                    raise ConnectionError(
+                        "jobs were cancelled before they were done: whoever hands them out, for "
+                        "example a scheduler, is gone"
+                    ) from error
                 except (OSError, BrokenExecutor) as error:
                     failed += 1
                     if isinstance(error, hopeless) or failed >= IN_A_ROW:

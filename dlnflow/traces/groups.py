@@ -256,40 +256,41 @@ def _same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], or_row: 
     of_id = None
     for items, z in rows():
         if of_id is None:
-            of_id = np.zeros((*z.shape[:2], ids.max() + 1, members.shape[1]))
+            shape = len(z), ids.max() + 1, members.shape[1], z.shape[1]
+            of_id = np.zeros(shape)  # draws last: what is gathered is contiguous
         here, sums = _by_id(z, members[items], ids[items])
-        of_id[:, :, here] += sums
-    total = _products(of_id)
+        of_id[:, here] += sums
+    total = _products(of_id, of_id)
     by_row = []
     for items, z in rows():
         here, sums = _by_id(z, members[items], ids[items])
-        crossed = np.einsum("cdvg,cdvh->cgh", of_id[:, :, here], sums, optimize=True)
-        own = np.einsum("cdvg,cdvh->cgh", sums, sums, optimize=True)
+        crossed = _products(of_id[:, here], sums)
+        own = _products(sums, sums)
         lost = crossed + crossed.swapaxes(1, 2) - own
         if or_row:
-            row = sums.sum(2)
+            row = sums.sum(1, keepdims=True)
             # pairs that share both would count twice
-            extra = np.einsum("cdg,cdh->cgh", row, row) - own
+            extra = _products(row, row) - own
             total += extra
             lost += extra
         by_row.append(lost)
     return Within(total, np.stack(by_row))
 
 
-def _products(of_id: FloatArray) -> FloatArray:
-    """Sum products of classes over draws and ids (C, D, V, G), a chain at a time, to (C, G, G)."""
-    flat = of_id.reshape(len(of_id), -1, of_id.shape[-1])
-    return np.stack([one.T @ one for one in flat])
+def _products(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Sum products of classes over ids and draws, (C, V, G, D) and the same to (C, G, G)."""
+    return np.matmul(a, b.swapaxes(-1, -2)).sum(1)
 
 
 def _by_id(
     z: FloatArray, members: FloatArray, ids: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], FloatArray]:
-    """Return the ids of a row and the sums (chains, draws, id, class) over their items."""
+    """Return the ids of a row and the sums (chains, id, class, draws) over their items."""
     here, number = np.unique(ids, return_inverse=True)
-    spread = np.zeros((len(ids), len(here), members.shape[1]))
-    spread[np.arange(len(ids)), number] = members
-    return here, np.tensordot(z, spread, 1)
+    spread = np.zeros((len(here), members.shape[1], len(ids)))
+    spread[number, :, np.arange(len(ids))] = members
+    sums = np.matmul(spread.reshape(-1, len(ids)), z.swapaxes(1, 2))
+    return here, sums.reshape(len(z), *spread.shape[:2], -1)
 
 
 def _estimate(pooled: Sums, single: Sums, pairs: Sums) -> Estimate:

@@ -42,7 +42,7 @@ def test_groups(traces):
     memory = peak(lambda: groups(traces, classes)) / traces.nbytes
     print(f"groups: {seconds:.3f} CPU s, {memory:.2f} x the traces")
     assert seconds < 0.1
-    assert memory < 3
+    assert memory < 1
 
 
 def test_matrix(traces):

@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import time
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 
 import pytest
 
@@ -120,6 +120,22 @@ def test_errors_of_disks_are_tried_again_but_not_for_ever():
             list(jobs.completed(Flaky(jobs.IN_A_ROW), [1, 2, 3], pool))
         with pytest.raises(OSError, match="No space"):
             list(jobs.completed(Flaky(1), [1, 2, 3], pool, hopeless=(OSError,)))
+
+
+class Gone:
+    """An executor whose scheduler is lost: what it was given is cancelled."""
+
+    def submit(self, function, argument):
+        future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_lost_scheduler_is_said_in_a_line():
+    with pytest.raises(ConnectionError, match="for example a scheduler, is gone") as caught:
+        list(jobs.completed(job, ["a"], Gone()))
+    assert caught.value.__notes__ == [jobs.SAFE]
 
 
 def test_a_claim_is_one_and_leaves_nothing(tmp_path):

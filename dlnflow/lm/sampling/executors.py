@@ -76,7 +76,15 @@ def _connected(address: str) -> Iterator:
             "tcp://HOST:8786."
         ) from error
     with client:
-        yield client
+        try:
+            yield client
+        except Exception as error:
+            if not type(error).__module__.startswith("distributed"):
+                raise
+            lost = ConnectionError(f"`scheduler` {address} gave up: {error}")
+            for note in getattr(error, "__notes__", ()):
+                lost.add_note(note)
+            raise lost from error
 
 
 def take_device(device: str, number: int) -> None:

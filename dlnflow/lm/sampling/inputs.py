@@ -86,7 +86,7 @@ def opened(inputs: Inputs) -> tuple[GradientData, Observed]:
         if there != known:
             raise ValueError(
                 f"{file} has other ids than those that were to be sampled (sha256 {there[:8]}, "
-                f"not {known[:8]}). Start the sampling again; the store names what differs."
+                f"not {known[:8]}). Call again: a file of the store is written anew."
             )
     return gradient, observed
 
@@ -108,9 +108,14 @@ def mapped_file(array: NDArray[Any]) -> Path | None:
 
 
 def _kept(folder: Path, sha256: str, array: NDArray[Any]) -> Path:
-    """Write an array under its hash."""
+    """Write an array under its hash, anew if the file there has something else."""
     path = folder.absolute() / "inputs" / f"{sha256}.npy"
-    if not path.exists():
+    try:
+        there = np.load(path, mmap_mode="r")
+        intact = there.dtype == array.dtype and np.array_equal(there, array)
+    except (OSError, ValueError, EOFError):
+        intact = False
+    if not intact:
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, array)
     return path
@@ -123,6 +128,6 @@ def _read(path: str, sha256: str) -> NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path} (ids with sha256 {sha256[:8]}) cannot be read here: {error}. Every process "
-            "must see store and run under the same path; a damaged file is deleted, and written "
+            "must see store and run under the same path; a damaged file of the store is written "
             "anew by the next call."
         ) from error

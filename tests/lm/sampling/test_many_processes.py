@@ -96,6 +96,8 @@ def test_inputs_that_are_gone_or_others_are_named(plan, sampler, tmp_path):
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match="other ids than those that were to be sampled"):
         unit.work(job)
+    Driver(parts, sampler, tmp_path)
+    assert file.read_bytes() == whole  # by the next call
     file.unlink()
     with pytest.raises(ValueError, match=r"cannot be read here.*under the same path"):
         unit.work(job)
