@@ -10,6 +10,7 @@
     direction: "on", unit: "correlation", apart: false };
   const members = new Map(Object.entries(data.classes).map(([name, at]) => [name, new Set(at)]));
   const spans = [];
+  const tints = [];
   let traces = [];
   let current = null;
 
@@ -27,7 +28,10 @@
     const planes = new Uint8Array(await new Response(stream).arrayBuffer());
     const size = planes.length / 2;
     const values = new Int16Array(size);
-    for (let k = 0; k < size; k++) values[k] = planes[k] | (planes[size + k] << 8);
+    for (let k = 0; k < size; k++) {
+      const folded = planes[k] | (planes[size + k] << 8);
+      values[k] = (folded >>> 1) ^ -(folded & 1);
+    }
     const batches = point.edges.length - 1;
     const squares = new Float64Array(batches * count);
     const scale = new Float64Array(count);
@@ -126,7 +130,7 @@
     let before = "", after = "";
     for (let k = Math.max(0, j - CONTEXT); k < j; k++) before += word(k);
     for (let k = j + 1; k <= Math.min(count - 1, j + CONTEXT); k++) after += word(k);
-    made.append(before.slice(-14), element("b", "", word(j)), after);
+    made.append(before.slice(-10), element("b", "", word(j)), after);
     return made;
   }
 
@@ -139,18 +143,27 @@
 
   // ---- what follows the state ----
   function strongest(sign) {
-    const order = [];
-    for (let j = 0; j < count; j++)
-      if (counted(j) && sign * current.value[j] > 0) order.push(j);
-    return order.sort((a, b) => sign * (current.value[b] - current.value[a])).slice(0, LISTED);
+    const best = [];
+    for (let j = 0; j < count; j++) {
+      const value = sign * current.value[j];
+      if (!(value > 0) || !counted(j)) continue;
+      if (best.length === LISTED && value <= sign * current.value[best[LISTED - 1]]) continue;
+      let place = best.length;
+      while (place > 0 && sign * current.value[best[place - 1]] < value) place--;
+      best.splice(place, 0, j);
+      if (best.length > LISTED) best.pop();
+    }
+    return best;
   }
 
   function scaleOf() {
-    const sizes = [];
+    const sizes = new Float64Array(count);
+    let size = 0;
     for (let j = 0; j < count; j++)
-      if (counted(j) && Number.isFinite(current.value[j])) sizes.push(Math.abs(current.value[j]));
-    sizes.sort((a, b) => a - b);
-    return sizes.length ? sizes[Math.floor(0.99 * (sizes.length - 1))] || 1 : 1;
+      if (counted(j) && Number.isFinite(current.value[j]))
+        sizes[size++] = Math.abs(current.value[j]);
+    const known = sizes.subarray(0, size).sort();
+    return size ? known[Math.floor(0.99 * (size - 1))] || 1 : 1;
   }
 
   function colour() {
@@ -165,8 +178,9 @@
         (j !== state.item && !inside ? " out" : known && !strong ? " faded" : "");
       if (span.className !== name) span.className = name;
       const depth = known ? Math.min(1, Math.abs(value) / top) * (strong ? .65 : .18) : 0;
-      span.style.backgroundColor = depth < .01 ? "" :
-        `rgba(var(--${value < 0 ? "help" : "harm"}), ${depth.toFixed(3)})`;
+      const tint = depth < .01 ? "" :
+        `rgba(var(--${value < 0 ? "help" : "harm"}), ${depth.toFixed(2)})`;
+      if (tints[j] !== tint) span.style.backgroundColor = tints[j] = tint;
     }
     get("low").textContent = `helps ${digits(-top)}`;
     get("high").textContent = `${digits(top)} harms`;

@@ -33,7 +33,7 @@ from dlnflow.traces import check_traces
 from dlnflow.traces.columns import BLOCK, standardised
 from dlnflow.traces.diagnostics import ESS_LIMIT, checkpoints
 
-SHARE = 0.1
+SHARE = 0.25
 """Largest error of a correlation, as a share of the noise floor."""
 BATCH_DRAWS = 50
 """Draws of a batch where there are enough: long against the correlation time of mixed chains."""
