@@ -20,7 +20,9 @@ SENTENCES = 8
 """On a terminal."""
 
 
-def explained(run: Dynamics, curves: xr.DataArray) -> pd.DataFrame | None:
+def explained(
+    run: Dynamics, curves: xr.DataArray, pairs: list[tuple[str, str]] | None = None
+) -> pd.DataFrame | None:
     """Explain the events of the estimator that is nearest to retraining.
 
     Parameters
@@ -28,6 +30,8 @@ def explained(run: Dynamics, curves: xr.DataArray) -> pd.DataFrame | None:
     run : Run
     curves : xarray.DataArray
         Stacked estimators; a dim `seed` is averaged over.
+    pairs : list of (train, query), optional
+        Those that will be shown. Default: all.
 
     Returns
     -------
@@ -43,7 +47,10 @@ def explained(run: Dynamics, curves: xr.DataArray) -> pd.DataFrame | None:
     if "seed" in one.dims:
         one = one.mean("seed", keep_attrs=True)
     count = one.sizes["query"] * one.sizes["train"]
-    if count > MOST_CURVES:
+    if pairs:
+        train, query = (list(dict.fromkeys(side)) for side in zip(*pairs[:SENTENCES], strict=True))
+        one = one.sel(train=train, query=query)
+    elif count > MOST_CURVES:
         kept = max(1, MOST_CURVES // one.sizes["train"])
         size = np.abs(one).max(("time", "train")).values
         one = one.isel(query=np.sort(np.argsort(-size, kind="stable")[:kept]))

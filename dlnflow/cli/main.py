@@ -163,9 +163,10 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         output.keep(stop, out)
         raise
     files = [] if out is None else output.save(found.curves, out)
-    reasons = explanations.explained(described, found.curves)
     files += [] if out is None else output.draw(found.curves, described, out)
     verdicts, table = report.verdicts(found.curves), report.event_table(found.curves)
+    pairs = report.shown_pairs(table)
+    reasons = explanations.explained(described, found.curves, None if as_json else pairs)
     if as_json:
         _print_json(
             described,
@@ -180,7 +181,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         )
         return
     report.print_run(described, found.seconds)
-    pairs = report.print_events(table)
+    report.print_events(table)
     if reasons is not None:
         explanations.print_explained(reasons, described, pairs)
     report.print_verdicts(verdicts)

@@ -73,14 +73,13 @@ def print_line(text: str) -> None:
         _console().print(visible(text))
 
 
-def print_events(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Print the largest peak and the sign flips of pairs of different items, estimators abreast.
+def shown_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs (train, query) that `print_events` prints, in its order."""
+    return _spread_over_items(table[table["query"] != table["train"]])[:MAX_ROWS]
 
-    Returns
-    -------
-    list of (train, query)
-        The pairs that were printed, in their order.
-    """
+
+def print_events(table: pd.DataFrame) -> None:
+    """Print the largest peak and the sign flips of pairs of different items, estimators abreast."""
     pairs = table[table["query"] != table["train"]]
     names = [str(name) for name in table.attrs["estimators"]]
     order = _spread_over_items(pairs)
@@ -96,7 +95,6 @@ def print_events(table: pd.DataFrame) -> list[tuple[str, str]]:
         "2 standard errors, or more\nwhere these have few degrees of freedom.",
         highlight=False,
     )
-    return order[:MAX_ROWS]
 
 
 def _spread_over_items(pairs: pd.DataFrame) -> list[tuple[str, str]]:
