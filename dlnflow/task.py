@@ -18,6 +18,9 @@ from dlnflow.theory.modes import Modes, modes_of
 WHITENING_RTOL = 1e-12
 """Inputs are whitened when X X^T = c I holds to this, relative to c."""
 
+LARGEST_Y, LARGEST_X = 1e60, 1e30
+"""The largest |entry| lies between these and one over them, or squares and products of several
+overflow. Within them results are exact in any unit."""
 IDENTITY_STRIDES = (-8, 8)
 """Of `_identity`: no other float64 matrix steps backwards along its rows."""
 PLAIN_IDENTITY = 1000
@@ -46,7 +49,8 @@ class Task:
     ------
     ValueError
         If an array is not a finite matrix, if shapes or numbers of names disagree, if names are
-        missing or repeated, if there is a single item, or if all features are zero.
+        missing or repeated, if there is a single item, if all features are zero, or if the largest
+        entry is beyond 1e60 (inputs: 1e30) or one over it.
 
     Examples
     --------
@@ -77,6 +81,9 @@ class Task:
             )
         if not np.any(y):
             raise ValueError("`y` is zero everywhere: there is nothing to learn.")
+        _check_unit("y", y, LARGEST_Y)
+        if self.x is not None:
+            _check_unit("x", x, LARGEST_X)
         if self.x is not None and not np.any(y @ x.T):
             raise ValueError("`x` and `y` are uncorrelated: Y X^T = 0, there is nothing to learn.")
         y, x = y.copy(), x if self.x is None else x.copy()
@@ -303,6 +310,22 @@ def distinct(kind: str, names: Sequence[str] | None, count: int, stem: str) -> t
             "Labels select rows of results, so every one must be unique."
         )
     return tuple(names)
+
+
+def _check_unit(name: str, array: FloatArray, limit: float) -> None:
+    """Refuse data in a unit in which computations overflow.
+
+    Raises
+    ------
+    ValueError
+        If no entry is of a size between 1 / limit and limit.
+    """
+    largest = float(np.abs(array).max())
+    if largest and not 0.99 / limit <= largest <= 1.01 * limit:
+        raise ValueError(
+            f"the largest entry of `{name}` is {largest:.3g} in size; results are exact between "
+            f"{1 / limit:g} and {limit:g}. Choose another unit: multiply `{name}` by a constant."
+        )
 
 
 def _identity(size: int) -> FloatArray:

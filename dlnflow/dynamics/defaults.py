@@ -65,6 +65,16 @@ def stable_everywhere(task: Task, weights: Sequence[FloatArray]) -> float:
     return min(stable_learning_rate(task, depth), 2 / curvature)
 
 
+def weight_unit(task: Task, depth: int) -> float:
+    """Return the size of learned weights by the units of the data, (max |y| / max |x|)^(1/L).
+
+    1 for tables of zeros and ones. What is given in it scales with the data: features in another
+    unit give the same run in another unit.
+    """
+    inputs = 1.0 if task.one_hot else float(np.abs(task.x).max())
+    return (float(np.abs(task.y).max()) / inputs) ** (1 / depth)
+
+
 def largest_input(task: Task) -> float:
     """Return lambda_max(X X^T)."""
     return 1.0 if task.one_hot else float(np.linalg.norm(task.x, 2) ** 2)

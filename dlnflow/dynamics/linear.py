@@ -42,7 +42,8 @@ class Run:
         beyond n_in + d_out (see `dlnflow.dynamics.network.reduced`), if the optimizer is invariant
         under rotations of the hidden layer.
     init_std : float, optional
-        Standard deviation of the initial weights, by default 0.01.
+        Standard deviation of the initial weights. Default: 0.01 of the size of learned weights by
+        the units of the data, (max |y| / max |x|)^(1/L), which is 1 for zeros and ones.
     learning_rate : float, optional
         Default for "gd" and "flow": a hundredth of the largest value that is stable for gradient
         descent, both at the solution and for the initial weights. Momentum beta takes 1 - beta
@@ -124,9 +125,12 @@ class Run:
 
     def _describe_network(self) -> None:
         if self.initial is None:
-            for name, default in (("hidden", HIDDEN), ("init_std", INIT_STD), ("depth", DEPTH)):
+            for name, default in (("hidden", HIDDEN), ("depth", DEPTH)):
                 if getattr(self, name) is None:
                     self._store(name, default)
+            if self.init_std is None:
+                depth = checks.positive_integer("depth", self.depth)
+                self._store("init_std", INIT_STD * defaults.weight_unit(self.task, depth))
             self._store("init_std", checks.positive("init_std", self.init_std))
         else:
             self._take_weights()

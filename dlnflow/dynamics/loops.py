@@ -29,7 +29,8 @@ DIVERGENCE_FACTOR = 1e4
 A stable run never gets near it: its error starts near its maximum.
 """
 FLOW_RTOL, FLOW_ATOL = 1e-11, 1e-14
-"""Tolerances of the Runge-Kutta solver (DOP853) for gradient flow."""
+"""Tolerances of the Runge-Kutta solver (DOP853) for gradient flow; the latter in units of
+`Problem.weight_unit`."""
 
 
 class DivergenceError(FloatingPointError):
@@ -65,6 +66,16 @@ class Problem:
     def n_items(self) -> int:
         """Number of items N."""
         return self.y.shape[1]
+
+    @cached_property
+    def weight_unit(self) -> float:
+        """The size of weights, initial ones and those that are learned, whatever the data's unit.
+
+        A map from inputs to targets has the size |y| / |x|, and each of L layers its root.
+        """
+        inputs = 1.0 if self.x is None else np.abs(self.x).max()
+        learned = (np.abs(self.y).max() / inputs) ** (1 / len(self.weights))
+        return float(max(learned, *(np.abs(w).max() for w in self.weights)))
 
     def copies(self, batch: tuple[int, ...]) -> Weights:
         """Initial weights repeated along the batch axes, writable."""
@@ -290,7 +301,7 @@ def integrate(
             np.union1d(inside, [last]),
             begin=first,
             rtol=FLOW_RTOL,
-            atol=FLOW_ATOL,
+            atol=FLOW_ATOL * problem.weight_unit,
         )
         kept += [record(network.unflatten(path[:, k], shapes)) for k in range(len(inside))]
         state = path[:, -1]

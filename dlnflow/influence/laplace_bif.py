@@ -11,7 +11,7 @@ from dlnflow import checks, result
 from dlnflow._support import FloatArray, each
 from dlnflow.dynamics.protocol import Curvature, Dynamics
 from dlnflow.influence.estimator import LINEAR, TWO_LAYERS, Grid, Items, estimator
-from dlnflow.sampling.suggested import N_BETA
+from dlnflow.sampling.suggested import default_n_beta
 
 LOCALIZATION_FACTOR = 2.0
 """Default localization / (n_beta * largest negative curvature met); above 1 saddles are held. `bif`
@@ -57,7 +57,8 @@ def laplace_bif(
     steps : sequence of int, optional
         Networks, strictly increasing within the run.
     n_beta : float or list of float, optional
-        Inverse temperature; a list becomes the leading dim ``beta``. Default: 1e4.
+        Inverse temperature; a list becomes the leading dim ``beta``. Default: 1e4 over the square
+        of the largest feature.
     localization : float or list of float, optional
         A list becomes the leading dim ``localization``. Default: n_beta times twice the largest
         negative curvature at these checkpoints, so that the posterior stays near saddles. `bif`
@@ -110,6 +111,7 @@ def laplace_bif(
     checks.flag("normalised", normalised)
     points = run.curvature(grid.steps)
     start, _ = points.extremes(largest=False)
+    n_beta = default_n_beta(run) if n_beta is None else n_beta
     sweep = _sweep(points, n_beta, localization)
     if np.any(sweep.strength.min() + start < 0):
         _warn(start, sweep.strength)
@@ -151,8 +153,8 @@ class _Sweep(NamedTuple):
             return self.localization / self.n_beta[:, None]
 
 
-def _sweep(points: Curvature, n_beta: ArrayLike | None, localization: ArrayLike | None) -> _Sweep:
-    betas, one_beta = checks.positive_list("n_beta", N_BETA if n_beta is None else n_beta)
+def _sweep(points: Curvature, n_beta: ArrayLike, localization: ArrayLike | None) -> _Sweep:
+    betas, one_beta = checks.positive_list("n_beta", n_beta)
     if localization is not None:
         values, single = checks.positive_list("localization", localization)
         grid = np.broadcast_to(values, (len(betas), len(values)))

@@ -22,6 +22,8 @@ from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.step_checks import check_stable
 from dlnflow.task import Task
 
+SINGLE = 1e12
+"""Size of data whose cube, the square of a gradient, fits into single precision."""
 SLAB_BYTES = 400_000
 """Positions of the chains that advance together; a handful of such arrays fits in L2."""
 
@@ -72,6 +74,7 @@ def trace_run(
         )
     suggested.require_two_layers(run)
     full = Settings(**suggested.complete(run, settings, kernel))
+    _check_precision(run.task, full.dtype)
     w1, w2 = suggested.checkpoints(run, steps)
     stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
     check_stable(kernel, full, stiffness)
@@ -152,6 +155,23 @@ def sample(
     if weights is not None:
         traces = traces.assign_coords(weight=("item", weights))
     return traces
+
+
+def _check_precision(task: Task, dtype: str) -> None:
+    """Refuse single precision for data in a unit in which it overflows.
+
+    Raises
+    ------
+    ValueError
+        If the largest feature or input is beyond `SINGLE`, or one over it.
+    """
+    sizes = [float(np.abs(task.y).max()), 1.0 if task.one_hot else float(np.abs(task.x).max())]
+    outside = [size for size in sizes if not 1 / SINGLE <= size <= SINGLE]
+    if dtype == "float32" and outside:
+        raise ValueError(
+            f"`dtype` 'float32' overflows where data are as large as {outside[0]:.3g}; it takes "
+            f"{1 / SINGLE:g} to {SINGLE:g}. Give dtype='float64', or choose another unit."
+        )
 
 
 def _item_weights(weights: ArrayLike, n_items: int) -> FloatArray:

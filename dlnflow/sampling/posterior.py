@@ -97,7 +97,7 @@ class Posterior:
             ("n_beta", self.n_beta, "It multiplies the mean loss."),
             ("localization", self.localization, "Without it the posterior has no finite volume."),
         ):
-            if not bool(torch.all(torch.as_tensor(value) > 0)):
+            if not bool(torch.all(torch.as_tensor(value, dtype=torch.float64) > 0)):
                 raise ValueError(f"`{name}` must be > 0, got {value}. {hint}")
 
     @property
@@ -151,7 +151,7 @@ def checked_step_size(step_size: Scale) -> Scale:
     ValueError
         If it is not.
     """
-    value = torch.as_tensor(step_size)
+    value = torch.as_tensor(step_size, dtype=torch.float64)  # a float may be beyond float32
     if not bool(torch.all(torch.isfinite(value) & (value > 0))):
         raise ValueError(f"`step_size` must be finite and > 0, got {step_size}.")
     return step_size

@@ -25,7 +25,8 @@ from dlnflow._support import FloatArray
 from dlnflow.dynamics import Dynamics
 
 N_BETA = 1e4
-"""Default inverse temperature: fluctuations of the outputs are then about 1 % of a feature."""
+"""Default inverse temperature, times the square of the largest feature: fluctuations of the outputs
+are then about 1 % of it, in any unit."""
 MAX_BURN_IN = 5000
 """Given settings that need longer are left to the verdict."""
 LOCALIZATION_FACTOR = 10.0
@@ -54,7 +55,7 @@ def suggest(
         Where the curvature is taken; default 33 steps along the run, as in `bif`. One setting
         serves all checkpoints, so that a curve over training is not a curve of settings.
     n_beta : float, optional
-        Default 1e4.
+        Default `default_n_beta`, 1e4 where the largest feature is 1.
     kernel : str
         Name in `dlnflow.sampling.KERNELS`; the step size depends on it.
 
@@ -76,8 +77,18 @@ def suggest(
     >>> sorted(found)
     ['burn_in', 'localization', 'n_beta', 'step_size']
     """
-    n_beta = N_BETA if n_beta is None else checks.positive("n_beta", n_beta)
+    n_beta = default_n_beta(run) if n_beta is None else checks.positive("n_beta", n_beta)
     return complete(run, {"n_beta": n_beta}, kernel, steps)
+
+
+def default_n_beta(run: Dynamics) -> float:
+    """Return `N_BETA` / max |y|^2: an inverse temperature is one over a loss, in its unit.
+
+    Returns
+    -------
+    float
+    """
+    return N_BETA / float(np.abs(run.task.y).max()) ** 2
 
 
 def along(run: Dynamics) -> list[int]:
@@ -133,7 +144,7 @@ def complete(
     for name in ("n_beta", "localization", "step_size"):
         if name in given:
             checks.positive(name, given[name])
-    n_beta = given.setdefault("n_beta", N_BETA)
+    n_beta = given.setdefault("n_beta", default_n_beta(run))
     if not {"localization", "step_size"} <= set(given):
         w1, w2 = checkpoints(run, along(run) if steps is None else steps)
     if "localization" not in given:

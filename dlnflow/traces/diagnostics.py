@@ -256,7 +256,8 @@ def mean_and_error(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArr
     if len(values) == 0:
         return (np.full(values.shape[2:], np.nan),) * 3
     size = effective_size(values)
-    error = values.std(axis=(0, 1), ddof=1) / np.sqrt(size)
+    unit = _unit(values)  # squares of products of losses leave float64 in extreme units
+    error = unit * (values / unit).std(axis=(0, 1), ddof=1) / np.sqrt(size)
     return values.mean(axis=(0, 1)), error, np.maximum(size / DRAWS_PER_DOF, 1.0)
 
 
@@ -265,13 +266,20 @@ def _scaled(values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     # Losses may be 1e-8 with fluctuations of 1e-12, whose squares would underflow in the ratio of
     # variances.
     values = values - values.mean(axis=(0, 1), keepdims=True)
+    constant = np.abs(values).max(axis=(0, 1)) <= np.finfo(float).tiny
+    values = values / _unit(values)
     spread = values.std(axis=(0, 1))
-    constant = spread <= np.finfo(float).tiny
     scaled = values / np.where(constant, 1.0, spread)
     if constant.any():
         noise = np.random.default_rng(0).standard_normal(values.shape[:2])
         scaled[:, :, constant] = noise.reshape(*noise.shape, 1)
     return scaled, constant
+
+
+def _unit(values: FloatArray) -> FloatArray:
+    """Return a power of 2 near the largest |value| of each column, so that nothing is rounded."""
+    largest = np.abs(values).max(axis=(0, 1))
+    return np.ldexp(1.0, np.frexp(np.where(np.isfinite(largest), largest, 1.0))[1])
 
 
 def _geyer(values: FloatArray) -> FloatArray:

@@ -128,7 +128,7 @@ def test_perfect_checkpoints_set_no_scale():
     w1 = np.eye(2)[None]
     fitted = Networks(w1, w1, np.eye(2), np.eye(2), 0, False)
     with pytest.raises(ValueError, match=r"fits the task perfectly.*give `localization`"):
-        _sweep(TwoLayerCurvature(fitted), None, None)
+        _sweep(TwoLayerCurvature(fitted), 1e4, None)
 
 
 @pytest.mark.parametrize(

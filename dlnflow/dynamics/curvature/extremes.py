@@ -104,14 +104,16 @@ def _lanczos(
         return None
     nudge = np.cos(np.arange(1.0, size + 1))  # a fixed vector without symmetry
     v0 = nudge if start is None else start + 1e-3 * nudge / np.sqrt(size)
-    operator = LinearOperator((size, size), product, dtype=np.float64)
+    # ARPACK takes eigenvalues below 4e-11 for zero: the matrix is put in a unit of its own.
+    unit = 2.0 ** np.round(np.log2(np.linalg.norm(product(v0)) / np.linalg.norm(v0)))
+    operator = LinearOperator((size, size), lambda v: product(v) / unit, dtype=np.float64)
     try:
         values, vectors = eigsh(
             operator, 1, which="LA", v0=v0, ncv=LANCZOS_VECTORS, tol=tol, maxiter=MAX_RESTARTS
         )
     except ArpackError:
         return None  # a cluster at the edge of the spectrum
-    return float(values[0]), vectors[:, 0]
+    return float(values[0]) * float(unit), vectors[:, 0]
 
 
 def _size(points: Networks) -> int:

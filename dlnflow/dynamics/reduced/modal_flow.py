@@ -80,16 +80,15 @@ def _losses(reduced: Reduced, flow: modal.Modal, steps: IntArray) -> FloatArray:
         lambda z, out: flow.velocity(z.reshape(shape), out.reshape(shape)),
         flow.start.reshape(len(flow.start), -1),
         rtol=FLOW_RTOL,
-        atol=FLOW_ATOL,
+        atol=FLOW_ATOL * reduced.weight_unit,
     )
     kept = solver.run(_times(reduced, steps), lambda z: flow.losses(z.reshape(shape)))
     return np.stack(kept, axis=1)
 
 
 def _solve(reduced: Reduced, driven: Response | Outside, steps: IntArray, record) -> FloatArray:
-    solver = Solver(
-        "gradient flow", driven.velocity, driven.start, rtol=TANGENT_RTOL, atol=FLOW_ATOL
-    )
+    atol = FLOW_ATOL * reduced.weight_unit
+    solver = Solver("gradient flow", driven.velocity, driven.start, rtol=TANGENT_RTOL, atol=atol)
     return np.stack(solver.run(_times(reduced, steps), record))
 
 

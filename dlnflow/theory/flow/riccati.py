@@ -92,10 +92,13 @@ def stepped(flow: Eigen, step: float, momentum: float = 0.0) -> Eigen:
     Eigen
         With the rates of the steps; `basis` and `dual` are no longer orthogonal.
     """
-    growing = np.where(flow.rates > 0, flow.rates, 1.0)
-    total = 1 + momentum + (1 - momentum) * step * growing
-    multiplier = (total + np.sqrt(total**2 - 4 * momentum)) / 2
-    slowing = np.where(flow.rates > 0, np.log(multiplier) / (step * growing), 1.0)
+    grows = step * flow.rates > 0
+    gain = np.where(grows, step * flow.rates, 1.0)
+    # z - 1 without cancellation: rates of null modes are rounding, and tiny.
+    push = (1 - momentum) * gain
+    root = np.sqrt((1 - momentum) ** 2 + push * (2 + 2 * momentum + push))
+    beyond = push * (1 + (2 + 2 * momentum + push) / (root + 1 - momentum)) / 2
+    slowing = np.where(grows, np.log1p(beyond) / gain, 1.0)
     scale = np.sqrt(slowing)[..., None, :]
     return Eigen(flow.basis / scale, flow.rates * slowing, flow.dual * scale)
 
