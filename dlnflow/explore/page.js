@@ -116,8 +116,8 @@
         get("text").append(line);
       }
       const word = data.words[j];
-      const span = element("span", "token", shown(word) === "" ? "∅" : shown(word));
-      if (word.endsWith("\n")) span.append("\n");
+      const text = shown(word).replace(/↵/g, "↵\n");
+      const span = element("span", "token", text === "" ? "∅" : text);
       span.dataset.item = j;
       spans.push(span);
       line.append(span);
@@ -229,7 +229,7 @@
     const svg = get("curve");
     svg.replaceChildren();
     if (state.other < 0) return;
-    const left = 58, right = 408, top = 12, bottom = 188;
+    const left = 68, right = 408, top = 12, bottom = 188;
     const points = traces.map((one, at) => {
       const found = row(at, state.item, state.other, state.other + 1);
       return { at, step: one.step, value: found.value[0], half: one.t * found.error[0] };
@@ -273,7 +273,7 @@
     svg.append(draw("text", { x: (left + right) / 2, y: bottom + 32, "text-anchor": "middle" },
       "training step"));
     const label = state.unit === "correlation" ? "minus correlation" : "d loss / d weight";
-    svg.append(draw("text", { transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`,
+    svg.append(draw("text", { transform: `translate(10 ${(top + bottom) / 2}) rotate(-90)`,
       "text-anchor": "middle" }, `${label} (negative: helps)`));
   }
 

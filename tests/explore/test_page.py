@@ -12,7 +12,7 @@ from dlnflow.explore import write_page
 from dlnflow.explore.page import escaped, packed, unpacked
 from dlnflow.explore.quantised import SHARE, batches, quantise
 from dlnflow.traces import influence, summary
-from tests.explore.conftest import HOSTILE, ITEMS, make_traces
+from tests.explore.conftest import HOSTILE, ITEMS, autoregressive, make_traces
 from tests.explore.reading import Elements, checkpoint, data_of
 
 
@@ -146,3 +146,17 @@ def test_bad_input_leaves_the_old_page(traces, classes, words, tmp_path):
     with pytest.raises(TypeError):
         write_page(traces, classes, [*words[1:], object()], out)  # fails after the numbers
     assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.slow
+def test_a_page_of_four_thousand_tokens_stays_small(classes, tmp_path):
+    """A tenth of 30 MB for one of ten checkpoints with 1,000 draws."""
+    rng = np.random.default_rng(0)
+    count = 4000
+    small = make_traces(steps=(0,), draws=250)
+    losses = autoregressive(rng, (4, 250, count), 0.7)
+    traces = small.isel(item=np.zeros(count, int)).copy(data=losses[None])
+    traces = traces.assign_coords(item=[f"i{k}" for k in range(count)])
+    members = classes.isel(item=np.zeros(count, int))
+    found = write_page(traces, members, ["word"] * count, tmp_path / "page.html")
+    assert found["bytes"] <= 3e6 and found["error_over_floor"] <= SHARE
