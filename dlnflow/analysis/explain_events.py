@@ -245,7 +245,7 @@ def _with_modes(
             "share": share,
             "role": np.repeat([role for *_, role in chosen], [len(one[0]) for one in chosen]),
         }
-    ).astype({"mode": "Int64"})
+    ).astype({"mode": "Int64", "distinction": object, "role": object})
     listed = table[["event"]].merge(listed.sort_values("event", kind="stable"), how="left")
     listed = listed.fillna({"distinction": NO_EVENT, "role": "none"})
     return table.merge(listed, on="event").reset_index(drop=True), shift
