@@ -60,7 +60,8 @@ def of_language_model(
         )
     words = [spelled(pieces[i]) for i in ids]
     title = f"{Path(folder).name}: {Path(store).name}"
-    return write_page(traces, classes, words, out, title=title, done=done)
+    exclude = lm.experiment.left_out(classes)
+    return write_page(traces, classes, words, out, title=title, exclude=exclude, done=done)
 
 
 def spelled(piece: bytes | None) -> str:

@@ -218,6 +218,25 @@
       `${traces[state.at].step}. The band is a 95 % interval; hollow points have not mixed.`);
   }
 
+  // The class that stands for a token in the curve: the chosen one if it is in it, else its first.
+  function classOf(j) {
+    const names = [...members.keys()];
+    if (state.filter !== "" && members.get(state.filter).has(j)) return names.indexOf(state.filter);
+    return names.findIndex((name) => members.get(name).has(j));
+  }
+
+  function betweenClasses() {
+    const [query, train] = state.direction === "on" ? [state.item, state.other]
+      : [state.other, state.item];
+    const q = classOf(query), i = classOf(train);
+    if (q < 0 || i < 0 || state.unit !== "correlation") return null;
+    const { value, low, high } = data.between;
+    const points = traces.map((one, at) => ({ step: one.step, value: value[at][q][i],
+      low: low[at][q][i] ?? value[at][q][i], high: high[at][q][i] ?? value[at][q][i] }));
+    const names = [...members.keys()].map((name) => name.replace(/_/g, " "));
+    return { points: points.filter((p) => p.value !== null), query: names[q], train: names[i] };
+  }
+
   function draw(name, attributes, text) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -235,9 +254,15 @@
       return { at, step: one.step, value: found.value[0], half: one.t * found.error[0] };
     }).filter((p) => Number.isFinite(p.value));
     if (points.length === 0) return;
-    const half = (p) => Number.isFinite(p.half) ? p.half : 0;
-    const high = Math.max(0, ...points.map((p) => p.value + half(p)));
-    const low = Math.min(0, ...points.map((p) => p.value - half(p)));
+    for (const p of points) {
+      const half = Number.isFinite(p.half) ? p.half : 0;
+      p.low = p.value - half;
+      p.high = p.value + half;
+    }
+    const classes = betweenClasses();
+    const all = [...points, ...(classes ? classes.points : [])];
+    const high = Math.max(0, ...all.map((p) => p.high));
+    const low = Math.min(0, ...all.map((p) => p.low));
     const room = (high - low || 1) * .06;
     const steps = traces.map((one) => one.step);
     const width = steps[steps.length - 1] - steps[0] || 1;
@@ -255,11 +280,15 @@
     svg.append(draw("path", { class: "zero", d: `M${left},${y(0)}H${right}` }));
     const now = x(traces[state.at].step);
     svg.append(draw("path", { class: "now", d: `M${now},${top}V${bottom}` }));
-    const upper = points.map((p) => `${x(p.step)},${y(p.value + half(p))}`);
-    const lower = points.map((p) => `${x(p.step)},${y(p.value - half(p))}`).reverse();
-    svg.append(draw("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
-    const line = points.map((p) => `${x(p.step)},${y(p.value)}`).join("L");
-    svg.append(draw("path", { class: "line", d: `M${line}` }));
+    const path = (list, key) => list.map((p) => `${x(p.step)},${y(p[key])}`);
+    for (const [list, kind] of [[classes ? classes.points : [], " classes"], [points, ""]]) {
+      if (list.length === 0) continue;
+      const band = [...path(list, "high"), ...path(list, "low").reverse()].join("L");
+      svg.append(draw("path", { class: `band${kind}`, d: `M${band}Z` }));
+      svg.append(draw("path", { class: `line${kind}`, d: `M${path(list, "value").join("L")}` }));
+    }
+    if (classes && classes.points.length)
+      get("caption").append(` Dashed: mean influence of ${classes.train} on ${classes.query}.`);
     for (const p of points) {
       const kind = `dot ${mixed(p.at) ? "good" : "bad"}`;
       const dot = draw("circle", { class: kind, cx: x(p.step), cy: y(p.value), r: 3.5 });

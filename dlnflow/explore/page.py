@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from dlnflow._support.files import write_atomic
 from dlnflow.explore.quantised import QuantisedTraces, quantise
-from dlnflow.traces import summary
+from dlnflow.traces import groups, interval, summary
 
 FORMAT = 1
 """Of the data in a page."""
@@ -33,6 +33,7 @@ def write_page(
     out: str | Path,
     *,
     title: str = "dlnflow explorer",
+    exclude: str | Sequence[str] = "item",
     done: Callable[[int, int], None] = lambda k, n: None,
 ) -> dict[str, Any]:
     """Write a page on which a click on a token shows its influence, at every checkpoint.
@@ -50,6 +51,8 @@ def write_page(
         The page; it appears complete or not at all.
     title : str
         Above the text.
+    exclude : str or sequence of str
+        Pairs left out of the means of classes, as in `dlnflow.traces.groups`.
     done : callable
         Gets the number of finished checkpoints and that of all.
 
@@ -83,6 +86,7 @@ def write_page(
         "words": list(words),
         **{name: traces[name].values.tolist() for name in ("row", "position", "token")},
         "classes": _classes(classes),
+        "between": between(groups(traces, classes, exclude=exclude)),
         "checkpoints": checkpoints(judged, quantised),
     }
     page = _filled(data)
@@ -136,6 +140,22 @@ def checkpoints(judged: xr.Dataset, quantised: Sequence[QuantisedTraces]) -> lis
             }
         )
     return rows
+
+
+def between(found: xr.DataArray) -> dict[str, Any]:
+    """Return the influence of classes on classes, dims (time, query, train), as JSON has it.
+
+    Returns
+    -------
+    dict
+        `value`, `low` and `high` (interval of `LEVEL`) as nested lists; None if not finite.
+    """
+    ends = interval(found, LEVEL)
+    parts = {"value": found, "low": ends.lower, "high": ends.upper}
+    return {
+        name: np.where(np.isfinite(part), part.values.astype(object), None).tolist()
+        for name, part in parts.items()
+    }
 
 
 def packed(values: NDArray[np.int16]) -> bytes:

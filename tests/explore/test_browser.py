@@ -171,11 +171,19 @@ def test_a_link_restores_the_view(shown):
 
 
 def test_the_curve_has_all_checkpoints_with_chains(shown):
-    shown.browser.execute_script("explorer.change({at: 1, item: 4})")
+    shown.browser.execute_script("explorer.change({at: 1, item: 4, other: 9})")
     dots = shown.all("#curve .dot")
-    assert len(dots) == 2 and len(shown.all("#curve .band")) == 1
+    assert len(dots) == 2 and len(shown.all("#curve .band")) == 2
+    assert "Dashed: mean influence of <i>third</i> on even" in shown.one("#caption").text
+    # lines go down where values do: the axis points up
+    line = shown.one("#curve .line:not(.classes)").get_attribute("d")
+    heights = [float(point.split(",")[1]) for point in line[1:].split("L")]
+    values = [checkpoint(shown.data, t).row(4).influence[9] for t in range(2)]
+    assert (heights[1] - heights[0]) * (values[1] - values[0]) < 0
     hollow = [one["verdict"] != "mixed" for one in shown.data["checkpoints"][:2]]
     assert ["bad" in d.get_attribute("class") for d in dots] == hollow
+    shown.browser.execute_script("explorer.change({other: 5})")  # in none of the classes
+    assert len(shown.all("#curve .line")) == len(shown.all("#curve .band")) == 1
 
 
 def test_no_word_becomes_markup(shown):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from dlnflow.explore import write_page
 from dlnflow.explore.page import escaped, packed, unpacked
 from dlnflow.explore.quantised import SHARE, batches, quantise
-from dlnflow.traces import influence, summary
+from dlnflow.traces import groups, influence, interval, summary
 from tests.explore.conftest import HOSTILE, ITEMS, autoregressive, make_traces
 from tests.explore.reading import Elements, checkpoint, data_of
 
@@ -67,6 +67,15 @@ def test_what_a_page_says_of_itself(page, traces):
         seen = [one[name] for one in data["checkpoints"][:2]]
         np.testing.assert_array_equal(seen, judged[name][:2])
     assert data["classes"]["even"] == list(range(0, ITEMS, 2))
+
+
+def test_means_of_classes_are_those_of_groups(page, traces, classes):
+    found = groups(traces, classes)
+    ends = interval(found)
+    kept = data_of(page[0])["between"]
+    for name, exact in (("value", found), ("low", ends.lower), ("high", ends.upper)):
+        np.testing.assert_array_equal(kept[name][:2], exact.values[:2])
+        assert kept[name][2] == [[None, None], [None, None]]
 
 
 def test_no_word_is_markup(page, words):
