@@ -1,9 +1,10 @@
 "use strict";
-// Numbers come from the integers of dlnflow/explore/quantised.py; `row` is its method `row`.
+// What is shown and what a person does; numbers come from numbers.js.
 (function () {
   const get = (id) => document.getElementById(id);
   const data = JSON.parse(get("data").textContent);
   const count = data.words.length;
+  const numbers = readsTraces(count, data.factor);
   const LISTED = 12;
   const CONTEXT = 5;
   const state = { at: data.checkpoints.length - 1, item: 0, other: -1, filter: "",
@@ -14,83 +15,9 @@
   let traces = [];
   let current = null;
 
-  // ---- numbers ----
-  function bytesOf(text) {
-    const raw = atob(text);
-    const bytes = new Uint8Array(raw.length);
-    for (let k = 0; k < raw.length; k++) bytes[k] = raw.charCodeAt(k);
-    return bytes;
-  }
-
-  async function unpack(point) {
-    const stream = new Blob([bytesOf(point.values)]).stream()
-      .pipeThrough(new DecompressionStream("deflate"));
-    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const size = planes.length / 2;
-    const values = new Int16Array(size);
-    for (let k = 0; k < size; k++) {
-      const folded = planes[k] | (planes[size + k] << 8);
-      values[k] = (folded >>> 1) ^ -(folded & 1);
-    }
-    const batches = point.edges.length - 1;
-    const squares = new Float64Array(batches * count);
-    const scale = new Float64Array(count);
-    for (let b = 0; b < batches; b++)
-      for (let k = point.edges[b]; k < point.edges[b + 1]; k++)
-        for (let j = 0; j < count; j++) {
-          const q = values[k * count + j];
-          squares[b * count + j] += q * q;
-          scale[j] += q * q;
-        }
-    for (let j = 0; j < count; j++) scale[j] = scale[j] > 0 ? 1 / Math.sqrt(scale[j]) : 0;
-    const spread = new Float32Array(bytesOf(point.spread).buffer);
-    point.values = null;
-    return { ...point, batches, values, squares, scale, spread };
-  }
-
   // Influence and standard error of items [from, to) on item i.
-  function row(at, i, from = 0, to = count) {
-    const one = traces[at];
-    const size = to - from;
-    const value = new Float64Array(size).fill(NaN);
-    const error = new Float64Array(size).fill(NaN);
-    if (one.rows === 0) return { value, error };
-    const { batches, values, squares, scale, edges } = one;
-    const share = new Float64Array(batches * size);
-    for (let b = 0; b < batches; b++) {
-      const part = share.subarray(b * size, (b + 1) * size);
-      for (let k = edges[b]; k < edges[b + 1]; k++) {
-        const q = values[k * count + i];
-        if (q === 0) continue;
-        const offset = k * count + from;
-        for (let j = 0; j < size; j++) part[j] += q * values[offset + j];
-      }
-    }
-    const normalised = state.unit === "correlation";
-    for (let j = 0; j < size; j++) {
-      const other = from + j;
-      const both = scale[i] * scale[other];
-      let total = 0;
-      for (let b = 0; b < batches; b++) total += share[b * size + j] * both;
-      let sum = 0, square = 0;
-      const own = scale[i] * scale[i], theirs = scale[other] * scale[other];
-      for (let b = 0; b < batches; b++) {
-        let p = share[b * size + j] * both;
-        if (normalised)
-          p -= total / 2 *
-            (squares[b * count + i] * own + squares[b * count + other] * theirs);
-        share[b * size + j] = p;
-        sum += p;
-      }
-      const mean = sum / batches;
-      for (let b = 0; b < batches; b++) square += (share[b * size + j] - mean) ** 2;
-      const unit = normalised ? 1 : data.factor * one.spread[i] * one.spread[other];
-      value[j] = -total * unit;
-      error[j] = Math.sqrt(square * batches / (batches - 1)) * unit;
-    }
-    return { value, error };
-  }
-
+  const row = (at, i, from = 0, to = count) =>
+    numbers.row(traces[at], i, state.unit === "correlation", from, to);
   const mixed = (at) => traces[at].verdict === "mixed";
   const sure = (value, error, at) => Math.abs(value) > traces[at].t * error;
   const counted = (j) => j !== state.item &&
@@ -390,7 +317,23 @@
     if (move.item !== undefined) spans[state.item].scrollIntoView({ block: "nearest" });
   }
 
+  // The next token that has a text, after the chosen one and round the end.
+  function search(text) {
+    const wanted = text.toLowerCase();
+    for (let k = 1; k <= count; k++) {
+      const j = (state.item + k) % count;
+      if (wanted !== "" && data.words[j].toLowerCase().includes(wanted)) {
+        change({ item: j });
+        spans[j].scrollIntoView({ block: "center" });
+        return;
+      }
+    }
+  }
+
   function clicks() {
+    get("search").addEventListener("keydown", (event) => {
+      if (event.key === "Enter") search(get("search").value);
+    });
     get("text").addEventListener("click", (event) => {
       const span = event.target.closest(".token");
       if (!span) return;
@@ -451,7 +394,7 @@
 
   async function start() {
     begin();
-    for (const point of data.checkpoints) traces.push(await unpack(point));
+    for (const point of data.checkpoints) traces.push(await numbers.unpack(point));
     if (location.hash.length > 1) restore();
     clicks();
     change({});

@@ -210,9 +210,9 @@ def escaped(data: dict[str, Any]) -> str:
 def _filled(data: dict[str, Any]) -> bytes:
     """Put style, script and data into the template."""
     files = resources.files("dlnflow.explore")
-    style, script, page = (
-        (files / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html")
-    )
+    names = ("page.css", "page.html", "numbers.js", "page.js")
+    style, page, *scripts = ((files / name).read_text("utf-8") for name in names)
+    script = "".join(scripts)
     # Nothing may be loaded, and no script or style may run but these two.
     allowed = {"STYLE_HASH": _hash(style), "SCRIPT_HASH": _hash(script)}
     parts = allowed | {"STYLE": style, "SCRIPT": script, "DATA": escaped(data)}

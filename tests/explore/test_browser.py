@@ -152,6 +152,18 @@ def test_keys_move_token_and_checkpoint(shown):
     assert shown.state("at") == 0
 
 
+def test_a_search_finds_the_next_token(shown):
+    shown.browser.execute_script("explorer.change({at: 1, item: 4})")
+    shown.one("#search").send_keys("Word3")  # word3 and word30 to word33
+    found = []
+    for _ in range(6):
+        shown.press("ENTER")
+        found.append(shown.data["words"][shown.state("item")].strip())
+    assert found == ["word3", "word30", "word31", "word32", "word33", "word3"]
+    shown.press("ARROW_LEFT")  # moves in the text that is searched for
+    assert shown.data["words"][shown.state("item")].strip() == "word3"
+
+
 def test_a_link_restores_the_view(shown):
     shown.browser.execute_script("explorer.change({at: 0, item: 30})")
     shown.choose("direction", "of")
