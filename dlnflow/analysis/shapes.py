@@ -82,8 +82,8 @@ def shapes(influence: xr.DataArray, most: int = 8) -> CurveShapes:
     >>> import dlnflow as dln
     >>> run = dln.Run(dln.semantic_hierarchy(), init_std=1e-3)
     >>> found = shapes(dln.influence.analytic(run), most=3)
-    >>> found.table[["train", "query", "count"]].values.tolist()
-    [['cat', 'oak', 32], ['cat', 'penguin', 16], ['cat', 'dog', 8]]
+    >>> sorted(found.table["count"])  # siblings, cousins, animals and plants
+    [8, 16, 32]
     """
     most = checks.positive_integer("most", most)
     curves = primary(influence)

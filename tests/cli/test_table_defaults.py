@@ -52,7 +52,7 @@ def test_defaults_follow_the_cost_and_the_note_says_how_to_have_the_rest(animals
 
 
 def test_several_seeds_are_the_ensemble_of_python(animals, tmp_path):
-    options = ["--train", "dolphin", "--query", "whale", "--points", 20, "-e", "tangent"]
+    options = ["--train", "dolphin", "--query", "whale", "--points", 20, "-e", "analytic"]
     done = _invoke("influence", animals, "--seeds", "0,3", "--out", tmp_path, *options)
     assert "Means over seeds" in done.stdout
     curves = dln.load(tmp_path / "influence.nc")
@@ -61,14 +61,14 @@ def test_several_seeds_are_the_ensemble_of_python(animals, tmp_path):
     expected = dln.ensemble(
         task,
         [0, 3],
-        "tangent",
+        "analytic",
         curves.time.values,
         train="dolphin",
         query="whale",
         hidden=2 * task.modes.rank,
         optimizer="flow",
     )
-    found = curves.sel(estimator="tangent").transpose(*expected.dims).values
+    found = curves.sel(estimator="analytic").transpose(*expected.dims).values
     np.testing.assert_allclose(found, expected.values, rtol=1e-12)
 
 

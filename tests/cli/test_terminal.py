@@ -228,7 +228,7 @@ def test_ctrl_c_in_a_command_that_goes_on(verb, tmp_path, monkeypatch):
     else:
         monkeypatch.setattr(lm.experiment, "plan", lambda *_, **__: stop)
         stop.checkpoints = []
-        monkeypatch.setattr(lm.experiment, "sample", stop)
+        monkeypatch.setattr(lm.experiment, "sample_part", stop)
         arguments = ["sample", tmp_path / "run", "--store", tmp_path / "store"]
     found = CliRunner().invoke(main.app, ["lm", *map(str, arguments)])
     assert found.exit_code == 130
