@@ -18,7 +18,7 @@ ESTIMATORS = ("analytic", "tangent", "leave_one_out")
 HIDDEN_PER_MODE, LEAST_HIDDEN = 2, 16
 """With as many hidden units as modes, the last modes start in what the others leave of the hidden
 space, and the closed form, whose modes start alike, predicts retraining worse."""
-PATIENCE, PATIENCE_FOR_NAMED = 5.0, 40.0
+PATIENCE, PATIENCE_FOR_NAMED = 2.5, 40.0
 """Estimated seconds that the defaults may take together, for all items and for named ones,"""
 ALWAYS = 16
 """unless there are as few items as this."""

@@ -20,7 +20,7 @@ from dlnflow.influence.estimator import TWO_LAYERS, Grid, Items, estimator, verb
 
 
 @estimator(
-    title="Bayesian influence (BIF)",
+    title="Bayesian influence",
     choice="covariance of the localised posterior, sampled",
     page="sampling.md",
     needs=[TWO_LAYERS, verb("traces")],
