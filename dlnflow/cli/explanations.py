@@ -1,5 +1,8 @@
 """Which distinction of the data the events of curves belong to, for the terminal and for JSON."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -93,7 +96,7 @@ def print_explained(table: pd.DataFrame, run: Dynamics, pairs: list[tuple[str, s
     console.print(f"What carries events of {name}:")
     for sentence in analysis.event_sentences(shown, brief=True):
         console.print(f"- {visible(sentence)}")
-    console.print(_modes(shown, run, table.attrs["a0"]))
+    console.print(_modes(shown, table.attrs, float(run.flow_time(1))))
 
 
 def _chosen(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
@@ -108,17 +111,16 @@ def _chosen(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
     return kept.drop(columns=["order", "flip"])
 
 
-def _modes(shown: pd.DataFrame, run: Dynamics, a0: float) -> Table:
+def _modes(shown: pd.DataFrame, about: Mapping[str, Any], per_step: float) -> Table:
     """One row per mode that is named: strength, when it is learned, what it tells apart."""
     listed = Table(box=SIMPLE, padding=(0, 1), pad_edge=False)
     for head, side in (("mode", "right"), ("strength", "right"), ("learned @", "right")):
         listed.add_column(head, justify=side, no_wrap=True)
     listed.add_column("tells apart (the side of the train item first)")
     first = shown.drop_duplicates("mode").sort_values("mode")
-    strengths = run.task.modes.distinct
-    per_step = float(run.flow_time(1))
     for mode, distinction in zip(first["mode"], first["distinction"], strict=True):
-        s = strengths[mode - 1]
-        learned = dln.saxe.half_time(s, a0, depth=run.depth) / per_step if s > a0 else float("nan")
-        listed.add_row(str(mode), f"{s:.3g}", f"{learned:.0f}", visible(distinction))
+        strength, learned = (about[name][mode - 1] for name in ("singular_values", "half_times"))
+        listed.add_row(
+            str(mode), f"{strength:.3g}", f"{learned / per_step:.0f}", visible(distinction)
+        )
     return listed

@@ -126,9 +126,10 @@ def test_nothing_is_explained_where_the_closed_form_does_not_hold():
 
 def test_the_modes_are_learned_when_their_strength_is_half(animals):
     run = arguments.run(animals, [], {})
-    a0 = 1e-3
+    about = dln.analysis.explain_events(run, query="whale", train="dolphin").attrs
+    a0 = about["a0"]
     shown = pd.DataFrame({"mode": [1, 3], "distinction": ["a", "b"]})
-    table = explanations._modes(shown, run, a0)
+    table = explanations._modes(shown, about, float(run.flow_time(1)))
     steps = np.array([float(cell) for cell in table.columns[2].cells])
     s = run.task.modes.distinct[[0, 2]]
     strength = dln.saxe.mode_strength(run.flow_time(steps), s, a0)
