@@ -165,8 +165,8 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     files = [] if out is None else output.save(found.curves, out)
     files += [] if out is None else output.draw(found.curves, described, out)
     verdicts, table = report.verdicts(found.curves), report.event_table(found.curves)
-    pairs = report.shown_pairs(table)
-    reasons = explanations.explained(described, found.curves, None if as_json else pairs)
+    order = report.ordered_pairs(table)
+    reasons = explanations.explained(described, found.curves, None if as_json else order)
     if as_json:
         _print_json(
             described,
@@ -181,9 +181,9 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         )
         return
     report.print_run(described, found.seconds)
-    report.print_events(table)
+    report.print_events(table, order)
     if reasons is not None:
-        explanations.print_explained(reasons, described, pairs)
+        explanations.print_explained(reasons, described, order[: report.MAX_ROWS])
     report.print_verdicts(verdicts)
     report.print_line(chosen.note())
     report.print_files(files)

@@ -73,19 +73,15 @@ def print_line(text: str) -> None:
         _console().print(visible(text))
 
 
-def shown_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Pairs (train, query) that `print_events` prints, in its order."""
-    return _spread_over_items(table[table["query"] != table["train"]])[:MAX_ROWS]
+def print_events(table: pd.DataFrame, order: list[tuple[str, str]]) -> None:
+    """Print the largest peak and the sign flips of pairs, estimators abreast.
 
-
-def print_events(table: pd.DataFrame) -> None:
-    """Print the largest peak and the sign flips of pairs of different items, estimators abreast."""
-    pairs = table[table["query"] != table["train"]]
+    `order` has the pairs (train, query) that `ordered_pairs` gives.
+    """
     names = [str(name) for name in table.attrs["estimators"]]
-    order = _spread_over_items(pairs)
     console = _console()
     for start in range(0, len(names), ABREAST):
-        console.print(_event_table(pairs, order[:MAX_ROWS], names[start : start + ABREAST]))
+        console.print(_event_table(table, order[:MAX_ROWS], names[start : start + ABREAST]))
     if "share" in table:
         console.print(SHARE_NOTE.format(table.attrs["tolerance"], table.attrs["clock"]))
     console.print(
@@ -97,8 +93,12 @@ def print_events(table: pd.DataFrame) -> None:
     )
 
 
-def _spread_over_items(pairs: pd.DataFrame) -> list[tuple[str, str]]:
-    """Pairs by rank within their train item, then by size, so that every item gets a line."""
+def ordered_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs (train, query) of different items with events, in the order in which they are shown.
+
+    By rank within their train item, then by size, so that every item gets a line.
+    """
+    pairs = table[table["query"] != table["train"]]
     if pairs.empty:
         return []
     largest = pairs.assign(size=pairs["value"].abs()).groupby(["train", "query"])["size"].max()
