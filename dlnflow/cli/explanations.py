@@ -51,7 +51,12 @@ def explained(
         one = one.mean("seed", keep_attrs=True)
     count = one.sizes["query"] * one.sizes["train"]
     if pairs:
-        train, query = (list(dict.fromkeys(side)) for side in zip(*pairs[:SENTENCES], strict=True))
+        # With the largest of all curves, from which the floor of events follows.
+        size = np.abs(one).max("time").transpose("train", "query")
+        at = np.unravel_index(int(np.argmax(size.values)), size.shape)
+        largest = size.train.values[at[0]], size["query"].values[at[1]]
+        kept = zip(*pairs[:SENTENCES], largest, strict=True)
+        train, query = (list(dict.fromkeys(side)) for side in kept)
         one = one.sel(train=train, query=query)
     elif count > MOST_CURVES:
         kept = max(1, MOST_CURVES // one.sizes["train"])

@@ -134,3 +134,15 @@ def test_the_modes_are_learned_when_their_strength_is_half(animals):
     s = run.task.modes.distinct[[0, 2]]
     strength = dln.saxe.mode_strength(run.flow_time(steps), s, a0)
     np.testing.assert_allclose(strength, s / 2, rtol=0.02)
+
+
+def test_events_of_shown_pairs_are_those_of_the_whole_table(animals):
+    """The floor follows from the largest curve, which need not be shown."""
+    run = arguments.run(animals, [], {})
+    curves = dln.stack(dln.influence.leave_one_out(run, run.grid(60), train="dolphin"))
+    found = explanations.explained(run, curves, [("dolphin", "shark")])
+    wanted = dln.events(curves)
+    columns = ["query", "kind", "step"]
+    found = found[found["query"] == "shark"].drop_duplicates("event")[columns]
+    wanted = wanted[wanted["query"] == "shark"][columns]
+    assert found.values.tolist() == wanted.values.tolist()
