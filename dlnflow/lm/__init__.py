@@ -14,6 +14,7 @@ _WHERE = {
     "Sampler": "dlnflow.lm.sampling.unit",
     "TrainingRun": "dlnflow.lm.exact.training_run",
     "classify": "dlnflow.lm.data.token_classes",
+    "components": "dlnflow.lm.named_components",
     "sample_traces": "dlnflow.lm.sampling.token_traces",
 }
 """Public name -> the module that defines it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.sampling import kernels, step_checks
 from dlnflow.sampling.noise import Streams
-from dlnflow.sampling.posterior import Evaluator, Posterior
+from dlnflow.sampling.posterior import Evaluator, Posterior, Restricted
 from dlnflow.sampling.settings import Settings
 from dlnflow.traces.format import check_start, labelled
 
@@ -76,7 +76,11 @@ def check_checkpoints(
 
 
 def around(
-    evaluator: Evaluator, center: Tensor, kernel: str, settings: Settings
+    evaluator: Evaluator,
+    center: Tensor,
+    kernel: str,
+    settings: Settings,
+    entries: Tensor | None = None,
 ) -> tuple[kernels.Kernel, Posterior]:
     """Return the posterior localised at some centers, and a kernel on it.
 
@@ -88,14 +92,19 @@ def around(
         Where the chains start and the localisation pulls to.
     kernel, settings : str, Settings
         As in `check`.
+    entries : Tensor of int, shape (S,), optional
+        Entries of theta that move, increasing; default all. The others stay at the center.
 
     Returns
     -------
     kernel : Kernel
         `init` and `step`.
     posterior : Posterior
-        Its target.
+        Its target; `center` has the entries that move, `evaluate` takes them.
     """
+    if entries is not None:
+        evaluator = Restricted(evaluator, center, entries)
+        center = evaluator.take(center).contiguous()
     posterior = Posterior(evaluator, center, settings.n_beta, settings.localization)
     return kernels.named(kernel)(posterior, **settings.for_kernel()), posterior
 
@@ -163,12 +172,13 @@ def sample(
     kernel: str,
     settings: Settings,
     keys: Sequence[tuple[int, int, int]],
+    entries: Tensor | None = None,
 ) -> tuple[Tensor, Report]:
     """Run chains from their centers to the end.
 
     Parameters
     ----------
-    evaluator, center, kernel, settings
+    evaluator, center, kernel, settings, entries
         As in `around`.
     keys : sequence of (seed, checkpoint, chain)
         Names of the random streams, one per chain.
@@ -180,7 +190,8 @@ def sample(
     report : Report
         What the last state says.
     """
-    built, posterior = around(evaluator, center, kernel, settings)
+    built, posterior = around(evaluator, center, kernel, settings, entries)
+    evaluator, center = posterior.evaluate, posterior.center
     noise = Streams(keys, center.shape[1], center.dtype)
     losses, state = run(built, evaluator, built.init(center), noise, lengths=settings.lengths())
     rates = getattr(state, "acceptance", None)

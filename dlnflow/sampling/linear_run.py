@@ -18,6 +18,7 @@ from dlnflow._support.progress import Progress
 from dlnflow.dynamics import Dynamics
 from dlnflow.sampling import chains, suggested
 from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
+from dlnflow.sampling.restriction import Restrict, described, masks
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.step_checks import check_stable
 from dlnflow.task import Task
@@ -34,6 +35,7 @@ def trace_run(
     *,
     kernel: str = "underdamped",
     weights: ArrayLike | None = None,
+    restrict: Restrict | None = None,
     **settings: Any,
 ) -> xr.DataArray:
     """Sample the localised posterior at checkpoints of a two-layer run.
@@ -49,6 +51,8 @@ def trace_run(
         Gaussian targets and, per step, the largest effective sample size.
     weights : array, shape (N,), optional
         Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
+    restrict : str or mapping, optional
+        Entries that move, as in `sample`; default all.
     **settings
         Fields of `dlnflow.sampling.Settings`, among them the options of the kernel, e.g.
         kernel_options={"freeze_after": 500, "stability": 0.1}; n_beta, localization, step_size
@@ -78,7 +82,8 @@ def trace_run(
     w1, w2 = suggested.checkpoints(run, steps)
     stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
     check_stable(kernel, full, stiffness)
-    return sample(w1, w2, run.task, time=steps, kernel=kernel, settings=full, weights=weights)
+    how = {"kernel": kernel, "settings": full, "weights": weights, "restrict": restrict}
+    return sample(w1, w2, run.task, time=steps, **how)
 
 
 def sample(
@@ -90,6 +95,7 @@ def sample(
     kernel: str,
     settings: Settings,
     weights: ArrayLike | None = None,
+    restrict: Restrict | None = None,
 ) -> xr.DataArray:
     """Sample the localised posterior around every checkpoint.
 
@@ -132,6 +138,7 @@ def sample(
     evaluator = LinearEvaluator(x, y, w1.shape[1], w)
     start = evaluator.observe(theta).double().numpy()
     chains.check_checkpoints(kernel, settings, theta, start, time)
+    entries = None if restrict is None else _entries(w1.shape[1:], w2.shape[1:], restrict)
     centers = theta.repeat_interleave(settings.chains, 0)  # (T chains, P)
     keys = [(settings.seed, int(t), c) for t in time for c in range(settings.chains)]
     slab = max(1, SLAB_BYTES // (theta.shape[1] * theta.element_size()))
@@ -140,7 +147,8 @@ def sample(
     with Progress(len(keys), "sampling") as progress:
         for first in range(0, len(keys), slab):
             rows = slice(first, first + slab)
-            block, report = chains.sample(evaluator, centers[rows], kernel, settings, keys[rows])
+            part = centers[rows], kernel, settings, keys[rows]
+            block, report = chains.sample(evaluator, *part, entries)
             losses[rows] = block.numpy()
             reports.append(report)
             progress.advance(len(block))
@@ -150,11 +158,29 @@ def sample(
         time=time,
         items=task.items,
         checkpoint_loss=start,
-        attrs=settings.attrs(kernel, task.n_items, theta.shape[1]),
+        attrs=settings.attrs(
+            kernel, task.n_items, theta.shape[1] if entries is None else len(entries)
+        ),
     )
+    if restrict is not None:
+        traces.attrs["restrict"] = described(restrict, traces.attrs["n_parameters"])
     if weights is not None:
         traces = traces.assign_coords(weight=("item", weights))
     return traces
+
+
+def _entries(first: torch.Size, second: torch.Size, restrict: Restrict) -> torch.Tensor | None:
+    """Return the positions in theta that move; None for all.
+
+    Returns
+    -------
+    Tensor of int or None
+    """
+    shapes = {"layer1": tuple(first), "layer2": tuple(second)}
+    found = {name: np.zeros(shape, bool) for name, shape in shapes.items()}
+    found |= masks(shapes, restrict)
+    flat = pack(*map(torch.as_tensor, found.values()))
+    return None if flat.all() else flat.nonzero()[:, 0]
 
 
 def _check_precision(task: Task, dtype: str) -> None:

@@ -72,6 +72,59 @@ class FullBatch:
         return items
 
 
+class Restricted:
+    """A model of which only some entries of theta move; the others stay at the center.
+
+        L_u(u) = L(u, v_0),  theta = (u, v), v_0 the other entries of the center
+
+    An evaluator (C, S) around one that takes all entries (C, P): kernels, noise and preconditioner
+    see the S entries alone, so that a step costs at most an unrestricted one.
+
+    Parameters
+    ----------
+    evaluate : Evaluator
+        Of all entries.
+    center : Tensor, shape (C, P)
+        Where the others stay.
+    entries : Tensor of int, shape (S,)
+        Positions that move, increasing.
+    """
+
+    def __init__(self, evaluate: Evaluator, center: Tensor, entries: Tensor) -> None:
+        self._inner, self._theta = evaluate, center.clone()
+        first, last = int(entries[0]), int(entries[-1]) + 1
+        # A view of one stretch needs no gathering.
+        self._where = slice(first, last) if last - first == len(entries) else entries
+        self.n_parameters = len(entries)
+
+    @property
+    def exact(self) -> bool:
+        """Whether loss and gradient are those of the full batch."""
+        return self._inner.exact
+
+    def take(self, theta: Tensor) -> Tensor:
+        """Return the moving entries (C, S) of (C, P)."""
+        where = self._where
+        return theta[:, where] if isinstance(where, slice) else theta.index_select(1, where)
+
+    def __call__(self, theta: Tensor) -> Evaluation:
+        """Return loss and gradient with respect to the moving entries (C, S)."""
+        value = self._inner(self._placed(theta))
+        return value._replace(gradient=self.take(value.gradient))
+
+    def observe(self, theta: Tensor) -> Tensor:
+        """Return what the model observes at the moving entries (C, S)."""
+        return self._inner.observe(self._placed(theta))
+
+    def _placed(self, theta: Tensor) -> Tensor:
+        where = self._where
+        if isinstance(where, slice):
+            self._theta[:, where] = theta
+        else:
+            self._theta.index_copy_(1, where, theta)
+        return self._theta
+
+
 @dataclass(frozen=True)
 class Posterior:
     """U of the module docstring.

@@ -26,6 +26,7 @@ from dlnflow.sampling.evaluators.module import (
     Parameters,
 )
 from dlnflow.sampling.noise import MINIBATCH, generator
+from dlnflow.sampling.restriction import described, positions
 from dlnflow.sampling.settings import Settings
 
 
@@ -95,7 +96,7 @@ def sample(
     losses, starts, reports, vectorised = [], [], [], True
     with Progress(len(states), "sampling") as progress:
         for step, state in states.items():
-            where = Parameters.of(model, state, how.parameters)
+            where, entries = _moving(model, state, how)
             training, watching = (
                 ChainLosses(model, loss, where, how.vectorise)
                 for loss in (batch_loss, how.observed_loss or batch_loss)
@@ -108,15 +109,18 @@ def sample(
             starts.append(evaluator.observe(center[:1]).double().numpy())
             chains.check_checkpoints(kernel, settings, center, starts[-1], [step])
             names = item_names(how.items, positions, starts[-1].shape[1])
-            block, report = chains.sample(evaluator, center, kernel, settings, keys)
+            block, report = chains.sample(evaluator, center, kernel, settings, keys, entries)
             losses.append(block.double().numpy())
             reports.append(report)
             vectorised = vectorised and bool(training.vectorise)
             progress.advance()
-    attrs = settings.attrs(kernel, size, evaluator.n_parameters) | {
+    count = evaluator.n_parameters if entries is None else len(entries)
+    attrs = settings.attrs(kernel, size, count) | {
         "batch_size": how.batch_size or size,
         "vectorised": int(vectorised),
     }
+    if how.restrict is not None:
+        attrs["restrict"] = described(how.restrict, count)
     return chains.traces_of(
         np.stack(losses),
         reports,
@@ -125,6 +129,17 @@ def sample(
         checkpoint_loss=np.concatenate(starts),
         attrs=attrs,
     )
+
+
+def _moving(
+    model: nn.Module, state: Mapping[str, Tensor], how: EvaluationOptions
+) -> tuple[Parameters, Tensor | None]:
+    """Return the layout of theta, and the positions in it that move; None for all."""
+    if how.restrict is None:
+        return Parameters.of(model, state, how.parameters), None
+    where, found = Parameters.restricted(model, state, how.restrict)
+    moving = positions(found)
+    return where, None if moving is None else torch.as_tensor(moving)
 
 
 def check_model(model: object) -> None:

@@ -14,12 +14,14 @@ import xarray as xr
 from dlnflow._support import VERSION
 from dlnflow._support.hashes import sha256_json
 from dlnflow._support.jobs import completed
+from dlnflow.lm import named_components
 from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling import inputs, results
 from dlnflow.lm.sampling.store import CorruptedError, Store
 from dlnflow.lm.sampling.unit import Job, Sampler, work
 from dlnflow.sampling import chains
+from dlnflow.sampling.restriction import described
 
 NO_MATTER = ("transformers_version", "torch_dtype", "dtype", "use_cache")
 """Entries of config.json that losses do not depend on."""
@@ -190,7 +192,8 @@ class Driver:
         """
         checkpoints, gradient, observed = self.parts
         s, steps = self.sampler.settings, checkpoints.steps.tolist()
-        n_parameters = sum(p.numel() for p in checkpoints.load(steps[0]).parameters())
+        restrict = self.sampler.restrict or self.sampler.parameters
+        n_parameters = named_components.size(checkpoints.load(steps[0]), restrict)
         attrs = s.attrs(self.sampler.kernel, len(gradient.ids), n_parameters) | {
             "gradient_sha256": gradient.sha256,
             "observed_sha256": observed.sha256,
@@ -200,6 +203,8 @@ class Driver:
             "units": "nats",
             "threads": self.sampler.threads,
         }
+        if restrict:
+            attrs["restrict"] = described(restrict, n_parameters)
         return results.lazy(self.files.folder, steps, observed.coords(), attrs)
 
     @property

@@ -20,6 +20,7 @@ from dlnflow import checks
 from dlnflow._support import VERSION
 from dlnflow._support.hashes import identity
 from dlnflow.lm.data.batches import GradientData, Observed
+from dlnflow.lm.named_components import moving
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import threads
 from dlnflow.lm.runs.model import SHORT
@@ -49,6 +50,9 @@ class Sampler:
         Name in `dlnflow.sampling.KERNELS`.
     parameters : tuple of str, or str
         Only parameters whose names match one of these move, e.g. ``"*attention*"``; empty: all.
+    restrict : tuple of str, str, or mapping
+        In place of `parameters`: names of components (`dlnflow.lm.components`), e.g.
+        ``"layer1.head3"``, or a mapping of parameter names to bool masks of entries; empty: all.
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
         hides the rounding; ``"bf16"``: observed losses too, with rounding noise of about 1e-3
@@ -65,10 +69,11 @@ class Sampler:
     precision: str = "fp32"
     device: str = "cpu"
     threads: int = 1
+    restrict: tuple[str, ...] | Mapping[str, NDArray[np.bool_]] = ()
 
     NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"settings": "its fields stand beside the others"}
     """Fields that are not written as they are, and why."""
-    SINCE: ClassVar[Mapping[str, Any]] = {"threads": 1}
+    SINCE: ClassVar[Mapping[str, Any]] = {"threads": 1, "restrict": ()}
     """Fields that older stores lack -> the value at which chains were run then."""
 
     def __post_init__(self) -> None:
@@ -78,6 +83,12 @@ class Sampler:
         object.__setattr__(
             self, "parameters", (self.parameters,) if one else tuple(self.parameters)
         )
+        object.__setattr__(self, "restrict", _as_given(self.restrict))
+        if self.parameters and self.restrict:
+            raise ValueError(
+                "`parameters` names whole parameters and `restrict` components or entries; give "
+                "one of the two."
+            )
         checks.positive_integer("threads", self.threads)
         try:
             torch.device(self.device)  # whether this machine has it, only a chain needs to know
@@ -90,6 +101,13 @@ class Sampler:
         settings["options"] = settings.pop("kernel_options")  # its name in stores that exist
         own = identity(self, leave_out=self.NOT_IN_KEY, since=self.SINCE)
         return settings | own | {"device": torch.device(self.device).type, "revision": REVISION}
+
+
+def _as_given(restrict: Any) -> tuple[str, ...] | dict[str, NDArray]:
+    """Return a restriction as it is kept: names as a tuple, masks as arrays."""
+    if isinstance(restrict, Mapping):
+        return {str(name): np.asarray(mask) for name, mask in restrict.items()}
+    return (restrict,) if isinstance(restrict, str) else tuple(restrict)
 
 
 @dataclass(frozen=True)
@@ -230,17 +248,21 @@ def _write(files: Store, job: Job, *what: Any) -> None:
 def _run(unit: Unit) -> Result:
     sampler, settings = unit.sampler, unit.sampler.settings
     key = (settings.seed, unit.step, unit.chain)
+    model = _model(unit)
+    names, entries = moving(model, sampler.restrict)
     evaluator = LanguageModelEvaluator(
-        _model(unit),
+        model,
         unit.gradient,
         unit.observed,
         key,
-        parameters=sampler.parameters,
+        parameters=names or sampler.parameters,
         precision=sampler.precision,
     )
-    center = evaluator.center
-    start = evaluator.observe(center)[0].numpy()
-    kernel, _ = chains.around(evaluator, center, sampler.kernel, settings)
+    start = evaluator.observe(evaluator.center)[0].numpy()
+    kernel, posterior = chains.around(
+        evaluator, evaluator.center, sampler.kernel, settings, entries
+    )
+    center = posterior.center
     state = kernel.init(center)
     if unit.state is not None:
         state = _unpack(state, unit.state, center.device)
@@ -251,9 +273,9 @@ def _run(unit: Unit) -> Result:
 
     lengths = settings.lengths() | {"draws": unit.draws}
     losses, state = chains.run(
-        kernel, evaluator, state, noise, lengths=lengths, done=unit.done, begin=begin
+        kernel, posterior.evaluate, state, noise, lengths=lengths, done=unit.done, begin=begin
     )
-    return Result(losses[0].numpy(), start, _pack(state), evaluator.n_parameters)
+    return Result(losses[0].numpy(), start, _pack(state), center.shape[1])
 
 
 def _model(unit: Unit) -> PreTrainedModel:

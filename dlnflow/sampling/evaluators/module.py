@@ -15,6 +15,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from dlnflow import checks
 from dlnflow.sampling.posterior import Evaluation
+from dlnflow.sampling.restriction import Mask, Restrict, masks
 
 Batch = tuple[Tensor, ...]
 ItemLosses = Callable[[Callable[..., Any], Batch], Tensor]
@@ -95,6 +96,28 @@ class Parameters:
         fixed = {n: state.get(n, v).detach() for n, v in others.items() if n not in names}
         return cls(names, tuple(known[n].shape for n in names), fixed)
 
+    @classmethod
+    def restricted(
+        cls, model: nn.Module, state: Mapping[str, Tensor], restrict: Restrict
+    ) -> tuple["Parameters", dict[str, Mask]]:
+        """Choose the parameters of which some entry moves, and say which entries do.
+
+        Returns
+        -------
+        where : Parameters
+            The layout of theta, with all entries of these parameters.
+        moving : dict of str to bool array
+            In the same order.
+
+        Raises
+        ------
+        ValueError
+            As `of` and `dlnflow.sampling.restriction.masks`.
+        """
+        free = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        found = masks(free, restrict)
+        return cls.of(model, state, list(found)), found
+
     def flat(self, state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """Return the sampled parameters of a state dict as one vector (P,)."""
         return torch.cat([state[name].detach().reshape(-1).to(dtype) for name in self.names])
@@ -122,6 +145,10 @@ class EvaluationOptions:
     parameters : sequence of str, optional
         Sample only parameters whose names match (`*` matches anything); the others stay, and so
         do those with requires_grad=False.
+    restrict : str, sequence of str, or mapping, optional
+        Entries that move, in place of `parameters`: names of parameters (`*` matches anything), or
+        a mapping of them to bool masks of their shapes. `dlnflow.lm.components` gives those of the
+        layers and heads of a language model.
     items : sequence of str, optional
         Names of the observed losses; default their positions in `data` (in `observed` where it
         holds tensors), "position.k" where an item has several losses.
@@ -141,6 +168,7 @@ class EvaluationOptions:
 
     batch_size: int | None = None
     parameters: Sequence[str] | None = None
+    restrict: Restrict | None = None
     items: Sequence[str] | None = None
     observed_loss: ItemLosses | None = None
     observe_at_once: int = 512
@@ -152,6 +180,10 @@ class EvaluationOptions:
             checks.positive_integer("batch_size", self.batch_size)
         if self.parameters is not None and len(self.parameters) == 0:
             raise ValueError("`parameters` is empty: nothing would move. Leave it out for all.")
+        if self.parameters is not None and self.restrict is not None:
+            raise ValueError(
+                "`parameters` names whole parameters and `restrict` entries of them; give one."
+            )
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "EvaluationOptions":

@@ -50,6 +50,7 @@ OTHER_SAMPLER = {
     "precision": "bf16",
     "device": "meta",
     "threads": 2,
+    "restrict": ("layer0.head1",),
 }
 LENGTHEN = {"chains", "draws"}
 """The only fields without an influence on the draws that a chain has already."""
