@@ -284,8 +284,8 @@ def number_list(name: str, value: ArrayLike) -> tuple[NDArray[np.float64], bool]
     return array, single
 
 
-def removed_fraction(value: float) -> float:
-    """Return how much of an item's weight is removed: at most 1 and not lost in rounding.
+def removed_fraction(value: float, weight: float = 1.0) -> float:
+    """Return how much of an item's weight is removed: at most all, and not lost in rounding.
 
     Raises
     ------
@@ -293,9 +293,9 @@ def removed_fraction(value: float) -> float:
         If it is not.
     """
     value = real_number("fraction", value)
-    if abs(value) < SMALLEST_FRACTION or value > 1:
+    if abs(value) < SMALLEST_FRACTION or value > weight:
         raise ValueError(
-            "`fraction` must be at most 1 (1 = remove the item) and at least "
+            f"`fraction` must be at most {weight:g} ({weight:g} = remove the item) and at least "
             f"{SMALLEST_FRACTION:g} in size, or rounding decides; got {value!r}. "
             "For the limit 0 use `tangent`."
         )

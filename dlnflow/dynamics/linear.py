@@ -428,6 +428,7 @@ class Run:
         *,
         query: IntArray | None = None,
         matrix: str = "hessian",
+        weights: FloatArray | None = None,
     ) -> FloatArray:
         """Derivatives of the losses along directions in item-weight space, exact.
 
@@ -440,6 +441,8 @@ class Run:
             Positions of the items whose losses are wanted. Default: all.
         matrix : {"hessian", "gauss_newton"}
             What curves the response; only the Hessian gives the derivative.
+        weights : array, shape (K, N), optional
+            Item weights at which derivative k is taken. Default: all 1.
 
         Returns
         -------
@@ -451,8 +454,9 @@ class Run:
             As `train`.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
+        newton = matrix == "gauss_newton"
         return dispatch.tangents(
-            self.problem, steps, directions, query, gauss_newton=matrix == "gauss_newton"
+            self.problem, steps, directions, query, gauss_newton=newton, weights=weights
         )
 
     def adjoint(self, at: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:

@@ -178,14 +178,15 @@ def run_tangents(
     *,
     gauss_newton: bool = False,
 ) -> FloatArray:
-    """Train one network together with its derivatives along changes of the item weights.
+    """Train together with derivatives along changes of the item weights.
 
     Parameters
     ----------
     problem : Problem
     steps : array of int, shape (T,)
     schedule : Schedule
-        Item weights, shape (N,) at every step.
+        Item weights at which derivatives are taken, shape (N,) at every step for all directions
+        or (K, N) with a network for each.
     directions : array, shape (K, N)
         Directions in item-weight space: the derivative of w along direction k, at all times.
     record : function of (weights, tangents)
@@ -208,8 +209,8 @@ def run_tangents(
         moved_gradients = network.gauss_newton_tangents
     if problem.continuous:
         return _flow_tangents(problem, steps, schedule, directions, record, moved_gradients)
-    weights = problem.copies(())
-    tangents = [np.zeros(directions.shape[:1] + w.shape) for w in weights]
+    weights = problem.copies(schedule.batch)
+    tangents = [np.zeros(directions.shape[:1] + w.shape) for w in problem.weights]
     forcing = problem.scaled(directions)
     optimizer = problem.optimizer
     wanted, kept = set(steps.tolist()), []
@@ -264,8 +265,8 @@ def _flow_tangents(
         moved = moved_gradients(weights, tangents, products, scaled, forcing)
         return network.gradients(products) + moved
 
-    start = problem.copies(())
-    start += [np.zeros(directions.shape[:1] + w.shape) for w in start]
+    start = problem.copies(schedule.batch)
+    start += [np.zeros(directions.shape[:1] + w.shape) for w in problem.weights]
     return integrate(
         problem, steps, schedule, start, velocity, lambda s: record(s[:depth], s[depth:])
     )

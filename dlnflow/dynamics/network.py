@@ -152,12 +152,12 @@ def gradient_tangents(
     result = []
     for layer in reversed(range(len(weights))):
         below, inputs_moved = products.inputs[layer], moved[layer]
-        change = error if below is None else error @ below.T
+        change = error if below is None else error @ np.swapaxes(below, -1, -2)
         if inputs_moved is not None:
             change = change + products.errors[layer] @ np.swapaxes(inputs_moved, -1, -2)
         result.append(-change)
         if layer:
-            error = weights[layer].T @ error + (
+            error = np.swapaxes(weights[layer], -1, -2) @ error + (
                 np.swapaxes(tangents[layer], -1, -2) @ products.errors[layer]
             )
     return result[::-1]
@@ -184,9 +184,9 @@ def gauss_newton_tangents(
     result = []
     for layer in reversed(range(len(weights))):
         below = products.inputs[layer]
-        result.append(-(error if below is None else error @ below.T))
+        result.append(-(error if below is None else error @ np.swapaxes(below, -1, -2)))
         if layer:
-            error = weights[layer].T @ error
+            error = np.swapaxes(weights[layer], -1, -2) @ error
     return result[::-1]
 
 

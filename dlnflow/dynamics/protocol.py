@@ -123,8 +123,12 @@ class Dynamics(Protocol):
         *,
         query: IntArray | None = None,
         matrix: str = "hessian",
+        weights: FloatArray | None = None,
     ) -> FloatArray:
-        """Return derivatives of the losses along directions (K, N), shape (T, n_query, K)."""
+        """Return derivatives of the losses along directions (K, N), shape (T, n_query, K).
+
+        Row k of `weights` (K, N) has the item weights at which derivative k is taken, else 1.
+        """
 
     def adjoint(self, at: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
         """Yield (k, d l_q(theta_at) / d w_i(k)), shape (n_query, N), for k = at - 1, ..., 0."""
@@ -147,4 +151,8 @@ class Dynamics(Protocol):
         """Return the curvature at checkpoints."""
 
     def traces(self, steps: ArrayLike, **sampling: Any) -> xr.DataArray:
-        """Return loss traces of the posterior localised at checkpoints."""
+        """Return loss traces of the posterior localised at checkpoints.
+
+        Among the options are ``weights`` (N,), the item weights of the posterior, and
+        ``trained_weights`` (N,), those with which the checkpoints are trained; both 1 by default.
+        """

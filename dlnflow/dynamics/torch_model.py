@@ -19,6 +19,7 @@ from dlnflow.dynamics import (
     notebook,
     torch_checks,
     torch_curvature,
+    torch_reweighted,
     torch_rules,
     torch_steps,
     torch_sweeps,
@@ -247,13 +248,17 @@ class TorchRun:
             self.model, self._weights, loss, self.data, self._queried, self._tuned, self.batches
         )
 
-    def weights(self, steps: ArrayLike) -> list[dict[str, Tensor]]:
+    def weights(
+        self, steps: ArrayLike, item_weights: ArrayLike | Schedule | None = None
+    ) -> list[dict[str, Tensor]]:
         """Train and return the weights at steps, as parts of a state dict.
 
         Parameters
         ----------
         steps : sequence of int
             Strictly increasing, within [0, n_steps].
+        item_weights : array of shape (N,) or Schedule, optional
+            Default: all 1.
 
         Returns
         -------
@@ -262,11 +267,16 @@ class TorchRun:
 
         Raises
         ------
-        ValueError, dlnflow.DivergenceError
-            If steps are invalid, or the run diverges.
+        ValueError
+            If steps are invalid, or item weights are not those of one network.
+        dlnflow.DivergenceError
+            If the run diverges.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
-        trained = torch_steps.trained(self.problem, steps)
+        schedule = Schedule.of(item_weights, len(self.items))
+        if schedule.batch:
+            raise ValueError("`item_weights` must describe one network; use `losses` for a batch.")
+        trained = torch_steps.trained(self.problem, steps, schedule)
         return [dict(zip(self._weights, map(Tensor.clone, w), strict=True)) for w in trained]
 
     def losses(
@@ -305,6 +315,7 @@ class TorchRun:
         *,
         query: IntArray | None = None,
         matrix: str = "hessian",
+        weights: FloatArray | None = None,
     ) -> FloatArray:
         """Exact derivatives of the losses along directions (K, N), shape (T, n_query, K).
 
@@ -316,6 +327,8 @@ class TorchRun:
         query : array of int, optional
         matrix : {"hessian", "gauss_newton"}
             What curves the response; only the Hessian gives the derivative.
+        weights : array, shape (K, N), optional
+            Item weights at which derivative k is taken. Default: all 1.
 
         Returns
         -------
@@ -327,7 +340,11 @@ class TorchRun:
             As `losses`.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
-        return torch_steps.tangents(self.problem, steps, np.asarray(directions), query, matrix)
+        directions = np.asarray(directions, dtype=np.float64)
+        if weights is not None:
+            at = np.asarray(weights, dtype=np.float64)
+            return torch_reweighted.tangents(self.problem, steps, directions, at, query, matrix)
+        return torch_steps.tangents(self.problem, steps, directions, query, matrix)
 
     def adjoint(self, at: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
         """Yield (k, d l_q(theta_at) / d w_i(k)), shape (n_query, N), for k = at - 1, ..., 0."""

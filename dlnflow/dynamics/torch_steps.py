@@ -272,17 +272,20 @@ def _retrain(
     return numbers(torch.stack(kept, 1))
 
 
-def trained(problem: TorchProblem, steps: IntArray) -> list[Tensors]:
-    """Weights of the run at steps, with all item weights 1."""
+def trained(
+    problem: TorchProblem, steps: IntArray, schedule: Schedule | None = None
+) -> list[Tensors]:
+    """Weights of one network at steps, with item weights (S, N), or 1."""
     wanted, kept = set(steps.tolist()), []
     weights, state, last = problem.initial, problem.start(), int(steps[-1])
-    unit = np.ones(problem.n_items)
+    schedule = Schedule.of(schedule, problem.n_items)
     with Progress(last, "training") as progress:
         for step in range(last):
             if step in wanted:
                 kept.append(weights)
             pair, items = problem.at_step(step)
-            weights, state, losses = problem.step(weights, state, problem.shares(unit, items), pair)
+            shares = problem.shares(schedule.at(step), items)
+            weights, state, losses = problem.step(weights, state, shares, pair)
             problem.check(losses, step)
             progress.advance()
     problem.check(problem.losses(weights, problem.data), last)

@@ -8,6 +8,7 @@ helps. Normalised, it is minus the Pearson correlation. Sampling lives in `dlnfl
 needs torch), and what reads the loss traces in `dlnflow.traces` (it needs only numpy and xarray).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import ArrayLike
 from dlnflow import result, traces
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.estimator import TWO_LAYERS, Grid, Items, estimator, verb
+
+VERDICTS = ("mixed", "short", "not mixed", "diverged")
+"""From best to worst."""
 
 
 @estimator(
@@ -33,11 +37,15 @@ def bif(
     query: Items = None,
     train: Items = None,
     normalised: bool = False,
-    seed: int = 0,
+    at_weight: float = 1.0,
     errors: bool = True,
     **sampling: Any,
 ) -> xr.DataArray:
     """Sampled Bayesian influence at checkpoints of a run.
+
+    K[t, q, i] = -(n_beta / N) Cov(l_i, l_q) under the posterior in which the item weight w_i is
+    ``at_weight`` and all others are 1, around the checkpoint of the run trained with these weights.
+    At weight 0 it is the influence of an item that is not trained on.
 
     Parameters
     ----------
@@ -49,14 +57,16 @@ def bif(
         Default: all.
     normalised : bool
         Minus the Pearson correlation instead of -(n_beta/N) Cov.
-    seed : int
-        With the step and the chain number it fixes a chain's random numbers.
+    at_weight : float
+        Weight >= 0 of the train item. Other than 1 it needs a training, and chains at every
+        checkpoint, for every train item; verdict and diagnostics are then those of the worst.
     errors : bool
         False leaves `standard_error` and `dof` out, which is faster; verdicts stay.
     **sampling
         n_beta, localization, step_size, chains, draws, burn_in, thin, kernel, kernel_options,
-        dtype: see `dlnflow.sampling.trace_run`. What is left out is set from the curvature of the
-        whole run (`dlnflow.sampling.suggest(run)`), whatever `steps` are.
+        dtype, and seed, which fixes a chain's random numbers with the step and the chain: see
+        `dlnflow.sampling.trace_run`. What is left out is set from the curvature of the whole run
+        (`dlnflow.sampling.suggest(run)`), whatever `steps` are.
 
     Returns
     -------
@@ -73,7 +83,7 @@ def bif(
     Raises
     ------
     ValueError
-        If steps, names or settings are invalid, or the run has more than two layers.
+        If steps, names, `at_weight` or settings are invalid, or the run has more than two layers.
     dlnflow.DivergenceError
         If the run diverges.
 
@@ -90,15 +100,53 @@ def bif(
     >>> inf.dims, float(inf.sel(query="dog", train="dog").item().__round__(6))
     (('time', 'query', 'train'), -1.0)
     """
-    grid = Grid.of(run, steps, query, train)
-    losses = run.traces(grid.steps, seed=seed, **sampling)
-    losses.attrs["objective"] = result.OBJECTIVE
-    queries, items = (np.asarray(names) for names in (run.queries, run.items))
-    return traces.influence(
-        losses,
-        normalised,
-        query=queries[grid.query].tolist(),
-        train=items[grid.train].tolist(),
-        flow_time=grid.flow_time,
-        errors=errors,
-    )
+    grid, at_weight = Grid.of(run, steps, query, train), Grid.at_weight(at_weight)
+
+    def sampled(train: list[int], **weights: Any) -> xr.DataArray:
+        losses = run.traces(grid.steps, **weights, **sampling)
+        losses.attrs["objective"] = result.OBJECTIVE
+        return traces.influence(
+            losses,
+            normalised,
+            query=[run.queries[q] for q in grid.query],
+            train=[run.items[i] for i in train],
+            flow_time=grid.flow_time,
+            errors=errors,
+        )
+
+    if at_weight == 1:
+        return sampled(list(grid.train))
+    columns = []
+    for item in grid.train:
+        weights = np.ones(len(run.items))
+        weights[item] = at_weight
+        columns.append(sampled([item], weights=weights, trained_weights=weights))
+    return _joined(columns).assign_attrs(at_weight=at_weight)
+
+
+def _joined(columns: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Join results of different posteriors along their train items.
+
+    Verdict and diagnostics of a time are those of the column that is worst there: diverged, then
+    not mixed, short, mixed, and of these the one with the largest R-hat.
+
+    Returns
+    -------
+    xarray.DataArray
+        With the train items of all columns.
+    """
+    badness = np.array(
+        [
+            [(VERDICTS.index(v), r) for v, r in zip(c.verdict.values, c.r_hat.values, strict=True)]
+            for c in columns
+        ]
+    )  # (columns, T, 2)
+    worst = np.lexsort((badness[..., 1], badness[..., 0]), axis=0)[-1]
+    judged = {
+        name: ("time", np.array([columns[k][name].values[t] for t, k in enumerate(worst)]))
+        for name, coordinate in columns[0].coords.items()
+        if coordinate.dims == ("time",) and name not in ("time", "flow_time")
+    }
+    return xr.concat(
+        [column.drop_vars(list(judged)) for column in columns], "train", combine_attrs="override"
+    ).assign_coords(judged)

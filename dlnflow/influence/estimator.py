@@ -349,6 +349,23 @@ class Grid:
         directions[np.arange(len(self.train)), self.train] = 1.0
         return directions
 
+    @staticmethod
+    def at_weight(value: float) -> float:
+        """Return the weight of the train item at which influence is taken, at least 0.
+
+        Raises
+        ------
+        ValueError
+            If it is not.
+        """
+        value = checks.real_number("at_weight", value)
+        if value < 0:
+            raise ValueError(
+                "`at_weight` is the weight of the train item: 1 for one that is trained on, 0 for "
+                f"one that is not; it must be >= 0, got {value:g}."
+            )
+        return value
+
     @property
     def flow_time(self) -> FloatArray:
         """Dimensionless times, shape (T,)."""

@@ -19,18 +19,20 @@ def leave_one_out(
     run: Dynamics,
     steps: ArrayLike | None = None,
     *,
-    fraction: float = 1.0,
+    fraction: float | None = None,
+    at_weight: float = 1.0,
     query: Items = None,
     train: Items = None,
 ) -> xr.DataArray:
     """Influence as the loss difference between training with and without an item.
 
-    K[t, q, i] = [ l_q(theta_t; w = 1) - l_q(theta_t; w_i = 1 - fraction) ] / fraction.
+    K[t, q, i] = [ l_q(theta_t; w_i = a) - l_q(theta_t; w_i = a - fraction) ] / fraction,
 
-    Both trainings start from the same weights and use the same optimizer; l_q is the loss on the
-    unchanged query item. Removal (fraction 1) takes the item's term out of the objective, which
-    keeps its factor 1/N; that is the same as setting its input and its output to zero. As
-    ``fraction`` goes to 0 this becomes `tangent`.
+    with a = ``at_weight`` and all other weights 1. Both trainings start from the same weights and
+    use the same optimizer; l_q is the loss on the unchanged query item. Removal of an item of
+    weight 1 (fraction 1) takes its term out of the objective, which keeps its factor 1/N; that is
+    the same as setting its input and its output to zero. As ``fraction`` goes to 0 this becomes
+    `tangent` at that weight.
 
     All retrainings run together as one batch.
 
@@ -40,8 +42,11 @@ def leave_one_out(
         Any optimizer, depth and inputs.
     steps : sequence of int, optional
         Strictly increasing within the run.
-    fraction : float
-        How much of the item's weight is removed, nonzero and at most 1 (negative: added).
+    fraction : float, optional
+        How much of the item's weight is removed, nonzero and at most `at_weight` (negative:
+        added). Default: all of it; for an item of weight 0, -1, its introduction.
+    at_weight : float
+        Weight >= 0 of the train item: 1 for one that is trained on, 0 for one that is not.
     query, train : item names, optional
         Default: all. One retraining per train item.
 
@@ -53,7 +58,7 @@ def leave_one_out(
     Raises
     ------
     ValueError
-        If steps, names or `fraction` are invalid.
+        If steps, names, `fraction` or `at_weight` are invalid.
     dlnflow.DivergenceError
         If a run diverges.
 
@@ -70,10 +75,15 @@ def leave_one_out(
     [[-0.265, 0.012], [-0.116, -0.001]]
     """
     grid = Grid.of(run, steps, query, train)
-    fraction = checks.removed_fraction(fraction)
-    weights = np.ones((1 + len(grid.train), len(run.items)))
-    weights[1:] -= fraction * grid.train_directions
-    losses = run.losses(grid.steps, weights, query=grid.query)
-    difference = (losses[:1] - losses[1:]) / fraction  # (n_train, T, n_query)
-    attrs = {"fraction": fraction, "retrainings": len(grid.train)}
+    at_weight = grid.at_weight(at_weight)
+    if fraction is None:
+        fraction = at_weight or -1.0
+    fraction, items = checks.removed_fraction(fraction, at_weight), grid.train_directions
+    before = np.ones((1, len(run.items))) if at_weight == 1 else 1 + (at_weight - 1) * items
+    after = 1 + (at_weight - fraction - 1) * items
+    losses = run.losses(grid.steps, np.concatenate([before, after]), query=grid.query)
+    difference = (losses[: len(before)] - losses[len(before) :]) / fraction  # (n_train, T, n_query)
+    attrs = {"fraction": fraction, "retrainings": len(before) - 1 + len(grid.train)}
+    if at_weight != 1:
+        attrs |= {"at_weight": at_weight, "retrainings": len(before) + len(after)}
     return grid.result(np.moveaxis(difference, 0, -1), "leave_one_out", attrs=attrs)

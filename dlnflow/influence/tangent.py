@@ -1,5 +1,7 @@
 """Exact derivative of the training run with respect to the weight of a training item."""
 
+from inspect import signature
+
 import xarray as xr
 from numpy.typing import ArrayLike
 
@@ -14,12 +16,19 @@ from dlnflow.influence.estimator import DIFFERENTIABLE, Grid, Items, estimator, 
     needs=[DIFFERENTIABLE, verb("tangents")],
 )
 def tangent(
-    run: Dynamics, steps: ArrayLike, *, query: Items = None, train: Items = None
+    run: Dynamics,
+    steps: ArrayLike | None = None,
+    *,
+    at_weight: float = 1.0,
+    query: Items = None,
+    train: Items = None,
 ) -> xr.DataArray:
     """Influence as the exact first-order response of the actual training run.
 
-    K[t, q, i] = d l_q(theta_t) / d w_i at w = 1, with w_i changed for the whole run and the
-    initial weights fixed. For gradient descent with step eta the derivative of the weights obeys
+    K[t, q, i] = d l_q(theta_t) / d w_i at w_i = ``at_weight`` and all other weights 1, with w_i
+    changed for the whole run and the initial weights fixed. At weight 1 that is the influence of
+    an item that is trained on, at weight 0 that of one that is not: the effect of its introduction.
+    For gradient descent with step eta the derivative of the weights obeys
 
         theta'_{k+1} = (I - eta H_k) theta'_k - (eta / N) grad l_i(theta_k),   theta'_0 = 0,
 
@@ -33,6 +42,9 @@ def tangent(
         Any optimizer, depth and inputs.
     steps : sequence of int, optional
         Times at which influence is wanted, strictly increasing within the run.
+    at_weight : float
+        Weight >= 0 of the train item at which the derivative is taken. Other than 1 it needs a
+        training for every train item, in one batch.
     query, train : item names, optional
         Default: all. Cost is proportional to the number of train items.
 
@@ -44,7 +56,7 @@ def tangent(
     Raises
     ------
     ValueError
-        If steps or names are invalid.
+        If steps, names or `at_weight` are invalid, or the run has one weight only.
     dlnflow.DivergenceError
         If the run diverges.
 
@@ -61,5 +73,13 @@ def tangent(
     [[-0.507, 0.052], [0.096, -0.006]]
     """
     grid = Grid.of(run, steps, query, train)
-    values = run.tangents(grid.steps, grid.train_directions, query=grid.query)
-    return grid.result(values, "tangent")
+    at_weight, at = grid.at_weight(at_weight), {}
+    if at_weight != 1:
+        if "weights" not in signature(run.tangents).parameters:
+            raise ValueError(
+                f"`at_weight` must be 1 for {run.kind}, which is differentiated at the weights it "
+                f"was trained with; got {at_weight:g}. `leave_one_out` retrains."
+            )
+        at = {"weights": 1 + (at_weight - 1) * grid.train_directions}
+    values = run.tangents(grid.steps, grid.train_directions, query=grid.query, **at)
+    return grid.result(values, "tangent", attrs={"at_weight": at_weight} if at else None)

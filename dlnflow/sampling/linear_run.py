@@ -35,6 +35,7 @@ def trace_run(
     *,
     kernel: str = "underdamped",
     weights: ArrayLike | None = None,
+    trained_weights: ArrayLike | None = None,
     restrict: Restrict | None = None,
     **settings: Any,
 ) -> xr.DataArray:
@@ -50,7 +51,9 @@ def trace_run(
         Name in `dlnflow.sampling.KERNELS`: how the chains move. "underdamped" has no bias on
         Gaussian targets and, per step, the largest effective sample size.
     weights : array, shape (N,), optional
-        Item weights w_i >= 0; default 1. Recorded as the coordinate `weight`.
+        Item weights w_i >= 0 of the posterior; default 1. Recorded as the coordinate `weight`.
+    trained_weights : array, shape (N,), optional
+        Item weights with which the checkpoints are trained; default 1.
     restrict : str or mapping, optional
         Entries that move, as in `sample`; default all.
     **settings
@@ -79,7 +82,10 @@ def trace_run(
     suggested.require_two_layers(run)
     full = Settings(**suggested.complete(run, settings, kernel))
     _check_precision(run.task, full.dtype)
-    w1, w2 = suggested.checkpoints(run, steps)
+    if trained_weights is None:
+        w1, w2 = suggested.checkpoints(run, steps)
+    else:
+        w1, w2 = run.train(steps, _item_weights(trained_weights, len(run.items))).weights
     stiffness = suggested.stiffest(run, w1, w2, full.n_beta, full.localization)
     check_stable(kernel, full, stiffness)
     how = {"kernel": kernel, "settings": full, "weights": weights, "restrict": restrict}

@@ -42,9 +42,15 @@ def tangents(
     query: IntArray | None,
     *,
     gauss_newton: bool = False,
+    weights: FloatArray | None = None,
 ) -> FloatArray:
-    """Derivatives of the losses along directions (K, N) of item weights, shape (T, Q, K)."""
+    """Derivatives of the losses along directions (K, N) of item weights, shape (T, Q, K).
+
+    Row k of `weights` (K, N) has the item weights at which derivative k is taken, else 1.
+    """
     query = np.arange(problem.n_items) if query is None else query
+    if weights is not None:
+        return _tangents_at(problem, steps, directions, query, weights, gauss_newton)
     if applies(problem):
         base = None if gauss_newton else _worthwhile(problem)
         if base is not None and np.all(np.count_nonzero(directions, axis=1) == 1):
@@ -61,17 +67,38 @@ def tangents(
     return _tangents_by_loops(problem, steps, directions, _data(problem, query), gauss_newton)
 
 
+def _tangents_at(
+    problem: Problem,
+    steps: IntArray,
+    directions: FloatArray,
+    query: IntArray,
+    weights: FloatArray,
+    gauss_newton: bool,
+) -> FloatArray:
+    """Derivatives at other item weights, with a network for each direction."""
+    apart = np.flatnonzero(np.any(directions != 0, axis=0) | np.any(weights != 1, axis=0))
+    small = _smaller(problem, apart) if applies(problem) else None
+    if small is None:
+        data = _data(problem, query)
+        return _tangents_by_loops(problem, steps, directions, data, gauss_newton, weights)
+    inside, at = (np.full((len(weights), small.items.shape[1]), fill) for fill in (0.0, 1.0))
+    inside[:, : len(apart)], at[:, : len(apart)] = directions[:, apart], weights[:, apart]
+    return _tangents_by_loops(small, steps, inside, small.query(query), gauss_newton, at)
+
+
 def _tangents_by_loops(
     problem: Problem,
     steps: IntArray,
     directions: FloatArray,
     data: tuple[FloatArray, FloatArray],
     gauss_newton: bool,
+    weights: FloatArray | None = None,
 ) -> FloatArray:
+    weights = np.ones(directions.shape[1]) if weights is None else weights
     return loops.run_tangents(
         problem,
         steps,
-        Schedule.constant(np.ones(directions.shape[1])),
+        Schedule.constant(weights),
         directions,
         lambda w, dw: network.loss_tangents(w, dw, *data).T,
         gauss_newton=gauss_newton,
