@@ -1,4 +1,8 @@
-"""Per-token losses without keeping logits: the output layer and the cross-entropy in one pass."""
+"""Per-token losses without keeping logits: the output layer and the cross-entropy in one pass.
+
+On a CPU in small blocks, which stay in its cache; on a GPU in few large pieces, whose size follows
+from its memory.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS = 256
-"""Tokens whose logits exist at the same time."""
+"""Tokens whose logits exist at the same time on a CPU."""
+SHARE = 1 / 16
+"""Part of a GPU's memory that the logits of one piece may take."""
+KEPT = 1 / 4
+"""Part of it that probabilities kept for the backward pass may take; beyond, they are formed anew.
+"""
 PROBE = 6
 """Tokens on which a model is tried."""
 ROUNDING = 1e-4
@@ -34,24 +43,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor):
-        wanted = any(ctx.needs_input_grad[:2])
         kind = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.empty(len(hidden), dtype=kind, device=hidden.device)
-        p = hidden.new_empty(len(hidden) if wanted else 0, len(weight))
+        p = hidden.new_empty(len(hidden), len(weight))
         for start in range(0, len(hidden), ROWS):
             part = slice(start, start + ROWS)
             z = (hidden[part] @ weight.T).to(kind)
             own = z.gather(1, targets[part, None])
-            if not wanted:
-                losses[part] = -z.log_softmax(1).gather(1, targets[part, None])[:, 0]
-                continue
             peak = z.amax(1, keepdim=True)
             z.sub_(peak).exp_()
             total = z.sum(1, keepdim=True)
             losses[part] = (total.log() + peak - own)[:, 0]
             p[part] = z.div_(total)
-        if wanted:
-            ctx.save_for_backward(hidden, weight, targets, p)
+        ctx.save_for_backward(hidden, weight, targets, p)
         return losses
 
     @staticmethod
@@ -67,12 +71,117 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden, d_weight, None
 
 
+class _InOnePass(torch.autograd.Function):
+    """The same in pieces of `at_once` tokens, by fused operations and without atomic additions.
+
+    What is kept is r_nv = p_nv - 1[v = y(n)], in the precision of the hidden states; without
+    `keep` it is formed again from the logits, piece by piece, when gradients are wanted.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        at_once: int,
+        keep: bool,
+    ):
+        losses, kept = [], hidden.new_empty(len(hidden) if keep else 0, len(weight))
+        for start in range(0, len(hidden), at_once):
+            part = slice(start, start + at_once)
+            z, own = hidden[part] @ weight.T, targets[part, None]
+            losses.append(_residuals(z, own, kept[part]) if keep else _only_losses(z, own))
+        ctx.save_for_backward(hidden, weight, targets, kept)
+        ctx.at_once, ctx.keep = at_once, keep
+        return torch.cat(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor):
+        hidden, weight, targets, kept = ctx.saved_tensors
+        g = gradient[:, None].to(hidden.dtype)
+        scaled = hidden * g
+        if ctx.keep:
+            return (kept @ weight).mul_(g), kept.T @ scaled, None, None, None
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=_at_least_single(weight))
+        for start in range(0, len(hidden), ctx.at_once):
+            part = slice(start, start + ctx.at_once)
+            z = hidden[part] @ weight.T
+            r = torch.empty_like(z)
+            _residuals(z, targets[part, None], r)
+            d_hidden[part] = (r @ weight).mul_(g[part])
+            d_weight += r.T @ scaled[part]
+        return d_hidden, d_weight.to(weight.dtype), None, None, None
+
+
+def _at_least_single(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _only_losses(z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return the losses of logits (n, V) at own tokens (n, 1)."""
+    return -z.log_softmax(1, dtype=_at_least_single(z)).gather(1, own)[:, 0]
+
+
+def _residuals(z: torch.Tensor, own: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write p - 1 at the own token and p elsewhere; return the losses."""
+    kind = _at_least_single(z)
+    if z.device.type == "cpu":
+        # exponentials are what costs there: with the largest p, log p = z - max z + log max p
+        z = z.to(kind)
+        p = z.softmax(1)
+        losses = z.amax(1) - p.amax(1).log() - z.gather(1, own)[:, 0]
+        out.copy_(p.scatter_(1, own, losses.neg().expm1()[:, None]))
+        return losses
+    log_p = z.log_softmax(1, dtype=kind)
+    mine = log_p.gather(1, own)
+    torch.exp(log_p, out=out)
+    out.scatter_(1, own, mine.expm1().to(out.dtype))
+    return -mine[:, 0]
+
+
+def pieces(
+    device: torch.device, n_tokens: int, vocabulary: int, dtype: torch.dtype
+) -> tuple[int, bool]:
+    """Return how many tokens' logits are formed at once, and whether probabilities are kept.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of the model.
+    n_tokens, vocabulary : int
+        Shape of all logits.
+    dtype : torch.dtype
+        Of the hidden states.
+
+    Returns
+    -------
+    (int, bool)
+        As large as `SHARE` and `KEPT` of the memory of a GPU allow; on a CPU `ROWS`, kept.
+    """
+    if device.type != "cuda":
+        return ROWS, True
+    memory = torch.cuda.get_device_properties(device).total_memory
+    each = vocabulary * (4 + dtype.itemsize)
+    return max(ROWS, int(SHARE * memory) // each), (
+        n_tokens * vocabulary * dtype.itemsize <= KEPT * memory
+    )
+
+
 def autocast(device: torch.device | str, bf16: bool) -> AbstractContextManager:
     """Return bf16 autocast for a device, or a context that does nothing."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16) if bf16 else nullcontext()
+    if not bf16:
+        return nullcontext()
+    kind = torch.device(device).type
+    # what is cached while a graph is captured would be gone when it is replayed
+    return torch.autocast(kind, torch.bfloat16, cache_enabled=kind == "cpu")
 
 
-def token_losses(model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = False) -> torch.Tensor:
+def token_losses(
+    model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = False, one_pass: bool = False
+) -> torch.Tensor:
     """Return l[n, k] = -log p(ids[n, k + 1] | ids[n, :k + 1]) in nats.
 
     Parameters
@@ -83,6 +192,9 @@ def token_losses(model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = Fals
         Token ids.
     bf16 : bool
         Compute matrix products in bfloat16; losses are summed in float32.
+    one_pass : bool
+        On a CPU, form probabilities in one pass: faster, and another rounding than that of
+        training runs, which go on with the bits they began with. On a GPU it is always so.
 
     Returns
     -------
@@ -96,18 +208,27 @@ def token_losses(model: PreTrainedModel, ids: torch.Tensor, *, bf16: bool = Fals
     """
     with autocast(ids.device, bf16):
         if is_direct(model, ids):
-            flat = _from_hidden(model, ids, bf16)
+            flat = _from_hidden(model, ids, bf16, one_pass)
         else:
             flat = _from_logits(model, ids)
     return flat.view(len(ids), -1)
 
 
-def _from_hidden(model: PreTrainedModel, ids: torch.Tensor, bf16: bool) -> torch.Tensor:
+def _from_hidden(
+    model: PreTrainedModel, ids: torch.Tensor, bf16: bool, one_pass: bool = False
+) -> torch.Tensor:
     """Return the losses without logits; the model must be direct."""
     weight = model.get_output_embeddings().weight
     hidden = model.base_model(ids[:, :-1]).last_hidden_state.flatten(0, 1)
     kind = torch.bfloat16 if bf16 else hidden.dtype
-    return _LinearCrossEntropy.apply(hidden.to(kind), weight.to(kind), ids[:, 1:].flatten())
+    hidden, weight, targets = hidden.to(kind), weight.to(kind), ids[:, 1:].flatten()
+    at_once, keep = pieces(hidden.device, len(hidden), len(weight), kind)
+    if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)):
+        parts = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+        return torch.cat([_only_losses(h @ weight.T, y[:, None]) for h, y in parts])
+    if one_pass or hidden.device.type != "cpu":
+        return _InOnePass.apply(hidden, weight, targets, at_once, keep)
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
 
 
 def _from_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,7 @@ class LanguageModelEvaluator:
         self._gradient.zero_()
         rows = self._text.batch(*self._key, MINIBATCH, self.step)
         ids = torch.from_numpy(rows).long().to(theta.device)
-        loss = token_losses(self._model, ids, bf16=self._precision != "fp32").mean()
+        loss = token_losses(self._model, ids, bf16=self._precision != "fp32", one_pass=True).mean()
         loss.backward()
         return Evaluation(loss.detach()[None], self._gradient)
 
