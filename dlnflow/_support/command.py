@@ -27,6 +27,7 @@ EXTRAS = {
         "safetensors",
         "zarr",
     ),
+    "curvature": ("curvlinops",),
     "cluster": ("distributed",),
     "store": ("zarr",),
     "symbolic": ("sympy",),

@@ -1,4 +1,7 @@
-"""Curvature of a torch run as dense matrices, at checkpoints and averaged over steps."""
+"""Curvature of a torch run, at checkpoints and averaged over steps.
+
+Up to `MAX_PARAMETERS` parameters by dense matrices, beyond by `dlnflow.dynamics.torch_operators`.
+"""
 
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -10,8 +13,8 @@ from scipy import linalg
 from torch import Tensor
 from torch.func import vmap
 
-from dlnflow._support import FloatArray, IntArray
-from dlnflow.dynamics import torch_sweeps
+from dlnflow._support import FloatArray, IntArray, each
+from dlnflow.dynamics import torch_operators, torch_sweeps
 from dlnflow.dynamics.torch_steps import MAX_NUMBERS, Tensors, TorchProblem, numbers, take, turns
 
 MAX_PARAMETERS = 4000
@@ -32,6 +35,18 @@ def require_small(problem: TorchProblem, verb: str) -> None:
             f"{MAX_PARAMETERS} of them; `model` has {problem.n_parameters}. Freeze some with "
             "requires_grad_(False), or use `tangent` or `tracin`, which form none."
         )
+
+
+def require_solver(problem: TorchProblem) -> None:
+    """Refuse a model that is too large for a matrix where nothing else can solve.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If curvlinops is not installed.
+    """
+    if problem.n_parameters > MAX_PARAMETERS:
+        torch_operators.library()
 
 
 def matrix_of(problem: TorchProblem, weights: Tensors, step: int | None, matrix: str) -> FloatArray:
@@ -82,27 +97,80 @@ class TorchCurvature:
     def __len__(self) -> int:
         return len(self._points)
 
+    @property
+    def _dense(self) -> bool:
+        return self._problem.n_parameters <= MAX_PARAMETERS
+
     def extremes(self, *, largest: bool = True) -> tuple[FloatArray, FloatArray]:
         """Smallest and largest eigenvalue of the Hessian, each (T,)."""
-        values = np.stack([self._eigen(t, "hessian")[0] for t in range(len(self))])
-        return values[:, 0], values[:, -1] if largest else np.full(len(self), np.nan)
+        values = np.stack([self._ends[t] for t in range(len(self))])
+        return values[:, 0], values[:, 1] if largest else np.full(len(self), np.nan)
+
+    @cached_property
+    def _ends(self) -> list[tuple[float, float]]:
+        if self._dense:
+            every = (self._eigen(t, "hessian")[0] for t in range(len(self)))
+            return [(values[0], values[-1]) for values in every]
+        every = each(self._points, "extreme eigenvalues")
+        return [torch_operators.Operator(self._problem, w, "hessian").extremes() for w in every]
 
     def influence(
         self, damping: FloatArray, query: IntArray, train: IntArray, *, matrix: str
     ) -> FloatArray:
-        """-(1/N) grad l_q^T (matrix + damping)^-1 grad l_i, shape (M, T, n_query, n_train)."""
-        problem, result = self._problem, []
-        for t, weights in enumerate(self._points):
-            values, vectors = self._eigen(t, matrix)
-            if matrix == "gauss_newton":
-                values = np.maximum(values, 0.0)  # rounding below zero
-            queried, trained = (
-                flat(problem.item_gradients(weights, take(pair, items))) @ vectors
-                for pair, items in ((problem.queried, query), (problem.data, train))
+        """-(1/N) grad l_q^T (matrix + damping)^-1 grad l_i, shape (M, T, n_query, n_train).
+
+        Besides the matrices of the protocol there is "ekfac".
+
+        Raises
+        ------
+        ValueError
+            If a Hessian is not positive definite and too large to be factorised, conjugate
+            gradients do not converge, or the model has no EK-FAC.
+        """
+        by_factor = self._dense and matrix != "ekfac"
+        found = self._by_factor if by_factor else self._by_solves
+        times = each(range(len(self)), "solving")
+        result = [found(t, damping[:, t], query, train, matrix) for t in times]
+        return -np.stack(result, axis=1) / self._problem.n_items
+
+    def _by_factor(
+        self, t: int, damping: FloatArray, query: IntArray, train: IntArray, matrix: str
+    ) -> FloatArray:
+        """Products of gradients in the eigenbasis, shape (M, n_query, n_train)."""
+        values, vectors = self._eigen(t, matrix)
+        if matrix == "gauss_newton":
+            values = np.maximum(values, 0.0)  # rounding below zero
+        queried, trained = (part @ vectors for part in self._gradients(t, query, train))
+        scale = 1 / (values + damping[:, None])
+        return (queried * scale[:, None]) @ trained.T
+
+    def _by_solves(
+        self, t: int, damping: FloatArray, query: IntArray, train: IntArray, matrix: str
+    ) -> FloatArray:
+        """The same with one solve per damping and gradient of the smaller side."""
+        if matrix == "hessian" and self._ends[t][0] + damping.min() <= 0:
+            raise ValueError(
+                f"the Hessian + damping is not positive definite at a checkpoint (least eigenvalue "
+                f"{self._ends[t][0] + damping.min():.3g}), and `model` has more than "
+                f"{MAX_PARAMETERS} parameters, so that conjugate gradients have to solve. Use a "
+                "larger `damping`, or `damped_gauss_newton`."
             )
-            scale = 1 / (values + damping[:, t, None])
-            result.append((queried * scale[:, None]) @ trained.T)
-        return -np.stack(result, axis=1) / problem.n_items
+        if matrix == "ekfac":
+            operator = torch_operators.Ekfac(self._problem, self._points[t])
+        else:
+            operator = torch_operators.Operator(self._problem, self._points[t], matrix)
+        queried, trained = self._gradients(t, query, train)
+        if len(query) <= len(train):
+            return np.stack([operator.solve(float(one), queried) @ trained.T for one in damping])
+        return np.stack([queried @ operator.solve(float(one), trained).T for one in damping])
+
+    def _gradients(self, t: int, query: IntArray, train: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Gradients of queries and items as rows over all parameters."""
+        problem, weights = self._problem, self._points[t]
+        items = take(problem.data, train)
+        return flat(problem.query_gradients(weights, query)), flat(
+            problem.item_gradients(weights, items)
+        )
 
     def proximal(self, damping: FloatArray) -> NoReturn:
         """Refuse: proximal points are known for two-layer linear networks only.

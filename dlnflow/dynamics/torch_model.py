@@ -374,8 +374,14 @@ class TorchRun:
         return torch_curvature.segments(self.problem, bounds, steps, train, matrix)
 
     def curvature(self, steps: ArrayLike) -> torch_curvature.TorchCurvature:
-        """Curvature at checkpoints, from dense matrices."""
-        torch_curvature.require_small(self.problem, "curvature")
+        """Curvature at checkpoints: a dense factor, or conjugate gradients for large models.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If the model is too large for a matrix and curvlinops is not installed.
+        """
+        torch_curvature.require_solver(self.problem)
         steps = checks.recorded_steps(steps, self.n_steps)
         points = torch_steps.trained(self.problem, steps)
         return torch_curvature.TorchCurvature(self.problem, points)

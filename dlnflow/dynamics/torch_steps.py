@@ -144,6 +144,10 @@ class TorchProblem:
 
         return vmap(grad(single), in_dims=(None, 0, 0))(weights, *pair)
 
+    def query_gradients(self, weights: Tensors, query: IntArray) -> Tensors:
+        """Gradients of what is measured, with a leading axis over queries."""
+        return self.item_gradients(weights, take(self.queried, query))
+
     def along(self, weights: Tensors, vectors: Tensors, query: IntArray | None) -> FloatArray:
         """Grad l_q . vector_k, shape (n_query, K)."""
         pair = take(self.queried, query)

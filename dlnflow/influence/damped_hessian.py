@@ -33,7 +33,9 @@ def damped_hessian(
     and Hessian are taken where the minimum is, and K is its exact response. At the checkpoint
     itself K is the textbook formula, which means something only where H + lambda > 0.
 
-    Two-layer networks of any width, any inputs and any optimizer.
+    Linear networks of two layers, of any width, any inputs and any optimizer. A torch model has a
+    dense factor up to 4,000 parameters and conjugate gradients to 1e-10 (1e-5 in float32) beyond,
+    which need H + lambda > 0 and the extra `curvature`.
 
     Parameters
     ----------

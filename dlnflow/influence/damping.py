@@ -31,8 +31,8 @@ def damped(grid: Grid, estimator: str, options: Options, *, matrix: str) -> xr.D
     grid : Grid
     estimator : str
     options : Options
-    matrix : {"hessian", "gauss_newton"}
-        The Gauss-Newton matrix is positive semidefinite, so that no warning is due.
+    matrix : {"hessian", "gauss_newton", "ekfac"}
+        The last two are positive semidefinite, so that no warning is due.
 
     Raises
     ------
@@ -44,7 +44,9 @@ def damped(grid: Grid, estimator: str, options: Options, *, matrix: str) -> xr.D
     checks.one_of("at", options.at, CENTRES)
     points = grid.run.curvature(grid.steps)
     smallest, largest = points.extremes()
-    unit = largest if options.damping_is == "relative" else np.ones(len(points))
+    unit = np.ones(len(points))
+    if options.damping_is == "relative":
+        unit = np.maximum(largest, -smallest)
     lam = dampings[:, None] * unit
     pair = grid.query, grid.train
     if options.at == "proximal":

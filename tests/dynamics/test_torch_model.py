@@ -326,7 +326,7 @@ def test_what_a_torch_model_has_no_closed_form_for_is_refused(monkeypatch):
         dln.influence.damped_hessian(run, [5], at="proximal")
     monkeypatch.setattr("dlnflow.dynamics.torch_curvature.MAX_PARAMETERS", 10)
     with pytest.raises(ValueError, match=r"32.*tangent"):
-        dln.influence.damped_gauss_newton(run, [5])
+        dln.influence.source(run, [5])
 
 
 def test_divergence_is_an_error_with_its_step():
