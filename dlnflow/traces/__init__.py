@@ -13,6 +13,7 @@ Influence, negative = the train item helps
     top_k               the items that help each item most, without holding the matrix
     neighbours          how often the items that help most are of the same class, against chance
     llc                 the local learning coefficient
+    susceptibility      response of an observable to every token or class, per component
 
 Can it be believed?
     interval            lower and upper ends from standard errors and their degrees of freedom
@@ -38,6 +39,7 @@ from dlnflow.traces.intervals import interval
 from dlnflow.traces.learning_coefficient import llc
 from dlnflow.traces.neighbours import neighbours
 from dlnflow.traces.pairs import matrix, top_k
+from dlnflow.traces.susceptibility import susceptibility
 
 __all__ = [
     "check_traces",
@@ -54,5 +56,6 @@ __all__ = [
     "r_hat",
     "r_hat_products",
     "summary",
+    "susceptibility",
     "top_k",
 ]

@@ -319,10 +319,10 @@ def _autocovariance(series: FloatArray) -> FloatArray:
 
 def _judged(one: Checkpoint) -> Judged:
     """Return what is found of all items and of their squared deviations."""
-    return Judged(*_judge(one.kept), ~one.good)
+    return Judged(*judge(one.kept), ~one.good)
 
 
-def _judge(losses: NDArray) -> tuple[float, float]:
+def judge(losses: NDArray) -> tuple[float, float]:
     """Return the worst R-hat and the smallest ESS of losses (chains, draws, items) and squares."""
     # The products of an item with itself stand for all products: the slowest direction shows in
     # the variances.
