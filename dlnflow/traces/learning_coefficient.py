@@ -10,47 +10,82 @@ References: Lau et al. (2025), "The local learning coefficient"; Aoyagi (2024) f
 in deep linear networks (`dlnflow.rlct`).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._support import FloatArray
+from dlnflow.checks import one_of
 from dlnflow.traces import diagnostics
+from dlnflow.traces.class_means import Measured, class_means
+from dlnflow.traces.columns import BLOCK, membership
+from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import at, check_traces, labelled
+from dlnflow.traces.intervals import t_quantile
 
 
-def llc(traces: xr.DataArray) -> xr.Dataset:
-    """Estimate the local learning coefficient at every checkpoint.
+def llc(traces: xr.DataArray, of: str | xr.DataArray | ArrayLike | None = None) -> xr.Dataset:
+    """Estimate the local learning coefficient at every checkpoint: whole, by class, by item.
+
+    Under traces sampled with `restrict=` it is weight-restricted: that of L as a function of the
+    moving entries. Parts of the data are those of one posterior, n_beta (E[l_k] - l_k(theta_t)),
+    and average to the whole.
 
     Parameters
     ----------
     traces : DataArray, dims (time, chain, draw, item)
-        Losses of *all* training items, sampled with unit item weights.
+        Sampled with unit item weights.
+    of : {"observed", "item"}, DataArray or (K, G) bool array, optional
+        Whose losses. Default: the mean of *all* training items, which the traces must hold.
+        "observed": the mean of what was observed, e.g. held-out text. "item": every item. Classes
+        as in `groups`: the mean over every class.
 
     Returns
     -------
     Dataset
-        Per time: `llc`, `standard_error` (from the effective sample size of the mean loss) and its
-        degrees of freedom `dof`, and `verdict`, `r_hat`, `ess`, `n_diverged`, `diverged_chains` of
-        the mean loss. NaN where the verdict is "diverged"; the standard error is NaN too where a
-        chain never moved.
+        `llc`, `standard_error` and its degrees of freedom `dof`, dims (time), (time, item) or
+        (time, token_class); errors are those of the effective sample size, for "observed" and
+        classes those of chains and rows, as in `groups`. `at_minimum`: False where the 95 %
+        interval lies below 0, so that the checkpoint is no minimum of that loss and the number no
+        learning coefficient; True does not show that it is one. Per time: `verdict`, `r_hat`,
+        `ess`, `n_diverged`, `diverged_chains` of the mean losses. NaN where the verdict is
+        "diverged"; the standard error is NaN too where a chain never moved.
 
     Raises
     ------
     ValueError
-        If the traces lack training items (the mean over a part is another quantity), or were
-        sampled with item weights other than 1.
+        If `of` is left out and the traces lack training items (the mean over a part is another
+        quantity), they were sampled with item weights other than 1, or `of` is unknown.
     """
     traces = check_traces(traces)
-    if traces.sizes["item"] != traces.attrs["n_train"]:
-        raise ValueError(
-            f"`traces` hold {traces.sizes['item']} of {traces.attrs['n_train']} training items; "
-            "the learning coefficient needs the mean over all of them. Observe every item."
-        )
     if "weight" in traces.coords and not (traces.weight == 1).all():
         raise ValueError(
             "`traces` were sampled with item weights other than 1; the learning coefficient is "
             "that of the plain mean loss. Sample without `weights`."
+        )
+    if of is None:
+        found = _whole(traces)
+    elif isinstance(of, str):
+        one_of("of", of, ["observed", "item"])
+        every = np.ones((traces.sizes["item"], 1))
+        found = _items(traces) if of == "item" else _classes(traces, every).isel(token_class=0)
+        found = found.drop_vars("token_class", errors="ignore")
+    else:
+        found = _classes(traces, of)
+    half = found.standard_error * t_quantile(found.dof)
+    below = found.llc + half < 0
+    return found.assign(at_minimum=~below).assign_attrs(traces.attrs)
+
+
+def _whole(traces: xr.DataArray) -> xr.Dataset:
+    """Return the coefficient of the mean over all training items."""
+    if traces.sizes["item"] != traces.attrs["n_train"]:
+        raise ValueError(
+            f"`traces` hold {traces.sizes['item']} of {traces.attrs['n_train']} training items; "
+            "the learning coefficient needs the mean over all of them. Observe every item, or ask "
+            'for that of the observed ones by of="observed".'
         )
     mean, n_beta = _mean_losses(traces), traces.attrs["n_beta"]
     starts = mean.checkpoint_loss.values
@@ -60,7 +95,67 @@ def llc(traces: xr.DataArray) -> xr.Dataset:
     error = np.where(np.isinf(found.r_hat), np.nan, n_beta * rows[:, 1])  # a chain never moved
     return found.assign(
         llc=("time", n_beta * rows[:, 0]), standard_error=("time", error), dof=("time", rows[:, 2])
-    ).assign_attrs(traces.attrs)
+    )
+
+
+def _items(traces: xr.DataArray) -> xr.Dataset:
+    """Return the coefficient of every item."""
+    starts = traces.checkpoint_loss.transpose("time", "item").values
+
+    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Measured:
+        still = len(one.kept) > 0 and diagnostics.stuck(one.kept)
+        parts = [
+            diagnostics.mean_and_error(one.kept[..., k : k + BLOCK] - start[k : k + BLOCK])
+            for k in range(0, len(start), BLOCK)
+        ]
+        value, error, dof = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Measured(value, np.full(error.shape, np.nan) if still else error, dof)
+
+    found = list(map(estimate, diagnostics.checkpoints(traces), starts))
+    return _labelled(traces, found, "item", traces["item"].values)
+
+
+def _classes(traces: xr.DataArray, classes: xr.DataArray | ArrayLike) -> xr.Dataset:
+    """Return the coefficient of every class."""
+    members, names = membership(classes, traces.sizes["item"])
+    rows = numbered(traces, "row") if "row" in traces.coords else None
+    starts = traces.checkpoint_loss.transpose("time", "item").values
+
+    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Measured:
+        if len(one.kept) == 0:
+            return Measured(*np.full((3, len(names)), np.nan))
+        # differences first: the excess may be far smaller than the losses
+        single = np.stack([(chain - start).mean(0) for chain in one.kept])
+        return class_means(single.mean(0), single, members, rows)
+
+    found = list(map(estimate, diagnostics.checkpoints(traces), starts))
+    return _labelled(traces, found, "token_class", names, members / members.sum(0))
+
+
+def _labelled(
+    traces: xr.DataArray,
+    found: Sequence[Measured],
+    dim: str,
+    names: ArrayLike,
+    weights: FloatArray | None = None,
+) -> xr.Dataset:
+    """Return estimates with the verdict of the items, or of their means with `weights`."""
+    if weights is None:
+        judged = diagnostics.summary(traces)
+    else:
+        start = traces.checkpoint_loss.transpose("time", "item").values
+        with np.errstate(invalid="ignore", over="ignore"):
+            means = [at(traces, t) @ weights for t in range(len(start))]
+        about = {"time": traces.time.values, "items": names, "attrs": traces.attrs}
+        classes = labelled(np.stack(means), checkpoint_loss=start @ weights, **about)
+        judged = diagnostics.summary(classes.assign_coords(chain=traces.chain.values))
+    n_beta, dims = traces.attrs["n_beta"], ("time", dim)
+    value, error, dof = (np.stack(part) for part in zip(*found, strict=True))
+    return (
+        judged.drop_vars("noise_floor")
+        .assign(llc=(dims, n_beta * value), standard_error=(dims, n_beta * error), dof=(dims, dof))
+        .assign_coords({dim: names})
+    )
 
 
 def _mean_losses(traces: xr.DataArray) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Response of an observable to the data, token by token, under a (restricted) posterior.
+"""Measured of an observable to the data, token by token, under a (restricted) posterior.
 
     p_h(u) ~ exp(-n_beta L_h(u) - (localization / 2) |u - u_t|^2),   L_h = (1 - h) L + h l_k
     chi_k = d E[phi] / dh at h = 0 = -n_beta Cov(phi, l_k - L)
@@ -23,10 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
+from dlnflow.traces.class_means import Measured, class_means
 from dlnflow.traces.columns import BLOCK, about, membership
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import check_traces
-from dlnflow.traces.groups import welch_satterthwaite
 
 SIGN = "negative = more of the item lowers the observable (the mean loss: it helps)"
 UNITS = {"mixture": "per share of the data", "weight": "per unit of item weight"}
@@ -113,7 +113,7 @@ def susceptibility(
     coords = {"time": traces.time.values}
     coords |= {"item": traces["item"].values} if members is None else {"token_class": names}
     dims = tuple(coords)
-    stacked = _Response(*(np.stack(part) for part in zip(*found, strict=True)))
+    stacked = Measured(*(np.stack(part) for part in zip(*found, strict=True)))
     attrs = about(traces, normalised)
     array = xr.DataArray(
         -scale * stacked.value,
@@ -136,14 +136,6 @@ def susceptibility(
     )
 
 
-class _Response(NamedTuple):
-    """Covariance or correlation with the observable, its error and degrees of freedom, (K,)."""
-
-    value: FloatArray
-    standard_error: FloatArray
-    dof: FloatArray
-
-
 class _Problem(NamedTuple):
     """Losses (chains, draws, K) and the observable (chains, draws) of one checkpoint."""
 
@@ -160,9 +152,9 @@ class _Problem(NamedTuple):
             values = self.losses[..., part].astype(np.float64) - mean
             yield part, values - values.mean(1, keepdims=True)
 
-    def items(self, errors: bool) -> _Response:
+    def items(self, errors: bool) -> Measured:
         """Return the response of every item."""
-        found = _Response(*np.full((3, self.losses.shape[-1]), np.nan))
+        found = Measured(*np.full((3, self.losses.shape[-1]), np.nan))
         if len(self.losses) == 0:
             return found
         a = self._centred()
@@ -202,24 +194,11 @@ class _Problem(NamedTuple):
             single[:, part], pooled[part] = products, value
         return pooled, single
 
-    def classes(self, members: FloatArray, rows: NDArray[np.intp] | None) -> _Response:
-        """Return the mean response over every class; chains and rows are crossed samples."""
+    def classes(self, members: FloatArray, rows: NDArray[np.intp] | None) -> Measured:
+        """Return the mean response over every class."""
         if len(self.losses) == 0:
-            return _Response(*np.full((3, members.shape[1]), np.nan))
-        pooled, single = self.by_chain()
-        weights = members / members.sum(0)
-        value, chains = pooled @ weights, len(single)
-        spread = (single @ weights).var(0, ddof=1) / chains if chains > 1 else value * np.nan
-        row = both = np.zeros(value.shape)
-        n_rows = 1 if rows is None else int(rows.max()) + 1
-        if n_rows > 1:
-            row = _jackknife(_without_rows(pooled, members, rows))
-            if chains > 1:
-                alone = _without_rows(single - single.mean(0), members, rows)
-                both = _jackknife(alone).sum(0) / (chains * (chains - 1))
-        apart = np.maximum(row - both, 0.0)
-        dof = welch_satterthwaite([(spread, chains - 1), (apart, n_rows - 1)])
-        return _Response(value, np.sqrt(spread + apart), dof)
+            return Measured(*np.full((3, members.shape[1]), np.nan))
+        return class_means(*self.by_chain(), members, rows)
 
     def judge(self, members: FloatArray | None) -> tuple[float, float]:
         """Return the worst R-hat and smallest ESS of the observable and the items or classes."""
@@ -261,25 +240,6 @@ def _kept(values: FloatArray, one: diagnostics.Checkpoint) -> FloatArray:
     """Return the values of the chains that are kept, checked."""
     kept = values[one.good] if len(one.kept) == one.good.sum() else values[:0]
     return checks.finite("observable", kept)
-
-
-def _without_rows(values: FloatArray, members: FloatArray, rows: NDArray[np.intp]) -> FloatArray:
-    """Return class means of values (..., K), each without one row: (R, ..., G)."""
-    total, count = values @ members, members.sum(0)
-    found = np.full((int(rows.max()) + 1, *total.shape), np.nan)
-    for r in range(len(found)):
-        own = rows == r
-        left = count - members[own].sum(0)
-        some = left > 0
-        rest = total - values[..., own] @ members[own]
-        found[r][..., some] = rest[..., some] / left[some]
-    return found
-
-
-def _jackknife(without: FloatArray) -> FloatArray:
-    """Return the jackknife variance of estimates that each lack one row, on the first axis."""
-    apart = without - np.nanmean(without, axis=0)
-    return (len(without) - 1) / len(without) * np.nansum(apart**2, axis=0)
 
 
 def _by_component(traces: Mapping[str, xr.DataArray], classes: Any, **options: Any) -> xr.DataArray:
