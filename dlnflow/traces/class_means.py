@@ -15,7 +15,7 @@ from dlnflow._support import FloatArray
 from dlnflow.traces.groups import welch_satterthwaite
 
 
-class Measured(NamedTuple):
+class Estimated(NamedTuple):
     """An estimate for every item or class, its standard error and degrees of freedom, each (K,)."""
 
     value: FloatArray
@@ -28,7 +28,7 @@ def class_means(
     single: FloatArray,
     members: FloatArray,
     rows: NDArray[np.intp] | None,
-) -> Measured:
+) -> Estimated:
     """Return means over classes with errors of chains and rows.
 
     Parameters
@@ -42,7 +42,7 @@ def class_means(
 
     Returns
     -------
-    Measured
+    Estimated
         Of the G classes; NaN errors with one chain.
     """
     weights = members / members.sum(0)
@@ -57,7 +57,7 @@ def class_means(
             both = _jackknife(alone).sum(0) / (chains * (chains - 1))
     apart = np.maximum(row - both, 0.0)
     dof = welch_satterthwaite([(spread, chains - 1), (apart, n_rows - 1)])
-    return Measured(value, np.sqrt(spread + apart), dof)
+    return Estimated(value, np.sqrt(spread + apart), dof)
 
 
 def _without_rows(values: FloatArray, members: FloatArray, rows: NDArray[np.intp]) -> FloatArray:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow._support import FloatArray
 from dlnflow.checks import one_of
 from dlnflow.traces import diagnostics
-from dlnflow.traces.class_means import Measured, class_means
+from dlnflow.traces.class_means import Estimated, class_means
 from dlnflow.traces.columns import BLOCK, membership
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import at, check_traces, labelled
@@ -102,14 +102,14 @@ def _items(traces: xr.DataArray) -> xr.Dataset:
     """Return the coefficient of every item."""
     starts = traces.checkpoint_loss.transpose("time", "item").values
 
-    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Measured:
+    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Estimated:
         still = len(one.kept) > 0 and diagnostics.stuck(one.kept)
         parts = [
             diagnostics.mean_and_error(one.kept[..., k : k + BLOCK] - start[k : k + BLOCK])
             for k in range(0, len(start), BLOCK)
         ]
         value, error, dof = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Measured(value, np.full(error.shape, np.nan) if still else error, dof)
+        return Estimated(value, np.full(error.shape, np.nan) if still else error, dof)
 
     found = list(map(estimate, diagnostics.checkpoints(traces), starts))
     return _labelled(traces, found, "item", traces["item"].values)
@@ -121,9 +121,9 @@ def _classes(traces: xr.DataArray, classes: xr.DataArray | ArrayLike) -> xr.Data
     rows = numbered(traces, "row") if "row" in traces.coords else None
     starts = traces.checkpoint_loss.transpose("time", "item").values
 
-    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Measured:
+    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Estimated:
         if len(one.kept) == 0:
-            return Measured(*np.full((3, len(names)), np.nan))
+            return Estimated(*np.full((3, len(names)), np.nan))
         # differences first: the excess may be far smaller than the losses
         single = np.stack([(chain - start).mean(0) for chain in one.kept])
         return class_means(single.mean(0), single, members, rows)
@@ -134,7 +134,7 @@ def _classes(traces: xr.DataArray, classes: xr.DataArray | ArrayLike) -> xr.Data
 
 def _labelled(
     traces: xr.DataArray,
-    found: Sequence[Measured],
+    found: Sequence[Estimated],
     dim: str,
     names: ArrayLike,
     weights: FloatArray | None = None,

@@ -1,4 +1,4 @@
-"""Measured of an observable to the data, token by token, under a (restricted) posterior.
+"""Response of an observable to the data, token by token, under a (restricted) posterior.
 
     p_h(u) ~ exp(-n_beta L_h(u) - (localization / 2) |u - u_t|^2),   L_h = (1 - h) L + h l_k
     chi_k = d E[phi] / dh at h = 0 = -n_beta Cov(phi, l_k - L)
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
-from dlnflow.traces.class_means import Measured, class_means
+from dlnflow.traces.class_means import Estimated, class_means
 from dlnflow.traces.columns import BLOCK, about, membership
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import check_traces
@@ -113,7 +113,7 @@ def susceptibility(
     coords = {"time": traces.time.values}
     coords |= {"item": traces["item"].values} if members is None else {"token_class": names}
     dims = tuple(coords)
-    stacked = Measured(*(np.stack(part) for part in zip(*found, strict=True)))
+    stacked = Estimated(*(np.stack(part) for part in zip(*found, strict=True)))
     attrs = about(traces, normalised)
     array = xr.DataArray(
         -scale * stacked.value,
@@ -152,9 +152,9 @@ class _Problem(NamedTuple):
             values = self.losses[..., part].astype(np.float64) - mean
             yield part, values - values.mean(1, keepdims=True)
 
-    def items(self, errors: bool) -> Measured:
+    def items(self, errors: bool) -> Estimated:
         """Return the response of every item."""
-        found = Measured(*np.full((3, self.losses.shape[-1]), np.nan))
+        found = Estimated(*np.full((3, self.losses.shape[-1]), np.nan))
         if len(self.losses) == 0:
             return found
         a = self._centred()
@@ -194,10 +194,10 @@ class _Problem(NamedTuple):
             single[:, part], pooled[part] = products, value
         return pooled, single
 
-    def classes(self, members: FloatArray, rows: NDArray[np.intp] | None) -> Measured:
+    def classes(self, members: FloatArray, rows: NDArray[np.intp] | None) -> Estimated:
         """Return the mean response over every class."""
         if len(self.losses) == 0:
-            return Measured(*np.full((3, members.shape[1]), np.nan))
+            return Estimated(*np.full((3, members.shape[1]), np.nan))
         return class_means(*self.by_chain(), members, rows)
 
     def judge(self, members: FloatArray | None) -> tuple[float, float]:
