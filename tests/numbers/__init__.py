@@ -1,0 +1,1 @@
+"""Numbers of the documentation, computed anew; `python -m pytest -m slow tests/numbers`."""
