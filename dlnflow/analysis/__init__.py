@@ -12,11 +12,13 @@ from dlnflow.analysis.events import events
 from dlnflow.analysis.explain_events import event_sentences, explain_events
 from dlnflow.analysis.explain_offset import explain_offset
 from dlnflow.analysis.lds import lds
+from dlnflow.analysis.maps import clusters, loss_map, profile_distances
 from dlnflow.analysis.most_influential import most_influential
 from dlnflow.analysis.shapes import shapes
 
 __all__ = [
     "all_pairs",
+    "clusters",
     "compare",
     "ensemble",
     "event_null",
@@ -26,7 +28,9 @@ __all__ = [
     "explain_events",
     "explain_offset",
     "lds",
+    "loss_map",
     "most_influential",
+    "profile_distances",
     "shapes",
     "shuffled_event_null",
     "summary",

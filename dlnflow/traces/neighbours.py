@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow._support import FloatArray
 from dlnflow.traces.columns import BLOCK, about, enough_draws, membership, standardised
 from dlnflow.traces.diagnostics import checkpoints
-from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded
+from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded, numbered
 from dlnflow.traces.pairs import ENTRIES, checked_k, nearest
 
 TOO_RARE = 30
@@ -57,8 +57,11 @@ def neighbours(
     -------
     Dataset
         `recall`, `low`, `high` (Wilson 95 % interval), dims (time, token_class); `chance`
-        (token_class), the recall with k random neighbours; `count` (token_class) and
-        `too_rare` where there are fewer than 30 tokens. NaN where fewer than two chains are left.
+        (token_class), the recall with k random neighbours; `purity` (time, token_class), the mean
+        share of a class's own tokens among the k neighbours, its `purity_error` (tokens of one row
+        count as one) and `purity_chance` (token_class), the class's share of possible neighbours;
+        `count` (token_class) and `too_rare` where there are fewer than 30 tokens. NaN where fewer
+        than two chains are left.
 
     Raises
     ------
@@ -73,15 +76,19 @@ def neighbours(
     without = ExcludedPairs.of(traces, kinds)
     tokens = np.flatnonzero(members.any(1))
     frequency = _frequencies(members, without, tokens, k)
-    recall = np.full((traces.sizes["time"], len(names)), np.nan)
+    own = members[tokens]
+    recall, purity, spread = np.full((3, traces.sizes["time"], len(names)), np.nan)
+    row = numbered(traces, "row")[tokens] if "row" in traces.coords else np.arange(len(tokens))
     for t, one in enumerate(checkpoints(traces)):
         if len(losses := one.kept) == 0:
             continue
         z = standardised(losses, normalised=True, differences=differences)
-        hits = np.zeros((len(tokens), len(names)), bool)
+        hits, share = np.zeros((len(tokens), len(names)), bool), np.zeros(own.shape)
         for part, best, _ in nearest(z, k, tokens, without):
             hits[part] = predicted(members, frequency[part], best)
-        recall[t] = _recall(hits, members[tokens])
+            share[part] = members[best].mean(1)
+        recall[t] = _recall(hits, own)
+        purity[t], spread[t] = _recall(share, own), _row_error(share, own, row)
         del one, losses, z
     chance = _chance(members, frequency, tokens, without, k=k, seed=seed)
     count = members.sum(0).astype(int)
@@ -94,6 +101,9 @@ def neighbours(
             "low": (dims, low),
             "high": (dims, high),
             "chance": ("token_class", chance),
+            "purity": (dims, purity),
+            "purity_error": (dims, spread),
+            "purity_chance": ("token_class", _recall(frequency, own)),
             "count": ("token_class", count),
             "too_rare": rare,
         },
@@ -125,6 +135,18 @@ def wilson(share: FloatArray, count: NDArray[np.int64]) -> tuple[FloatArray, Flo
 def _recall(hits: NDArray, members: FloatArray) -> FloatArray:
     """Return the share of every class's tokens that were predicted to be in it."""
     return (hits * members).sum(0) / members.sum(0)
+
+
+def _row_error(share: FloatArray, members: FloatArray, row: NDArray[np.intp]) -> FloatArray:
+    """Return the standard error of a mean over the tokens of every class, by rows of tokens."""
+    apart = (share - _recall(share, members)) * members
+    sums = np.zeros((row.max() + 1, members.shape[1]))
+    np.add.at(sums, row, apart)
+    rows = np.zeros(sums.shape)
+    np.add.at(rows, row, members)
+    n = (rows > 0).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN with a single row
+        return np.sqrt((sums**2).sum(0) * n / (n - 1)) / members.sum(0)
 
 
 def _frequencies(
