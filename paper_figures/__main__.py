@@ -15,6 +15,7 @@ from rich.table import Table
 from dlnflow._support.command import writable
 from paper_figures._data import Scale
 from paper_figures._drawing import Drawn, draw_one
+from paper_figures._gallery import GALLERY, take
 
 TOY: dict[int | str, str] = {
     1: "fig01_phases",
@@ -64,12 +65,12 @@ Only = Annotated[
     list[str] | None, typer.Option(help="Number or name of a figure; repeat. Default: all.")
 ]
 HowMuch = Annotated[Scale, typer.Option(help="How much is computed.")]
-Out = Annotated[Path, typer.Option(help="Folder for PNG, PDF and JSON.")]
+Out = Annotated[Path, typer.Option(help="Folder for PNG, PDF, SVG and JSON.")]
 
 
 @app.command()
 def toy(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
-    """Draw the figures of the deep linear network; write PNG, PDF and the numbers claimed."""
+    """Draw the figures of the deep linear network; write PNG, PDF, SVG and the numbers claimed."""
     numbers = _chosen(TOY, only)
     writable(out)
     with _progress() as progress:
@@ -119,6 +120,13 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
             _lm_data.say("")
             drawn[number] = draw_one(LM[number], scale, out)
     _report(drawn, out)
+
+
+@app.command()
+def gallery(out: Out = OUT) -> None:
+    """Take the figures of --out into docs/gallery, small enough for a page."""
+    taken = take(out)
+    Console().print(f"{len(taken)} figures are in {GALLERY}: {', '.join(taken)}", highlight=False)
 
 
 def _chosen(known: dict[int | str, str], only: list[str] | None) -> list[int | str]:

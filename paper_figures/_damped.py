@@ -20,6 +20,9 @@ DAMPINGS = tuple(float(f"{value:.2g}") for value in np.geomspace(1e-2, 1e2, 7))
 """In units of the largest absolute eigenvalue of the Hessian at each checkpoint."""
 EVERY = 3
 """Every how many recorded steps are checkpoints of these figures."""
+DRAWN = (0.01, 0.22, 1.0, 100.0)
+"""Dampings whose curves are drawn: those between the last two lie on each other."""
+CURVE_STYLES = dict(zip(DRAWN, ((0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)), "-"), strict=True))
 COLORS = [mpl.colormaps["viridis"](shade) for shade in np.linspace(0, 0.92, len(DAMPINGS))]
 END = 8.0
 """Flow time at the right edge."""
@@ -85,11 +88,19 @@ def _curves(axis: Axes, found: xr.DataArray, exact: dict[str, xr.DataArray], que
     """One query: every damping, a line where positive definite, crosses where not."""
     time = found.flow_time.values
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
-    for row, fine, color in zip(
-        found.sel(query=query, train=TRAIN), positive(found).values, COLORS, strict=True
+    for value, row, fine, color in zip(
+        DAMPINGS, found.sel(query=query, train=TRAIN), positive(found).values, COLORS, strict=True
     ):
+        if value not in DRAWN:
+            continue
         curve = row.values / np.abs(row.values[fine]).max()
-        axis.plot(time, np.where(fine, curve, np.nan), color=color, linewidth=1.1)
+        axis.plot(
+            time,
+            np.where(fine, curve, np.nan),
+            color=color,
+            linestyle=CURVE_STYLES[value],
+            linewidth=1.3,
+        )
         # Between indefinite checkpoints lie poles: nothing is joined, and what is out of range
         # is left out.
         pole = ~fine & (np.abs(curve) < CLIP)
@@ -109,8 +120,9 @@ def _curves(axis: Axes, found: xr.DataArray, exact: dict[str, xr.DataArray], que
 
 def _key(figure: Figure, estimator: str) -> None:
     handles = [
-        Line2D([], [], color=color, label=f"$\\alpha$ = {value:g}")
+        Line2D([], [], color=color, linestyle=CURVE_STYLES[value], label=f"$\\alpha$ = {value:g}")
         for value, color in zip(DAMPINGS, COLORS, strict=True)
+        if value in DRAWN
     ]
     if estimator == "damped_hessian":
         handles.append(Line2D([], [], color="0.4", label="H + $\\lambda$ indefinite", **CROSS))
@@ -125,7 +137,9 @@ def _key(figure: Figure, estimator: str) -> None:
         )
         for name in REFERENCES
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=1.8)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=7, handlelength=2.2, columnspacing=1.2
+    )
 
 
 def _stability(axis: Axes, found: xr.DataArray, estimator: str) -> None:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from dlnflow.plots import influence_plots
-from paper_figures import _claims, _results
+from paper_figures import _captions, _claims, _results
 from paper_figures._data import Scale
 
 Drawn = tuple[tuple[str, str, str], list[str]]
@@ -18,7 +18,8 @@ def draw_one(name: str, scale: Scale, out: Path) -> Drawn:
     module = importlib.import_module(f"paper_figures.{name}")
     _results.OUT[:] = [out]
     figure, claims = module.draw(scale)
-    files = influence_plots.save_figure(figure, out / name)
+    about = _captions.caption(name)
+    files = influence_plots.save_figure(figure, out / name, title=about.title, alt=about.alt)
     files.append(_claims.write(out / f"{name}.json", claims, scale))
     # Expectations are stored for the quick scale; other scales average over other seeds.
     failed = _claims.failures(name, claims) if scale is Scale.quick else []

@@ -29,7 +29,8 @@ WEAK = next(j for j, ratio in enumerate(RATIOS) if ratio >= HELD)
 CHAINS = 4
 DRAWS = {_data.Scale.quick: 250, _data.Scale.paper: 2000}
 KERNEL, DAMPED, RETRAINED = "gradient kernel", "damped influence", "leave-one-out"
-COLORS = {KERNEL: "#009E73", DAMPED: "#0072B2", RETRAINED: "#D55E00"}
+COLORS = {KERNEL: "#56B4E9", DAMPED: "#000000", RETRAINED: "#CC79A7"}
+"""Not those of the queries, which are drawn beside."""
 
 HEADLINES = {
     "n_beta 1e+06.within_3": "n beta = 1e6: {:.1%} of entries within 3 standard errors",
@@ -157,7 +158,7 @@ def _errors(axis: Axes, found: Found) -> dict[str, float]:
     held = np.array(RATIOS) >= HELD
     edges = np.linspace(-5, 5, 41)
     claims = {"mixed": float(np.isfinite(found.z).mean())}
-    for chosen, color, key in ((held, "0.55", "within_3"), (~held, "#CC79A7", "left.within_3")):
+    for chosen, color, key in ((held, "0.55", "within_3"), (~held, "#A0527D", "left.within_3")):
         z = found.z[chosen]
         z = z[np.isfinite(z)]
         claims[key] = float((np.abs(z) <= 3).mean())
@@ -177,18 +178,17 @@ def _errors(axis: Axes, found: Found) -> dict[str, float]:
     axis.set_ylim(0, 0.66)
     texts = (
         ("0.35", "saddles held:", claims["within_3"]),
-        ("#CC79A7", "not held:", claims["left.within_3"]),
+        ("#A0527D", "not held:", claims["left.within_3"]),
     )
     for k, (color, text, share) in enumerate(texts):
         axis.text(
-            0.03,
-            0.98 - 0.09 * k,
+            0.55,
+            1.1 - 0.08 * k,
             f"{text} {share:.1%} within 3",
             transform=axis.transAxes,
-            va="top",
+            ha="center",
             fontsize=6.5,
             color=color,
-            bbox=_style.boxed(),
         )
     axis.set(xlabel="(sampled $-$ exact) / std. error", ylabel="density", yticks=(0, 0.2, 0.4))
     return claims
@@ -226,9 +226,8 @@ def _agreement(axis: Axes, found: Found, references: dict[str, xr.DataArray]) ->
         xlim=(RATIOS[0] / 1.5, RATIOS[-1] * 1.5),
         ylim=(-0.5, 1.06),
         xlabel="localization $\\gamma\\ /\\ (n\\beta\\,\\max_t|D_t|)$",
-        ylabel="Pearson over training\n(median and quartiles of pairs)",
+        ylabel="Pearson of BIF over training\n(median and quartiles of pairs)",
     )
-    axis.legend(loc="lower right", title="of BIF with", title_fontsize=6.5, **_style.LEGEND)
     return {key: float(value) for key, value in claims.items()}
 
 
@@ -249,5 +248,6 @@ def _key(figure: Figure) -> None:
         Line2D([], [], color="0.2", label="Gaussian, exact"),
         Line2D([], [], color="0.2", linestyle=(0, (1.2, 1.2)), label="damped influence"),
         Line2D([], [], color="0.93", linewidth=5, label="saddles not held"),
+        *[Line2D([], [], color=color, label=f"with {name}") for name, color in COLORS.items()],
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=1.4)

@@ -17,9 +17,9 @@ POINTS = {_data.Scale.quick: 100, _data.Scale.paper: 400}
 CAUSES = {
     "removed 1": "removed altogether",
     "removed 0.5": "half removed",
-    "analytic": "closed form: input-output\ncorrelation only",
-    "dot product, local": "present step only",
-    "displacement": "past steps, not amplified",
+    "analytic": "closed form (reweights only\nwhat inputs and outputs share)",
+    "dot product, local": "gradients at that time\n(no past, no propagation)",
+    "displacement": "past gradients summed\n(not propagated)",
 }
 
 HEADLINES = {

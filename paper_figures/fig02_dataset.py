@@ -85,9 +85,10 @@ def _correlation(figure: Figure, axis: Axes, values: np.ndarray, items: tuple[st
     axis.set_yticks(range(len(items)), items)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_title("correlation of features")
+    axis.set_title("similarity of items")
     bar = figure.colorbar(image, ax=axis, shrink=0.85, aspect=18, pad=0.03)
     bar.outline.set_visible(False)
+    bar.set_label("correlation of their features")
 
 
 def _modes(axis: Axes, scale: _data.Scale) -> dict[str, float]:
@@ -107,7 +108,16 @@ def _modes(axis: Axes, scale: _data.Scale) -> dict[str, float]:
     for level, (s, name) in enumerate(zip(distinct, _data.LEVELS, strict=True)):
         count = int(np.sum(modes.s == s))
         text = f"{name}, {count} modes" if count > 1 else name
-        axis.text(9.1, s + 0.07, text, ha="right", va="bottom", color=_style.LEVEL_COLORS[level])
+        axis.text(
+            9.1,
+            s + 0.09,
+            text,
+            ha="right",
+            va="bottom",
+            color=_style.LEVEL_COLORS[level],
+            bbox=_style.boxed(1.0),
+            zorder=5,
+        )
         _style.numbered(axis, level, (9.4, s), offset=(0, 7.5))
     simulated = axis.plot([], [], color="0.5", linewidth=2.6, alpha=0.6, label="simulation")
     closed = axis.plot(

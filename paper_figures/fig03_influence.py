@@ -115,7 +115,7 @@ def _delay(axis: Axes, exact: tuple[float, float], removed: tuple[float, float])
     arrow = {"arrowstyle": "->", "linewidth": 0.8, "color": "0.3", "shrinkA": 0, "shrinkB": 2}
     axis.annotate("", (late, low), (early, low), arrowprops=arrow)
     axis.annotate(
-        f"{late - early:.2f} later",
+        f"peaks {late - early:.2f}\nafter the tangent",
         (late, low),
         xytext=(12, 7),
         textcoords="offset points",

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow.analysis import events
-from dlnflow.analysis.embedding import ONSET, branching_times, embedding
+from dlnflow.analysis.embedding import branching_times, embedding
 from dlnflow.plots import influence_plots, panels
 from paper_figures import _claims, _data, _style
 
 TRAIN = "dog"
 QUERIES = ("pine", "sparrow", "cat")
 """In the order in which they part from dog: numbered 1, 2, 3."""
-OFFSETS = {"pine": (0, 11), "sparrow": (-12, 0), "cat": (-9, 9)}
+OFFSETS = {"pine": (0, 9), "sparrow": (-5, 0), "cat": (-3, 7)}
 """Where the numbers of the forks stand, in points beside their middle."""
 MAX_TIMES = 90
 """Steps in the picture of the paths."""
@@ -56,8 +56,20 @@ def _color(query: str) -> str:
     return _style.KINSHIP_COLORS[_data.kinship(TRAIN, query)]
 
 
-def _number(query: str) -> int:
-    return 1 + QUERIES.index(query)
+def _pair(axis: Axes, query: str, xy: tuple[float, float], offset: tuple[float, float]) -> None:
+    """Write dog and a query in its colour; circled numbers are modes, in other figures."""
+    axis.annotate(
+        f"{TRAIN} | {query}",
+        xy,
+        xytext=offset,
+        textcoords="offset points",
+        ha="right" if offset[0] < 0 else "center",
+        va="center",
+        fontsize=7,
+        color=_color(query),
+        zorder=6,
+        bbox=_style.boxed(),
+    )
 
 
 def _influence(axis: Axes, curves: xr.DataArray, found: pd.DataFrame) -> None:
@@ -70,7 +82,6 @@ def _influence(axis: Axes, curves: xr.DataArray, found: pd.DataFrame) -> None:
     for query in QUERIES:
         rows = found[found["query"] == query]
         when, value = _claims.largest(rows, "leave_one_out", "peak")
-        _style.numbered(axis, _number(query), (when, value), offset=(0, 9), size=7)
         panels.draw_events(
             axis,
             pd.DataFrame([{"kind": "peak", "flow_time": when, "value": value}]),
@@ -119,7 +130,6 @@ def _separation(axis: Axes, scale: _data.Scale, branching: pd.DataFrame) -> None
             markersize=3.5,
             markeredgewidth=0.8,
         )
-        _style.numbered(axis, _number(query), (onset, ONSET), offset=(-8, 5), size=7)
     axis.plot([], [], "o", color="black", markersize=3, label="onset (a tenth)")
     axis.plot(
         [],
@@ -161,9 +171,7 @@ def _paths(axis: Axes, scale: _data.Scale, branching: pd.DataFrame) -> None:
         ends = picture.sel(item=[TRAIN, query]).values  # (time, 2, component)
         fork = np.array([[np.interp(when, time, ends[:, i, k]) for k in (0, 1)] for i in (0, 1)])
         axis.plot(*fork.T, "o-", color="black", markersize=3.5, linewidth=0.9, zorder=3)
-        _style.numbered(
-            axis, _number(query), tuple(fork.mean(axis=0)), offset=OFFSETS[query], size=8
-        )
+        _pair(axis, query, tuple(fork.mean(axis=0)), OFFSETS[query])
     place = axis.inset_axes((0.2, 0.02, 0.6, 0.022))
     bar = axis.figure.colorbar(axis.collections[0], cax=place, orientation="horizontal")
     bar.set_label(_style.TIME)

@@ -202,7 +202,7 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
     """Score against how often a chain forgets its start; filled: mixed."""
     betas = sorted(table["n_beta"].unique())
     size = 4.2 if len(table) < 200 else 1.6
-    shifts = np.geomspace(0.88, 1.14, len(betas))  # else dots hide each other
+    shifts = np.geomspace(0.82, 1.22, len(betas))  # else dots hide each other
     for n_beta, color, aside in zip(betas, BETA_COLORS, shifts, strict=False):
         for state, face in (("mixed", color), ("not mixed", "none")):
             rows = table[(table["n_beta"] == n_beta) & (table["state"] == state)]
@@ -219,24 +219,33 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
         axis.axhline(value, color="black", linewidth=0.8, linestyle=(0, (4, 1.6)), zorder=0)
         axis.annotate(
             f"{MARKS[name]} {value:.2f}",
-            (1, value),
+            (0.53, value),
             xycoords=("axes fraction", "data"),
-            xytext=(-3, shift),
+            xytext=(3, shift),
             textcoords="offset points",
-            ha="right",
+            ha="left",
             fontsize=6.5,
             va="bottom" if shift > 0 else "top",
         )
     axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     axis.axvline(1, color="0.7", linewidth=0.6, zorder=0)
+    axis.annotate(
+        "one relaxation time",
+        (1, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 4),
+        textcoords="offset points",
+        fontsize=6.5,
+        color="0.4",
+    )
     shown = table.loc[~table["state"].isin(list(STATES)), "relaxations"]
     axis.set(
         xscale="log",
         ylim=(-0.5, 1.05),
-        xlim=(shown.min() / 2, shown.max() * 30),
+        xlim=(shown.min() / 2, shown.max() * 2.5),
         ylabel="median Pearson\nwith leave-one-out",
         xlabel="relaxation times of a flat direction in one chain, "
-        "$\\epsilon\\gamma\\,\\times$ draws / 2a",
+        "$\\epsilon\\gamma\\,\\times$ draws / 2a (colours are set side by side)",
     )
     handles, _ = axis.get_legend_handles_labels()
     handles.append(
@@ -251,7 +260,9 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
             label="open: not mixed",
         )
     )
-    axis.legend(handles=handles, loc="lower left", ncols=5, **_style.LEGEND)
+    axis.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=5, **_style.LEGEND
+    )
 
 
 def _measured(table: pd.DataFrame, marks: dict[str, float]) -> dict[str, float]:

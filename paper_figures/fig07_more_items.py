@@ -3,6 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnflow.plots import influence_plots
@@ -10,6 +11,8 @@ from paper_figures import _claims, _data, _style
 from paper_figures.fig03_influence import PANELS, by_kinship
 
 TRAINS = ("cat", "sparrow", "pine", "rose")
+SHARED = "analytic"
+"""The estimator that is the same in all rows."""
 
 HEADLINES = {
     "leave_one_out.cat.sibling.peak": "cat on its sibling: leave-one-out peaks at {:.2f}",
@@ -21,7 +24,7 @@ HEADLINES = {
 
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
-    """One row per train item, one column per estimator."""
+    """One row per train item, one column per estimator; the closed form once: all rows share it."""
     curves = {
         name: curve.sel(train=list(TRAINS)) for name, curve in _data.curves(scale, PANELS).items()
     }
@@ -31,12 +34,16 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         axes = figure.subplots(len(TRAINS), len(PANELS), sharex=True, sharey=True)
         for (row, column), axis in np.ndenumerate(axes):
             train, name = TRAINS[row], PANELS[column]
+            if row and name == SHARED:
+                _same_as_above(axis)
+                continue
             by_kinship(axis, curves[name].sel(train=train), train, named=column == 0)
             axis.set(
                 xlim=(0, 7.5),
                 ylim=(-1.1, 0.6),
-                xlabel=_style.TIME if row == len(TRAINS) - 1 else "",
+                xlabel=_style.TIME if row == len(TRAINS) - 1 or name == SHARED else "",
             )
+            axis.tick_params(labelbottom=row == len(TRAINS) - 1 or name == SHARED)
             _style.mark_levels(axis, half, labelled=row == 0)
             if row == 0:
                 axis.set_title(_style.label(curves[name]), pad=13)
@@ -44,6 +51,20 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
             axis.set_ylabel(f"weight of {train}\n{_style.INFLUENCE}")
         _style.letters(axes[:, 0])
     return figure, _measured(curves)
+
+
+def _same_as_above(axis: Axes) -> None:
+    axis.set_axis_off()
+    axis.text(
+        0.5,
+        0.5,
+        "the same curves:\nthe closed form depends\non kinship only",
+        transform=axis.transAxes,
+        ha="center",
+        va="center",
+        fontsize=6.5,
+        color="0.4",
+    )
 
 
 def _measured(curves: dict[str, xr.DataArray]) -> dict[str, float]:

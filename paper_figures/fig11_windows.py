@@ -47,7 +47,10 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
             _panel(axis, exact.sel(query=query), linear.sel(query=query), query)
             _style.mark_levels(axis, _data.half_times(scale))
         axes[1].legend(title="absent for (flow time)", title_fontsize=6.5, **_style.LEGEND)
-        axes[0].set_ylabel("integrated over the window:\n" + _style.INFLUENCE)
+        axes[0].set_ylabel(
+            "influence, integrated\nover the window (loss $\\times$ flow time)\n"
+            "$\\leftarrow$ helps    harms $\\rightarrow$"
+        )
         _style.letters(axes)
     return figure, _measured(scale, exact, linear)
 

@@ -75,13 +75,21 @@ def show(
                 color = WINDOW_COLORS.get(name, "black")
                 style = "--" if name == "never" else "-"
                 axis.plot(
-                    one.time, one, style, color=color, linewidth=1.1, label=name, zorder=3 - k / 10
+                    one.time,
+                    one,
+                    style,
+                    marker="o",
+                    markersize=2.5,
+                    color=color,
+                    linewidth=1.1,
+                    label=name,
+                    zorder=3 - k / 10,
                 )
                 if name in choices[seed]:
                     window = choices[seed][name]
                     axis.axvspan(window.start, window.stop, color=color, alpha=0.12, linewidth=0)
             axis.axhline(result.attrs["threshold"], color="0.5", linewidth=0.6, linestyle=":")
-            axis.set(xlabel="training step", title=f"seed {seed}")
+            axis.set(xlabel="training step", title=f"seed {seed}; dots are checkpoints")
         axes[0].set_ylabel("induction score, best layer")
         axes[0].legend(title="up-weighted", title_fontsize=6.5, **_style.LEGEND)
     shifts = result["shift"].mean("seed")

@@ -24,12 +24,13 @@ KERNELS = {
     "underdamped": "underdamped",
 }
 KERNEL_STYLES = {
-    "sgld": ("#0072B2", "o"),
-    "rmsprop_sgld": ("#D55E00", "s"),
-    "rmsprop_sgld, frozen": ("#E69F00", "D"),
-    "mala": ("#009E73", "^"),
-    "underdamped": ("#CC79A7", "v"),
+    "sgld": ("0.0", "x"),
+    "rmsprop_sgld": ("#CC79A7", "P"),
+    "rmsprop_sgld, frozen": ("#E69F00", "*"),
+    "mala": ("0.55", "v"),
+    "underdamped": ("#56B4E9", "<"),
 }
+"""Neither colours nor markers of `TARGETS`, which mean something else."""
 RANGE = {
     "sgld": (0.88, 1.33),
     "rmsprop_sgld": (0.9, 1.85),

@@ -310,7 +310,7 @@ def knn(
 def figures(
     folder: Model,
     store: StoreFolder,
-    out: Annotated[Path, typer.Option(help="Folder for PNG and PDF.")],
+    out: Annotated[Path, typer.Option(help="Folder for PNG, PDF and SVG.")],
     as_json: AsJson = False,
 ) -> None:
     """Draw class influence and recall (figures 5 and 14) of text, figure 15 of repeats."""

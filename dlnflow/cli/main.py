@@ -129,7 +129,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     reading: dict[str, Any],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for influence.nc, .png and .pdf. Default: the table only."),
+        typer.Option(help="Folder for influence.nc, .png, .pdf and .svg. Default: the table only."),
     ] = None,
     estimator: Estimators = None,
     train: TrainItems = None,

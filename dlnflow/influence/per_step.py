@@ -26,9 +26,9 @@ def per_step(
 ) -> xr.DataArray:
     """Influence of an item's weight at one single step on a later loss, to first order.
 
-    e[k, q, i] = d l_q(theta_K) / d w_i(k)
-               = -(eta / N) grad l_q(theta_K)^T Phi grad l_i(theta_k),
-           Phi = (I - eta H_{K-1}) ... (I - eta H_{k+1}),      K = at,
+        e[k, q, i] = d l_q(theta_K) / d w_i(k)
+                   = -(eta / N) grad l_q(theta_K)^T Phi grad l_i(theta_k),
+               Phi = (I - eta H_{K-1}) ... (I - eta H_{k+1}),      K = at,
 
     for gradient descent with step eta; momentum and Adam have the corresponding exact product of
     the derivatives of their steps. This is the response kernel itself. Its sum over all k < K is

@@ -35,7 +35,7 @@ def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        PNG and PDF of every figure.
+        PNG, PDF and SVG of every figure.
 
     Raises
     ------

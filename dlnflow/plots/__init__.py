@@ -1,8 +1,9 @@
 """Figures of influence over training, on matplotlib, which is loaded on first use.
 
 ``plots.plot_influence`` and ``plots.overview`` draw curves of items, ``plots.class_influence``,
-``plots.recall`` and ``plots.repeats`` those of a language model; ``plots.save_figure`` writes PNG
-and PDF. To build a figure of your own, draw on one axis with the functions of ``plots.panels``.
+``plots.recall`` and ``plots.repeats`` those of a language model; ``plots.save_figure`` writes
+PNG, PDF and SVG. To build a figure of your own, draw on one axis with the functions of
+``plots.panels``.
 """
 
 from dlnflow._support.lazy import on_request

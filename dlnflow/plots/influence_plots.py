@@ -24,6 +24,8 @@ from dlnflow.plots.panels import OKABE_ITO, STYLE, STYLES
 
 MAX_LINES = len(OKABE_ITO)
 """More curves than colours in one panel are shown as a heat map instead."""
+SAME_IDS = {"svg.hashsalt": "dlnflow"}
+"""Identifiers in an SVG are random without it."""
 NO_LAYOUT = {"figure.autolayout": False, "figure.constrained_layout.use": False}
 MOST_SHAPES = 8
 """Curves on a page: more cannot be told apart at a glance."""
@@ -166,31 +168,40 @@ def _explained(run: Dynamics, curves: xr.DataArray, table: pd.DataFrame) -> pd.D
     return explain_events(run, first.assign_attrs(estimator=str(curves["estimator"].values[0])))
 
 
-def save_figure(figure: Figure, path: str | PathLike[str]) -> list[Path]:
-    """Write a figure as PNG and PDF, atomically and byte for byte the same every time.
+def save_figure(
+    figure: Figure, path: str | PathLike[str], *, title: str | None = None, alt: str | None = None
+) -> list[Path]:
+    """Write a figure as PNG, PDF and SVG, atomically and byte for byte the same every time.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
     path : path-like
-        Without suffix, or with ``.png`` or ``.pdf``, which is replaced.
+        Without suffix, or with ``.png``, ``.pdf`` or ``.svg``, which is replaced.
+    title, alt : str, optional
+        A title, and what the figure shows in words; they are written into the files.
 
     Returns
     -------
     list of pathlib.Path
-        The PNG and the PDF. Existing files are replaced only when the new ones are whole.
+        The PNG, the PDF and the SVG. Existing files are replaced only when the new ones are whole.
     """
     path = Path(path)
-    stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
+    stem = path.with_suffix("") if path.suffix in (".png", ".pdf", ".svg") else path
     # Dates and program versions would make two identical figures differ.
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None, "Title": title, "Description": alt},
+        "pdf": {"CreationDate": None, "Producer": None, "Title": title, "Subject": alt},
+        "svg": {"Date": None, "Creator": None, "Title": title, "Description": alt},
+    }
     written = []
     layout = figure.get_layout_engine()
-    with mpl.rc_context(STYLE | NO_LAYOUT), Progress(1 + len(metadata), "drawing") as progress:
+    context = mpl.rc_context(STYLE | NO_LAYOUT | SAME_IDS)
+    with context, Progress(1 + len(metadata), "drawing") as progress:
         if layout is not None:
             layout.execute(figure)
         progress.advance()
-        # Solved once for both files; with an engine each of them would draw the figure twice.
+        # Solved once for all files; with an engine each of them would draw the figure twice.
         figure.set_layout_engine(None)
         try:
             for kind, about in metadata.items():

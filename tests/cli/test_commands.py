@@ -43,6 +43,7 @@ def test_influence_writes_curves_and_figures_and_prints_events(tmp_path):
         "influence.nc",
         "influence.pdf",
         "influence.png",
+        "influence.svg",
     ]
     curves = dln.load(out / "influence.nc")
     assert curves.dims == ("estimator", "time", "query", "train")
@@ -318,5 +319,6 @@ def test_the_demo_draws_a_figure_and_can_be_given_again(tmp_path):
         "influence.nc",
         "influence.pdf",
         "influence.png",
+        "influence.svg",
     }
     assert "Dolphin helps whale most" in " ".join(done.stdout.split())

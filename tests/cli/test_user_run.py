@@ -54,7 +54,7 @@ def test_a_torch_run_of_a_file_gives_curves_figures_and_one_json_object(model, t
     assert "building" in done.stderr and "left out: `analytic`" in done.stderr
     curves = dln.load(tmp_path / "out" / "influence.nc")
     assert curves.estimator.values.tolist() == ["tangent", "leave_one_out"]
-    assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".nc", ".pdf", ".png"]
+    assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".nc", ".pdf", ".png", ".svg"]
     scope = {}
     exec(MODEL.replace("from data_of_mine import TARGETS", "TARGETS = [[0],[1],[1],[0.0]]"), scope)
     expected = dln.influence.tangent(scope["make_run"](), curves.time.values)

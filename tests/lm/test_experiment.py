@@ -14,6 +14,7 @@ from dlnflow.lm.experiment import counts, plan_from_text
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from tests.lm.test_command import answer, call
 
+KINDS = ("png", "pdf", "svg")
 LETTERS = train_bpe(Corpus("t", ("a",)), 300)
 """Every byte is a token."""
 
@@ -80,9 +81,7 @@ def test_from_checkpoints_and_a_file_to_figures(model, text_file, tmp_path):
     assert found["time"] == 2 and found["item"] == 4 * 15
     assert answer("groups", model, "--store", store)["rows"]
     files = answer("figures", model, "--store", store, "--out", tmp_path / "out")["files"]
-    names = [
-        f"{n}.{kind}" for n in ("fig05_classes", "fig14_neighbours") for kind in ("png", "pdf")
-    ]
+    names = [f"{n}.{kind}" for n in ("fig05_classes", "fig14_neighbours") for kind in KINDS]
     assert files == [str(tmp_path / "out" / name) for name in names]
     assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in names)
 
@@ -101,7 +100,7 @@ def test_from_checkpoints_and_a_file_to_figures(model, text_file, tmp_path):
         *short,
     )
     files = answer("figures", model, "--store", store, "--out", tmp_path / "out")["files"]
-    assert files == [str(tmp_path / "out" / f"fig15_induction.{kind}") for kind in ("png", "pdf")]
+    assert files == [str(tmp_path / "out" / f"fig15_induction.{kind}") for kind in KINDS]
     rows = answer("induction", model, "--text", text_file)["rows"]
     assert [r["step"] for r in rows] == [4, 12]
 

@@ -69,11 +69,11 @@ def test_half_times_are_ordered_and_near_theory():
     np.testing.assert_allclose(squares, [15, 7, 3, 1], rtol=100 * ALGEBRA)
 
 
-def test_runner_writes_png_pdf_and_claims(tmp_path):
+def test_runner_writes_figures_and_claims(tmp_path):
     shown = CliRunner().invoke(app, ["toy", "--only", "2", "--out", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"fig02_dataset.{kind}" for kind in ("json", "pdf", "png")]
+    assert names == [f"fig02_dataset.{kind}" for kind in ("json", "pdf", "png", "svg")]
     written = json.loads((tmp_path / "fig02_dataset.json").read_text())
     assert written["scale"] == "quick" and set(written["claims"]) == set(claims("fig02_dataset"))
 

@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 import dlnflow as dln
 from dlnflow import result
@@ -114,21 +115,25 @@ def test_constant_curves_can_be_drawn(tmp_path):
 
 def test_saved_files_are_complete_and_reproducible(tmp_path):
     curves = paper_curves().sel(train=["dog"])
+    words = {"title": "Influence of dog", "alt": "Curves that fall \u2212 and rise."}
     first = influence_plots.save_figure(
-        influence_plots.plot_influence(curves), tmp_path / "a" / "figure.pdf"
+        influence_plots.plot_influence(curves), tmp_path / "a" / "figure.pdf", **words
     )
     second = influence_plots.save_figure(
-        influence_plots.plot_influence(curves), tmp_path / "b" / "figure"
+        influence_plots.plot_influence(curves), tmp_path / "b" / "figure", **words
     )
-    assert [path.name for path in first] == ["figure.png", "figure.pdf"]
+    assert [path.name for path in first] == ["figure.png", "figure.pdf", "figure.svg"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["figure.pdf", "figure.png"]
+    assert sorted((tmp_path / "a").iterdir()) == sorted(first)
+    assert words["alt"] in first[2].read_text(encoding="utf-8")
+    with Image.open(first[0]) as image:
+        assert (image.text["Title"], image.text["Description"]) == tuple(words.values())
 
 
 def test_dots_in_names_are_kept(tmp_path):
     written = influence_plots.save_figure(Figure(), tmp_path / "run.v1")
-    assert [path.name for path in written] == ["run.v1.png", "run.v1.pdf"]
+    assert [path.name for path in written] == ["run.v1.png", "run.v1.pdf", "run.v1.svg"]
 
 
 def test_failed_save_leaves_the_old_file(tmp_path):
