@@ -69,4 +69,7 @@ napoleon_numpy_docstring = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # else attributes are described twice
 napoleon_use_rtype = False
-suppress_warnings = ["config.cache"]
+suppress_warnings = [
+    "config.cache",
+    "ref.python",  # what a package offers from one of its modules is described in both places
+]

@@ -192,7 +192,7 @@ def save_figure(
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Title": title, "Description": alt},
         "pdf": {"CreationDate": None, "Producer": None, "Title": title, "Subject": alt},
-        "svg": {"Date": None, "Creator": None, "Title": title, "Description": alt},
+        "svg": {"Date": None, "Creator": None, "Title": title or "", "Description": alt or ""},
     }
     written = []
     layout = figure.get_layout_engine()

@@ -4,7 +4,10 @@ import importlib
 import types
 from collections.abc import Iterator
 
+from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 
 def public(
@@ -23,6 +26,25 @@ def public(
             yield from public(value, seen)
 
 
+class PublicModules(SphinxDirective):
+    """Its argument is a package; describes each of its public modules under a heading."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write Markdown and let it be read."""
+        package = importlib.import_module(self.arguments[0])
+        values = [(name, getattr(package, name)) for name in package.__all__]
+        lines = []
+        for name, value in values:
+            if isinstance(value, types.ModuleType):
+                block = [f".. automodule:: {value.__name__}", "   :members:"]
+                lines += [f"## {name}", "", "```{eval-rst}", *block, "```", ""]
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, __file__), self.content_offset, node)
+        return node.children
+
+
 def check(app, env) -> None:
     """Warn of every public name that no page describes."""
     described = {name for name, *_ in env.domains.python_domain.get_objects()}
@@ -35,5 +57,6 @@ def check(app, env) -> None:
 def setup(app) -> dict:
     """Load the names before pages are read, check them afterwards."""
     list(public(importlib.import_module("dlnflow")))
+    app.add_directive("public-modules", PublicModules)
     app.connect("env-check-consistency", check)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -22,7 +22,7 @@ def test_a_caption_stands_in_its_page_with_the_figure(name, page):
     assert 60 <= len(about.alt) <= 250 and about.alt.endswith(".")
     shown = (DOCS / "gallery" / f"{name}.png").exists()
     assert shown == (f"](gallery/{name}.png)" in text)
-    assert shown or page == "language_models.md"  # those take many minutes to draw
+    assert shown or page != "figures.md"  # the others take minutes to draw
     assert about.text in text
 
 
