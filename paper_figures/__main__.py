@@ -45,6 +45,8 @@ LM: dict[int | str, str] = {
     17: "fig17_lm_exact",
 }
 """The same for the language model; 16 and 17 are experiments of ours."""
+ON_CPU = {17}
+"""Figures of language models that are drawn on the CPU at every scale."""
 TORCH: dict[int | str, str] = {
     "nonlinear": "nonlinear",
     "digits": "digits",
@@ -106,16 +108,18 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
     from dlnflow.lm.runs.device import usable_device
     from paper_figures import _lm_data
 
+    numbers = _chosen(LM, only)
     writable(out)
     try:
-        usable_device(_lm_data.SIZES[scale].device)
+        if {*numbers} - ON_CPU:
+            usable_device(_lm_data.SIZES[scale].device)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--scale") from error
     _lm_data.OUT = out / "lm"
     drawn = {}
     with _progress() as progress:
         bar = progress.add_task("", total=None)
-        for number in _chosen(LM, only):
+        for number in numbers:
             _lm_data.tell[:] = [_teller(progress, bar, number)]
             _lm_data.say("")
             drawn[number] = draw_one(LM[number], scale, out)

@@ -37,11 +37,13 @@ RUNS = {
 }
 TIMES = {
     Scale.quick: ((750, 1_500), (1_000, 1_125, 1_250)),
-    Scale.paper: ((500, 1_000, 4_500), (1_250, 1_500, 2_000), (2_500, 3_500)),
+    Scale.paper: ((4_500,), (2_500, 3_500), (1_000, 1_250, 1_500, 2_000)),
 }
 """Times of the query; each group is a sweep of its own, of about equal cost."""
 SINCE = {Scale.quick: 600, Scale.paper: 0}
 """First step whose rows are looked at."""
+DEVICE = "cpu"
+"""Both runs are small."""
 BIN = 50
 """Steps over which rows are averaged."""
 SATURATED = 0.95
@@ -83,7 +85,7 @@ def trained(scale: Scale) -> Path:
         if step % 50 == 0:
             _lm_data.say(f"training, step {step} of {run.n_steps}, loss {loss:.2f}")
 
-    lm.train.train(run, folder, progress=progress, device=_lm_data.SIZES[scale].device)
+    lm.train.train(run, folder, progress=progress, device=DEVICE)
     return folder
 
 
@@ -94,11 +96,11 @@ def scores(scale: Scale) -> xr.Dataset:
 
 def influence(scale: Scale) -> xr.DataArray:
     """Return the influence of every row at all times; sweeps are kept, two run at a time."""
-    folder, sequences, device = trained(scale), probe(scale), _lm_data.SIZES[scale].device
+    folder, sequences = trained(scale), probe(scale)
     groups, parts = TIMES[scale], []
     with _lm_data.pool() as executor:
-        how = {"since": SINCE[scale], "device": device}
-        sweeps = [executor.submit(sweep, folder, sequences, times, **how) for times in groups]
+        since = SINCE[scale]
+        sweeps = [executor.submit(sweep, folder, sequences, times, since) for times in groups]
         for one in sweeps:
             _lm_data.say(f"sweeping back, {len(parts)} of {len(groups)} done")
             parts.append(one.result())
@@ -106,12 +108,12 @@ def influence(scale: Scale) -> xr.DataArray:
 
 
 def sweep(
-    folder: Path, sequences: NDArray[np.int64], times: tuple[int, ...], *, since: int, device: str
+    folder: Path, sequences: NDArray[np.int64], times: tuple[int, ...], since: int
 ) -> xr.DataArray:
     """Return the influence of every row at some times; goes on where it was stopped."""
     queries = {"induction loss": lm.queries.repeated_loss(sequences)}
     path = folder / f"influence-{'-'.join(map(str, times))}.npz"
-    run = lm.TrainingRun.of(folder, queries, device=device)
+    run = lm.TrainingRun.of(folder, queries, device=DEVICE)
     return run.per_step(times, since=since, keep=path)
 
 

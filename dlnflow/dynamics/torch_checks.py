@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow import checks
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
@@ -240,7 +241,8 @@ def _require_derivative(
         return function(functional_call(model, weights, (pair[0],)), pair[1])
 
     try:
-        moved = jvp(losses, (weights,), (dict(weights),))[1]
+        with sdpa_kernel(SDPBackend.MATH):  # as in training: fused attention has no jvp
+            moved = jvp(losses, (weights,), (dict(weights),))[1]
     except (NotImplementedError, RuntimeError) as error:
         raise ValueError(
             "`model` or `loss` cannot be differentiated by torch.func: "

@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from dlnflow._support import FloatArray, IntArray, each
 from dlnflow.dynamics import torch_operators, torch_sweeps
-from dlnflow.dynamics.torch_steps import MAX_NUMBERS, Tensors, TorchProblem, numbers, take, turns
+from dlnflow.dynamics.torch_steps import AT_ONCE, MAX_NUMBERS, Tensors, TorchProblem, numbers, take
 
 MAX_PARAMETERS = 4000
 """Largest number of parameters for which matrices are formed (128 MB each)."""
@@ -62,7 +62,8 @@ def matrix_of(problem: TorchProblem, weights: Tensors, step: int | None, matrix:
 
     size = problem.n_parameters
     dense = np.empty((size, size))
-    for rows in turns(size, problem.numbers_per_network(derivatives=True)):
+    cost = problem.numbers_per_network(derivatives=True)
+    for rows in problem.turns(size, cost, least=AT_ONCE):
         directions = from_flat(np.eye(size)[rows], weights)
         dense[rows] = flat(vmap(product)(*directions))
     return (dense + dense.T) / 2
@@ -169,7 +170,7 @@ class TorchCurvature:
         problem, weights = self._problem, self._points[t]
         items = take(problem.data, train)
         return flat(problem.query_gradients(weights, query)), flat(
-            problem.item_gradients(weights, items)
+            problem.quick.item_gradients(weights, items)
         )
 
     def proximal(self, damping: FloatArray) -> NoReturn:
@@ -228,7 +229,7 @@ class TorchSegment:
         problem = self._problem
         self.steps += 1
         self._matrix += matrix_of(problem, moment.weights, moment.step, matrix)
-        gradients = problem.item_gradients(moment.weights, take(problem.data, self._train))
+        gradients = problem.quick.item_gradients(moment.weights, take(problem.data, self._train))
         self._gradients += moment.shares[self._train, None] * flat(gradients)
 
     @property

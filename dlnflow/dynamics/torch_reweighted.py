@@ -9,6 +9,7 @@ from torch.func import jvp, vmap
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
+from dlnflow.dynamics.torch_graphs import Graph
 from dlnflow.dynamics.torch_steps import (
     Pair,
     Tensors,
@@ -59,14 +60,14 @@ def _tangents(
 
     def advance(state: Any, moved: Any, shares: Tensor, push: Tensor, pair: Pair) -> Any:
         network, own = state
-        g, dg = problem.gradient_tangent(network, shares, (moved[0], push), pair, matrix)
+        g, dg, losses = problem.gradient_tangent(network, shares, (moved[0], push), pair, matrix)
         new, change = jvp(problem.rule.update, (network, g, own), (moved[0], dg, moved[1]))
-        return new, change, problem.losses(network, pair)
+        return new, change, losses
 
     def along(network: Tensors, change: Tensors) -> Tensor:
         return jvp(lambda w: problem.losses(w, queried), (network,), (change,))[1]
 
-    every = vmap(advance, in_dims=(0, 0, 0, 0, None))
+    every = Graph(vmap(advance, in_dims=(0, 0, 0, 0, None)))
     with Progress(last, "training with derivatives") as progress:
         for now in range(last):
             if now in wanted:

@@ -64,7 +64,8 @@ class TunedRule:
     def _at(self, step: Tensor) -> Any:
         """Return the rule of a step."""
         rates = self._tensor.to(step.device)
-        return self.rule(rates[step.detach().long()])
+        # an index in square brackets would be read off the tensor, which graphs cannot follow
+        return self.rule(rates.index_select(0, step.detach().long().reshape(1)).reshape(()))
 
     @cached_property
     def _tensor(self) -> Tensor:

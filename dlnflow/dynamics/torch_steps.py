@@ -10,7 +10,7 @@ lists and of tensors without axes. Batches of networks and directions go through
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,17 @@ from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
 from dlnflow.dynamics.loops import DIVERGENCE_FACTOR, DivergenceError
 from dlnflow.dynamics.schedule import Schedule
+from dlnflow.dynamics.torch_graphs import Graph
 
 Tensors = list[Tensor]
 TorchState = dict[str, Any]
 Pair = tuple[Tensor, Tensor]
 MAX_NUMBERS = 2**25
 """Numbers of all networks or directions that are held at once (256 MB); beyond, they take turns."""
+IN_CACHE = 3 * 2**19
+"""The same on a CPU (12 MB), where more at once is slower (docs/measured.md)."""
+AT_ONCE = 16
+"""Directions and branches that share a step of the run itself, also beyond the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +114,22 @@ class TorchProblem:
         moved: tuple[Tensors, Tensor],
         pair: Pair,
         matrix: str,
-    ) -> tuple[Tensors, Tensors]:
-        """Gradient, and its derivative along a change of (weights, shares).
+    ) -> tuple[Tensors, Tensors, Tensor]:
+        """Gradient g, its derivative along a change (v, d) of (weights, shares), and the losses l.
 
-        The Gauss-Newton matrix holds the Jacobian J of the outputs fixed: with e the gradient of
-        the objective in the outputs, the derivative is J^T (de).
+        Since the Hessian H is symmetric, H v + sum_i d_i grad l_i = grad (g . v + d . l). The
+        Gauss-Newton matrix holds the Jacobian J of the outputs fixed: with e the gradient of the
+        objective in the outputs, the derivative is J^T (de).
         """
         if matrix == "hessian":
-            return jvp(lambda w, c: self.gradient(w, c, pair)[0], (weights, shares), moved)
+
+            def product(weights: Tensors) -> tuple[Tensor, tuple[Tensors, Tensor]]:
+                gradient, losses = self.gradient(weights, shares, pair)
+                parts = [(g * v).sum() for g, v in zip(gradient, moved[0], strict=True)]
+                return sum(parts, (moved[1] * losses).sum()), (gradient, losses)
+
+            change, (gradient, losses) = grad(product, has_aux=True)(weights)
+            return gradient, change, losses
 
         def errors(outputs: Tensor, shares: Tensor) -> Tensor:
             return grad(lambda o: (shares * self.item_loss(o, pair[1])).sum())(outputs)
@@ -127,7 +140,7 @@ class TorchProblem:
         outputs, change = jvp(forward, (weights,), (moved[0],))
         error, error_change = jvp(errors, (outputs, shares), (change, moved[1]))
         _, pull = vjp(forward, weights)
-        return pull(error)[0], pull(error_change)[0]
+        return pull(error)[0], pull(error_change)[0], self.item_loss(outputs, pair[1])
 
     def step(
         self, weights: Tensors, state: TorchState, shares: Tensor, pair: Pair
@@ -135,6 +148,44 @@ class TorchProblem:
         """New weights and state, and the losses before the step."""
         gradient, losses = self.gradient(weights, shares, pair)
         return *self.rule.update(weights, gradient, state), losses
+
+    def step_tangent(
+        self,
+        base: tuple[Tensors, TorchState, Tensor, Pair],
+        changes: tuple[Tensors, TorchState, Tensor],
+        matrix: str,
+    ) -> tuple[tuple[Tensors, TorchState], tuple[Tensors, TorchState], Tensor]:
+        """A step and its derivatives, one row per direction, of weights and state; the losses.
+
+        ``base`` are weights, state, shares and data, ``changes`` those of the first three.
+        """
+        weights, state, shares, pair = base
+
+        def one(moved: Tensors, state_moved: TorchState, push: Tensor) -> tuple[Any, Any, Tensor]:
+            gradient, change, losses = self.gradient_tangent(
+                weights, shares, (moved, push), pair, matrix
+            )
+            point, along = (weights, gradient, state), (moved, change, state_moved)
+            return *jvp(self.rule.update, point, along), losses
+
+        return vmap(one, out_dims=(None, 0, None))(*changes)
+
+    def step_adjoint(
+        self,
+        base: tuple[Tensors, TorchState, Tensor, Pair],
+        after: tuple[Tensors, TorchState],
+    ) -> tuple[Tensors, TorchState, Tensor]:
+        """From derivatives by weights and state after a step to those before and by the shares.
+
+        Rows are what is differentiated.
+        """
+        *point, pair = base
+
+        def step(weights: Tensors, state: TorchState, shares: Tensor) -> tuple[Any, Any]:
+            return self.step(weights, state, shares, pair)[:2]
+
+        _, pull = vjp(step, *point)
+        return vmap(lambda *z: pull(z))(*after)
 
     def item_gradients(self, weights: Tensors, pair: Pair) -> Tensors:
         """Gradients of single losses, with a leading axis over items."""
@@ -146,16 +197,24 @@ class TorchProblem:
 
     def query_gradients(self, weights: Tensors, query: IntArray) -> Tensors:
         """Gradients of what is measured, with a leading axis over queries."""
-        return self.item_gradients(weights, take(self.queried, query))
+        return self.quick.item_gradients(weights, take(self.queried, query))
 
-    def along(self, weights: Tensors, vectors: Tensors, query: IntArray | None) -> FloatArray:
-        """Grad l_q . vector_k, shape (n_query, K)."""
-        pair = take(self.queried, query)
+    def derivatives(self, weights: Tensors, vectors: Tensors, pair: Pair) -> Tensor:
+        """Grad l . vector_k of the losses of a pair, shape (n, K)."""
 
         def one(*vector: Tensor) -> Tensor:
             return jvp(lambda w: self.losses(w, pair), (weights,), (list(vector),))[1]
 
-        return numbers(vmap(one, out_dims=1)(*vectors))
+        return vmap(one, out_dims=1)(*vectors)
+
+    def along(self, weights: Tensors, vectors: Tensors, query: IntArray | None) -> FloatArray:
+        """Grad l_q . vector_k, shape (n_query, K)."""
+        return numbers(self.quick.derivatives(weights, vectors, take(self.queried, query)))
+
+    @cached_property
+    def quick(self) -> "Quick":
+        """What is called at every step, without what derivatives and batching cost beside it."""
+        return Quick(self)
 
     @cached_property
     def loss_limit(self) -> float:
@@ -204,6 +263,36 @@ class TorchProblem:
         ways = 2 if derivatives else 1
         return ways * (6 * self.n_parameters + each * max(4 * rows, self.n_items))
 
+    def turns(self, count: int, numbers_each: int, *, least: int = 1) -> Iterator[slice]:
+        """Portions of so many networks or directions that fit the memory, on a CPU the cache.
+
+        Those below `least` are not made for the cache.
+        """
+        on_cpu = self.initial[0].device.type == "cpu"
+        most = max(least, IN_CACHE // numbers_each) if on_cpu else count
+        return turns(count, numbers_each, most=most)
+
+
+class Quick:
+    """The functions of a problem that loops call, as graphs of operations.
+
+    Parameters
+    ----------
+    problem : TorchProblem
+    """
+
+    def __init__(self, problem: TorchProblem) -> None:
+        self.step = Graph(problem.step)
+        self.steps = Graph(vmap(problem.step, in_dims=(0, 0, 0, None)))
+        self.losses = Graph(vmap(problem.losses, in_dims=(0, None)))
+        self.step_tangent = {
+            matrix: Graph(partial(problem.step_tangent, matrix=matrix))
+            for matrix in ("hessian", "gauss_newton")
+        }
+        self.step_adjoint = Graph(problem.step_adjoint)
+        self.item_gradients = Graph(problem.item_gradients)
+        self.derivatives = Graph(problem.derivatives)
+
 
 def take(pair: Pair, items: IntArray | None) -> Pair:
     """Inputs and targets of chosen items."""
@@ -227,12 +316,12 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def copies(value: Any, count: int) -> Any:
     """Repeat weights or a state along a new leading axis."""
-    return mapped(value, lambda a: a.expand(count, *a.shape))
+    return mapped(value, lambda a: a.expand(count, *a.shape).contiguous())
 
 
-def turns(count: int, numbers_each: int) -> Iterator[slice]:
-    """Portions of so many networks or directions that fit `MAX_NUMBERS`."""
-    size = max(1, MAX_NUMBERS // numbers_each)
+def turns(count: int, numbers_each: int, *, most: int | None = None) -> Iterator[slice]:
+    """Portions of so many networks or directions that fit `MAX_NUMBERS`, of `most` each."""
+    size = max(1, min(MAX_NUMBERS // numbers_each, most or count))
     for first in range(0, count, size):
         yield slice(first, first + size)
 
@@ -247,32 +336,35 @@ def retrain(
     DivergenceError
         As soon as one network's losses exceed `DIVERGENCE_FACTOR` times the initial ones.
     """
-    parts = []
-    for rows in turns(schedule.values.shape[1], problem.numbers_per_network()):
-        part = Schedule(schedule.starts, schedule.values[:, rows])
-        parts.append(_retrain(problem, steps, part, query))
+    turns = list(problem.turns(schedule.values.shape[1], problem.numbers_per_network()))
+    with Progress(int(steps[-1]) * len(turns), "training") as progress:
+        parts = [
+            _retrain(problem, steps, Schedule(schedule.starts, values), query, progress)
+            for values in (schedule.values[:, rows] for rows in turns)
+        ]
     return np.concatenate(parts)
 
 
 def _retrain(
-    problem: TorchProblem, steps: IntArray, schedule: Schedule, query: IntArray | None
+    problem: TorchProblem,
+    steps: IntArray,
+    schedule: Schedule,
+    query: IntArray | None,
+    progress: Progress,
 ) -> FloatArray:
-    advance = vmap(problem.step, in_dims=(0, 0, 0, None))
-    measure = vmap(problem.losses, in_dims=(0, None))
-    count, last = schedule.values.shape[1], int(steps[-1])
+    count, last, quick = schedule.values.shape[1], int(steps[-1]), problem.quick
     weights, state = copies(problem.initial, count), copies(problem.start(), count)
     wanted, kept, queried = set(steps.tolist()), [], take(problem.queried, query)
-    with Progress(last, "training") as progress:
-        for step in range(last):
-            if step in wanted:
-                kept.append(measure(weights, queried))
-            pair, items = problem.at_step(step)
-            shares = problem.shares(schedule.at(step), items)
-            weights, state, losses = advance(weights, state, shares, pair)
-            problem.check(losses, step)
-            progress.advance()
-    problem.check(measure(weights, problem.data), last)
-    kept.append(measure(weights, queried))
+    for step in range(last):
+        if step in wanted:
+            kept.append(quick.losses(weights, queried))
+        pair, items = problem.at_step(step)
+        shares = problem.shares(schedule.at(step), items)
+        weights, state, losses = quick.steps(weights, state, shares, pair)
+        problem.check(losses, step)
+        progress.advance()
+    problem.check(quick.losses(weights, problem.data), last)
+    kept.append(quick.losses(weights, queried))
     return numbers(torch.stack(kept, 1))
 
 
@@ -289,7 +381,7 @@ def trained(
                 kept.append(weights)
             pair, items = problem.at_step(step)
             shares = problem.shares(schedule.at(step), items)
-            weights, state, losses = problem.step(weights, state, shares, pair)
+            weights, state, losses = problem.quick.step(weights, state, shares, pair)
             problem.check(losses, step)
             progress.advance()
     problem.check(problem.losses(weights, problem.data), last)
@@ -310,10 +402,14 @@ def tangents(
     DivergenceError
         As `retrain`.
     """
-    parts = [
-        _tangents(problem, steps, directions[rows], query, matrix)
-        for rows in turns(len(directions), problem.numbers_per_network(derivatives=True))
-    ]
+    cost = problem.numbers_per_network(derivatives=True)
+    turns = list(problem.turns(len(directions), cost, least=AT_ONCE))
+    with Progress(int(steps[-1]) * len(turns), "training with derivatives") as progress:
+        step_tangent = problem.quick.step_tangent[matrix]
+        parts = [
+            _tangents(problem, steps, directions[rows], query, step_tangent, progress)
+            for rows in turns
+        ]
     return np.concatenate(parts, axis=-1)
 
 
@@ -322,7 +418,8 @@ def _tangents(
     steps: IntArray,
     directions: FloatArray,
     query: IntArray | None,
-    matrix: str,
+    step_tangent: Graph,
+    progress: Progress,
 ) -> FloatArray:
     weights, state, last = problem.initial, problem.start(), int(steps[-1])
     count, unit = len(directions), np.ones(problem.n_items)
@@ -330,31 +427,15 @@ def _tangents(
         mapped(copies(value, count), torch.zeros_like) for value in (weights, state)
     )
     wanted, kept = set(steps.tolist()), []
-    with Progress(last, "training with derivatives") as progress:
-        for step in range(last):
-            if step in wanted:
-                kept.append(problem.along(weights, moved, query))
-            pair, items = problem.at_step(step)
-            now, push = problem.shares(unit, items), problem.shares(directions, items)
-            moved, state_moved = _moved(
-                problem, (weights, state, now, pair), (moved, state_moved, push), matrix
-            )
-            weights, state, losses = problem.step(weights, state, now, pair)
-            problem.check(losses, step)
-            progress.advance()
+    for step in range(last):
+        if step in wanted:
+            kept.append(problem.along(weights, moved, query))
+        pair, items = problem.at_step(step)
+        base = weights, state, problem.shares(unit, items), pair
+        changes = moved, state_moved, problem.shares(directions, items)
+        (weights, state), (moved, state_moved), losses = step_tangent(base, changes)
+        problem.check(losses, step)
+        progress.advance()
     problem.check(problem.losses(weights, problem.data), last)
     kept.append(problem.along(weights, moved, query))
     return np.stack(kept)
-
-
-def _moved(
-    problem: TorchProblem, base: tuple[Any, ...], changes: tuple[Any, ...], matrix: str
-) -> tuple[Tensors, TorchState]:
-    """Derivatives of weights and state after a step, one row per direction."""
-    weights, state, shares, pair = base
-
-    def one(dw: Tensors, ds: TorchState, dc: Tensor) -> tuple[Tensors, TorchState]:
-        g, dg = problem.gradient_tangent(weights, shares, (dw, dc), pair, matrix)
-        return jvp(problem.rule.update, (weights, g, state), (dw, dg, ds))[1]
-
-    return vmap(one)(*changes)

@@ -1,13 +1,13 @@
 """Forward and backward through the steps of a torch run, and branches that leave it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
@@ -15,6 +15,7 @@ from dlnflow.dynamics import torch_products
 from dlnflow.dynamics import windows as branching
 from dlnflow.dynamics.schedule import Windows
 from dlnflow.dynamics.torch_steps import (
+    AT_ONCE,
     Tensors,
     TorchProblem,
     TorchState,
@@ -22,7 +23,6 @@ from dlnflow.dynamics.torch_steps import (
     mapped,
     numbers,
     take,
-    turns,
 )
 
 
@@ -54,7 +54,7 @@ class TorchMoment:
 
     def displacements(self, train: IntArray) -> Tensors:
         """Return eta P (share_i grad l_i) of the chosen items."""
-        gradients = self.problem.item_gradients(self.weights, take(self.problem.data, train))
+        gradients = self.problem.quick.item_gradients(self.weights, take(self.problem.data, train))
         share = torch.as_tensor(self.shares[train]).to(gradients[0])
         factors = self._rate if isinstance(self._rate, list) else [self._rate] * len(gradients)
         return [
@@ -68,7 +68,7 @@ class TorchMoment:
         if not isinstance(self._rate, list):  # one rate for all: the products are enough
             dots = torch_products.products(self.problem, self.weights, queried, data)
             return float(self._rate) * numbers(dots) * self.shares[train]
-        gradients = self.problem.item_gradients(self.weights, queried)
+        gradients = self.problem.quick.item_gradients(self.weights, queried)
         pairs = zip(gradients, self.displacements(train), strict=True)
         return numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
 
@@ -94,26 +94,28 @@ def forward(problem: TorchProblem, stop: int) -> Iterator[TorchMoment]:
 def backward(problem: TorchProblem, stop: int) -> Iterator[TorchMoment]:
     """Yield the steps stop - 1, ..., 0.
 
-    Keeps about sqrt(stop) states and repeats the stretch between two of them when it is reached.
+    Keeps sqrt(stop) states and repeats the stretch between two of them when it is reached, so that
+    at most about 2 sqrt(stop) are in memory.
     """
     stride = int(np.ceil(np.sqrt(stop)))
-    kept = [moment for moment in forward(problem, stop) if moment.step % stride == 0]
+    kept = [(m.step, m.weights, m.state) for m in forward(problem, stop) if m.step % stride == 0]
     with Progress(stop, "sweeping back") as progress:
-        for start in reversed(kept):
-            last, point = min(start.step + stride, stop), (start.weights, start.state)
-            for moment in reversed(list(_steps(problem, start.step, last, point))):
-                yield moment
+        while kept:
+            first, *point = kept.pop()
+            stretch = list(_steps(problem, first, min(first + stride, stop), point))
+            while stretch:
+                yield stretch.pop()
                 progress.advance()
 
 
 def _steps(
-    problem: TorchProblem, first: int, stop: int, start: tuple[Tensors, TorchState]
+    problem: TorchProblem, first: int, stop: int, start: Sequence[Any]
 ) -> Iterator[TorchMoment]:
     weights, state = start
     unit = np.ones(problem.n_items)
     for step in range(first, stop):
         pair, items = problem.at_step(step)
-        after, new, losses = problem.step(weights, state, problem.shares(unit, items), pair)
+        after, new, losses = problem.quick.step(weights, state, problem.shares(unit, items), pair)
         problem.check(losses, step)
         yield TorchMoment(problem, step, weights, state, after, new)
         weights, state = after, new
@@ -146,7 +148,7 @@ class TorchAdjoint:
 
     def add(self, weights: Tensors, scale: FloatArray) -> None:
         """Add scale[m] * grad l_q at these weights to measurement m."""
-        gradients = self._problem.item_gradients(weights, self._queried)
+        gradients = self._problem.quick.item_gradients(weights, self._queried)
         factor = torch.as_tensor(scale).to(gradients[0])
         self._z = [
             z + torch.tensordot(factor, g[None], 0).reshape(z.shape)
@@ -159,11 +161,9 @@ class TorchAdjoint:
         pair, items = problem.at_step(moment.step)
         shares = problem.shares(np.ones(problem.n_items), items)
 
-        def step(weights: Tensors, state: TorchState, shares: Tensor) -> tuple[Tensors, TorchState]:
-            return problem.step(weights, state, shares, pair)[:2]
-
-        _, pull = vjp(step, moment.weights, moment.state, shares)
-        self._z, self._state, change = vmap(lambda *z: pull(z))(self._z, self._state)
+        base = moment.weights, moment.state, shares, pair
+        after = self._z, self._state
+        self._z, self._state, change = problem.quick.step_adjoint(base, after)
         effects = np.zeros((len(change), problem.n_items))
         effects[:, items] = numbers(change) / len(items)
         return effects
@@ -177,7 +177,8 @@ def branches(
 ) -> FloatArray:
     """Loss of the run minus loss of the branch, shape (S, I, n_query)."""
     cost = problem.numbers_per_network() * windows.most_open
-    parts = [item_weights[rows] for rows in turns(len(item_weights), cost)]
+    turns = problem.turns(len(item_weights), cost, least=AT_ONCE)
+    parts = [item_weights[rows] for rows in turns]
     found = [
         branching.follow(TorchRows(problem, part), windows, len(part), query) for part in parts
     ]
@@ -191,8 +192,7 @@ class TorchRows:
         self._problem, self._changed = problem, item_weights
         self._weights, self._state = copies(problem.initial, 1), copies(problem.start(), 1)
         self._items = np.ones((1, problem.n_items))
-        self._advance = vmap(problem.step, in_dims=(0, 0, 0, None))
-        self._measure = vmap(problem.losses, in_dims=(0, None))
+        self._advance, self._measure = problem.quick.steps, problem.quick.losses
         self.open: list[int] = []
 
     def propagate(self, step: int) -> int:
