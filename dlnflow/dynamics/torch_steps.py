@@ -320,8 +320,13 @@ def copies(value: Any, count: int) -> Any:
 
 
 def turns(count: int, numbers_each: int, *, most: int | None = None) -> Iterator[slice]:
-    """Portions of so many networks or directions that fit `MAX_NUMBERS`, of `most` each."""
+    """Portions of so many networks or directions that fit `MAX_NUMBERS`, of about `most` each.
+
+    They are equal if a number from half of `most` on allows it: other shapes are other graphs.
+    """
     size = max(1, min(MAX_NUMBERS // numbers_each, most or count))
+    equal = [part for part in range(-(-size // 2), size + 1) if count % part == 0]
+    size = max(equal, default=size)
     for first in range(0, count, size):
         yield slice(first, first + size)
 

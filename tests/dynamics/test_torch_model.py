@@ -100,6 +100,14 @@ def test_a_three_layer_linear_module_gives_the_numbers_of_the_numpy_run(optimize
     assert_same(CALLS, both(3, optimizer, batch))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("optimizer", list(RATES))
+@pytest.mark.parametrize("depth", [2, 3])
+def test_every_general_estimator_with_every_optimizer(depth, optimizer, batch):
+    assert_same(CALLS, both(depth, optimizer, batch))
+
+
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(sorted(RATES)), seed=st.integers(0, 10**6), count=st.integers(1, 4))
 def test_a_functional_update_is_the_step_in_arrays_and_in_tensors(name, seed, count):
