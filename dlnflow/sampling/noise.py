@@ -28,7 +28,8 @@ def chain_seed(seed: int, checkpoint: int, chain: int, stream: int, *step: int) 
     stream : int
         GAUSSIAN, UNIFORM or MINIBATCH.
     *step : int
-        Step of the chain, where its numbers are to be had without those of the steps before.
+        Step of the chain, where its numbers are to be had without those of the steps before, and
+        the number of the call within the step where it is not the first.
 
     Returns
     -------
@@ -85,9 +86,10 @@ class Streams:
 
 
 class StepNoise:
-    """Random numbers of one chain that depend on its step, not on what was drawn before.
+    """Random numbers of one chain that depend on its step, not on what other steps drew.
 
-    Within a step, every call gives the same numbers.
+    Call k within a step has numbers of its own, and the first call those that it had when every
+    call of a step gave the same: kernels that ask once a step draw as they always did.
 
     Parameters
     ----------
@@ -101,18 +103,30 @@ class StepNoise:
         self._key, self._like, self.step = key, like, 0
         self._generator = torch.Generator(like.device)
 
+    @property
+    def step(self) -> int:
+        """Step of the chain; setting it begins the step anew."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step, self._calls = step, {GAUSSIAN: 0, UNIFORM: 0}
+
     def normal(self) -> Tensor:
-        """Return the (1, P) Gaussian numbers of this step."""
+        """Return the next (1, P) Gaussian numbers of this step."""
         like, generator = self._like, self._seeded(GAUSSIAN)
         return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
     def uniform(self) -> Tensor:
-        """Return the (1,) uniform number of this step."""
+        """Return the next (1,) uniform number of this step."""
         like, generator = self._like, self._seeded(UNIFORM)
         return torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
 
     def _seeded(self, stream: int) -> torch.Generator:
-        return self._generator.manual_seed(chain_seed(*self._key, stream, self.step))
+        call = self._calls[stream]
+        self._calls[stream] += 1
+        named = (self.step, call) if call else (self.step,)
+        return self._generator.manual_seed(chain_seed(*self._key, stream, *named))
 
 
 def generator(seed: int, checkpoint: int, chain: int, *, stream: int) -> torch.Generator:

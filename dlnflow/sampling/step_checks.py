@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dlnflow.sampling import kernels
 from dlnflow.sampling.posterior import Posterior
+from dlnflow.sampling.power_iteration import power_iteration
 from dlnflow.sampling.settings import Settings
 
 UNIT = float(np.finfo(np.float32).eps)
@@ -135,13 +136,15 @@ def relative_step(kernel: kernels.Kernel, posterior: Posterior, state: Any) -> T
     here = gradient(theta)
     # One direction for all chains: the answer must not depend on what else is in the batch.
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(theta.shape[1], generator=generator, dtype=theta.dtype).expand_as(theta)
-    for _ in range(ITERATIONS):
+    start = torch.randn(theta.shape[1], generator=generator, dtype=theta.dtype).expand_as(theta)
+
+    def product(v: Tensor) -> Tensor:
         # About as far as one step of the chain, so that float32 resolves it.
-        moved = theta + root * v / v.norm(dim=-1, keepdim=True)
+        moved = theta + root * v
         taken = (moved - theta) / root
-        v = root * (gradient(moved) - here)
-    return v.norm(dim=-1) / taken.norm(dim=-1)
+        return root * (gradient(moved) - here) / taken.norm(dim=-1, keepdim=True)
+
+    return power_iteration(product, start, ITERATIONS)[1].norm(dim=-1)
 
 
 def warn_if_biased(traces: xr.DataArray) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from dlnflow.sampling import KERNELS
 from dlnflow.sampling.kernels import mala, rmsprop_sgld, sgld, underdamped
+from dlnflow.sampling.posterior import Evaluation, FullBatch, Posterior
 from tests.sampling.targets import Fixed, Shared, exact_draws, quadratic
 from tests.tolerances import ALGEBRA
 
@@ -218,6 +219,35 @@ def test_rmsprop_options_are_checked(options):
 def test_persistence_must_be_below_one():
     with pytest.raises(ValueError, match="`persistence`"):
         underdamped.build(_setup()[0], step_size=EPS, persistence=1.0)
+
+
+def test_gradient_noise_is_checked():
+    for options in ({"gradient_noise": -1.0}, {"gradient_noise": 2.0, "persistence": 0.5}):
+        with pytest.raises(ValueError, match="`gradient_noise` must be >= 0"):
+            underdamped.build(_setup()[0], step_size=EPS, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"persistence": 0.0}, {"persistence": 0.7}, {"gradient_noise": 400.0}]
+)
+def test_noise_of_the_gradient_heats_by_the_declared_share(options):
+    """Friction covers what `gradient_noise` says, up to `NOISE_SHARE`; a step too large cannot."""
+    curvature, variance, chains = 10.0, 400.0, 2_000
+    eps = 0.02 / curvature
+    generator = torch.Generator().manual_seed(1)
+
+    def noisy(theta):
+        shake = torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
+        return Evaluation(theta[:, 0], curvature * theta + variance**0.5 * shake)
+
+    center = torch.zeros(chains, 3, dtype=torch.float64)
+    posterior = Posterior(FullBatch(noisy, 3), center, n_beta=1.0, localization=1e-9)
+    kernel = underdamped.build(posterior, step_size=eps, **options)
+    ratio, error, _ = _variance_ratio(kernel, center, curvature * np.eye(3), 1_200, 500)
+    share = 0.25
+    if (c := options.get("persistence")) is not None:
+        share = eps * variance * (1 + c) / (4 * (1 - c))
+    np.testing.assert_allclose(ratio, 1 + share, atol=0.02 + 4 * error.max())
 
 
 def test_start_up_kick_is_refused():

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from dlnflow.sampling.noise import GAUSSIAN, GROUP, MINIBATCH, UNIFORM, Streams, chain_seed
+from dlnflow.sampling.noise import (
+    GAUSSIAN,
+    GROUP,
+    MINIBATCH,
+    UNIFORM,
+    StepNoise,
+    Streams,
+    chain_seed,
+)
 
 KEYS = [(0, 0, 0), (0, 0, 1), (0, 10, 0), (3, 10, 0)]
 
@@ -52,3 +60,20 @@ def test_seeds_are_those_of_stored_chains():
     ]
     assert chain_seed(3, 10, 1, GAUSSIAN, 7) == 7741675971244291240
     assert chain_seed(3, 10, 1, UNIFORM, 7) == 2348172829140091144
+
+
+def test_two_calls_in_a_step_differ_and_a_step_is_the_same_again():
+    """The first call is the one that it was when a step had one set of numbers."""
+    noise = StepNoise((3, 10, 1), torch.zeros(1, 40, dtype=torch.float64))
+
+    def step(number):
+        noise.step = number
+        return torch.cat([noise.normal()[0], noise.normal()[0], noise.uniform(), noise.uniform()])
+
+    found = {number: step(number) for number in (7, 8, 9)}
+    for number in (9, 7, 8):
+        assert torch.equal(step(number), found[number])
+    numbers = torch.cat(list(found.values()))
+    assert len(numbers.unique()) == len(numbers)
+    first = torch.Generator().manual_seed(chain_seed(3, 10, 1, GAUSSIAN, 7))
+    assert torch.equal(found[7][:40], torch.randn(40, generator=first, dtype=torch.float64))

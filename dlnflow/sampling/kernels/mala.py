@@ -16,7 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlnflow.sampling.kernels.spec import STEP_SIZE, Kernel, KernelSpec, KernelTraits, Law, Noise
+from dlnflow.sampling.kernels.spec import (
+    STEP_SIZE,
+    Kernel,
+    KernelSpec,
+    KernelTraits,
+    Law,
+    Noise,
+    unpreconditioned,
+)
 from dlnflow.sampling.posterior import (
     Evaluation,
     Posterior,
@@ -102,5 +110,6 @@ KERNEL = KernelSpec(
         stable_below=math.inf,  # too large a step is rejected
         relative_step=0.2,  # accepts 0.9 of the proposals of a wide network
         adapts_until="",
+        preconditioner=unpreconditioned,
     ),
 )

@@ -18,6 +18,7 @@ References: Li et al. (2016), "Preconditioned stochastic gradient Langevin dynam
 (2025), Algorithm 1.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ from dlnflow.sampling.posterior import Evaluation, Posterior, Scale, checked_ste
 
 KICK_LIMIT = 4.0
 """eps_hat * localization beyond which the first step alone is unstable."""
+STABILITY = 0.1
+"""Default of a."""
 RELATIVE_STABILITY = 0.01
 """a over the typical gradient in `at_relative_step`."""
 
@@ -60,7 +63,7 @@ def build(
     *,
     step_size: Scale,
     decay: float = 0.99,
-    stability: float = 0.1,
+    stability: float = STABILITY,
     freeze_after: int | None = None,
     warm_start: bool = False,
     noise_scale: float = 1.0,
@@ -164,6 +167,11 @@ def at_relative_step(
     }
 
 
+def preconditioner(mean_square: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return eps_hat / eps with V at the mean square of the minibatch gradients."""
+    return 1 / (mean_square.sqrt() + options.get("stability", STABILITY))
+
+
 KERNEL = KernelSpec(
     "rmsprop_sgld",
     build,
@@ -181,6 +189,7 @@ KERNEL = KernelSpec(
             NOISE_SCALE,
         ),
         at_relative_step=at_relative_step,
+        preconditioner=preconditioner,
         # V starts warm, so that only the stationary law is tested
         cases={"": {"warm_start": True}, "frozen": {"warm_start": True, "freeze_after": 200}},
     ),

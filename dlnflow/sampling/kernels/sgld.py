@@ -23,6 +23,7 @@ from dlnflow.sampling.kernels.spec import (
     Law,
     Noise,
     changes,
+    unpreconditioned,
 )
 from dlnflow.sampling.posterior import (
     Evaluation,
@@ -103,6 +104,7 @@ KERNEL = KernelSpec(
         stable_below=4.0,
         relative_step=0.2,  # inflates no variance by more than 5 %
         adapts_until="",
+        preconditioner=unpreconditioned,
         options=(NOISE_SCALE, BOX),
     ),
 )

@@ -98,6 +98,11 @@ BOX = Option(
 )
 
 
+def unpreconditioned(mean_square: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return 1 for every coordinate."""
+    return mean_square.new_ones(mean_square.shape)
+
+
 @dataclass(frozen=True)
 class KernelTraits:
     """What a kernel declares about itself; None is not declared.
@@ -124,6 +129,9 @@ class KernelTraits:
         (relative step, precision (P, P), gradient scale (P,)) -> options at which the effective
         step times the largest curvature of a Gaussian target is the relative step; needed where
         the effective step is not `step_size`.
+    preconditioner : callable
+        (mean square of the minibatch gradients (P,), options) -> what multiplies `step_size` in
+        every coordinate (P,), `unpreconditioned` where that is 1.
     cases : mapping of str to mapping
         Rows of the self-test: what is added to the kernel's name -> options.
     """
@@ -136,6 +144,7 @@ class KernelTraits:
     adapts_until: str | None = None
     options: tuple[Option, ...] = ()
     at_relative_step: Callable[[float, FloatArray, FloatArray], dict[str, Any]] | None = None
+    preconditioner: Callable[[Tensor, Mapping[str, Any]], Tensor] | None = None
     cases: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
 
 

@@ -10,6 +10,11 @@
 h = sqrt(eps) makes the stability bound eps A < 4 the same as for `sgld`.
 
 Bias: none in the positions on Gaussian targets (for every stable eps); O(eps^2) in general.
+Noise of variance S in grad U, as of minibatches, heats a direction: its variance is too large by
+
+    the share    eps S (1 + c) / (4 (1 - c))
+
+which is eps S / 4 at c = 0, as for `sgld`. `gradient_noise` = S keeps it below `NOISE_SHARE`.
 
 Reference: Leimkuhler & Matthews (2013), "Rational construction of stochastic numerical methods
 for molecular sampling".
@@ -30,6 +35,7 @@ from dlnflow.sampling.kernels.spec import (
     Law,
     Noise,
     Option,
+    unpreconditioned,
 )
 from dlnflow.sampling.posterior import (
     Evaluation,
@@ -42,6 +48,8 @@ from dlnflow.sampling.posterior import (
 
 LONGEST_MEMORY = 0.9
 """Largest default persistence."""
+NOISE_SHARE = 0.25
+"""By how much noise of the gradient may enlarge a variance."""
 
 
 class State(NamedTuple):
@@ -54,7 +62,11 @@ class State(NamedTuple):
 
 
 def build(
-    posterior: Posterior, *, step_size: Scale, persistence: float | Tensor | None = None
+    posterior: Posterior,
+    *,
+    step_size: Scale,
+    persistence: float | Tensor | None = None,
+    gradient_noise: float = 0.0,
 ) -> Kernel:
     """Return the kernel.
 
@@ -69,6 +81,10 @@ def build(
         exp(-2 sqrt(eps localization)), which damps directions without loss curvature critically,
         but at most 0.9: the stiff directions, which the losses feel, exchange energy in 1/(1-c)
         steps.
+    gradient_noise : float
+        S: the variance of grad U from minibatches in its noisiest direction, n_beta^2 times that
+        of the gradient of the mean loss. The default persistence is lowered until friction covers
+        it; where even c = 0 does not, only a smaller step does.
 
     Returns
     -------
@@ -78,11 +94,16 @@ def build(
     Raises
     ------
     ValueError
-        If `persistence` is outside [0, 1).
+        If `persistence` is outside [0, 1), or `gradient_noise` is negative or beside it.
     """
     eps = checked_step_size(step_size)
     h = root(eps)
-    c = _critical(eps, posterior.localization) if persistence is None else persistence
+    if not gradient_noise >= 0 or (gradient_noise and persistence is not None):
+        raise ValueError(
+            "`gradient_noise` must be >= 0, and lowers the default of `persistence`; give one of "
+            f"the two, got {gradient_noise} and {persistence}."
+        )
+    c = _covering(eps, posterior, gradient_noise) if persistence is None else persistence
     if not bool(torch.all((torch.as_tensor(c) >= 0) & (torch.as_tensor(c) < 1))):
         raise ValueError(f"`persistence` must lie in [0, 1), got {persistence}.")
     refresh = root(1 - c**2)
@@ -103,6 +124,18 @@ def build(
     return Kernel("underdamped", init, step, law=Law.EXACT_ON_GAUSSIANS)
 
 
+def _covering(eps: Scale, posterior: Posterior, gradient_noise: float) -> Scale:
+    """Return the critical persistence, less where the share of the noise would be too large."""
+    critical = _critical(eps, posterior.localization)
+    if not gradient_noise:
+        return critical
+    ratio = 4 * NOISE_SHARE / (eps * gradient_noise)  # (1 + c) / (1 - c)
+    most = (ratio - 1) / (ratio + 1)
+    if isinstance(most, Tensor) or isinstance(critical, Tensor):
+        return torch.minimum(torch.as_tensor(critical), torch.as_tensor(most).clamp(min=0.0))
+    return min(critical, max(most, 0.0))
+
+
 def _critical(eps: Scale, localization: Scale) -> Scale:
     """Return exp(-2 sqrt(eps localization)), at most LONGEST_MEMORY."""
     exponent = -2 * root(eps * localization)
@@ -121,7 +154,11 @@ KERNEL = KernelSpec(
         stable_below=4.0,
         relative_step=1.0,  # BAOAB has no error of first order
         adapts_until="",
-        options=(Option("persistence", checks.real_number, optional=True),),
+        preconditioner=unpreconditioned,
+        options=(
+            Option("persistence", checks.real_number, optional=True),
+            Option("gradient_noise", checks.real_number),
+        ),
         cases={"": {"persistence": 0.5}},
     ),
 )

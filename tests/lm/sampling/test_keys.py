@@ -62,8 +62,11 @@ MESSAGE = (
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("pinned"))
+
+
+def written(folder):
     """Checkpoints, gradient data and observed rows; the weights are written down, not trained."""
-    folder = tmp_path_factory.mktemp("pinned")
     config = transformers.GPTNeoXConfig(
         vocab_size=17,
         hidden_size=8,
@@ -220,7 +223,7 @@ def test_identity_goes_into_records_mappings_sequences_and_arrays():
 PINNED = {
     "rmsprop_sgld": [[4.150743, 1.609734, 3.339175], [3.252395, 2.794126, 2.546614]],
     "sgld": [[3.852099, 1.663338, 2.221799], [3.814018, 1.726756, 2.325155]],
-    "underdamped": [[3.486503, 1.813864, 2.366772], [3.414847, 1.917687, 2.672266]],
+    "underdamped": [[3.447432, 1.868045, 2.255694], [3.414349, 1.909402, 2.526742]],
 }
 
 
@@ -231,5 +234,5 @@ def test_draws_are_those_of_this_revision(parts, kernel):
     step_size = 1e-3 if kernel == SAMPLER.kernel else 1e-4
     settings = dataclasses.replace(SETTINGS, step_size=step_size, kernel_options=options)
     found = draws(parts, Sampler(settings, kernel=kernel))
-    assert REVISION == 2, MESSAGE
+    assert REVISION == 3, MESSAGE
     np.testing.assert_allclose(found[[0, -1], :3], PINNED[kernel], rtol=1e-4, err_msg=MESSAGE)
