@@ -35,6 +35,8 @@ class Size:
     device: str
     tokenizer: str | None = None
     """Of which model on the hub; None: one is trained."""
+    settings: tuple[tuple[str, float], ...] = ()
+    """Of the sampler; what is not given is chosen from the model."""
 
 
 SIZES = {
@@ -45,6 +47,8 @@ SIZES = {
         {"repeats": 150, "text": 250},
         {"repeats": 64, "text": 32},
         "cpu",
+        # with which the claims were measured
+        settings=(("n_beta", 1e4), ("localization", 1e4), ("step_size", 2e-6)),
     ),
     Scale.paper: Size(
         "pythia-14m",
@@ -101,7 +105,9 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
     size, run = SIZES[scale], folder(scale, seed)
     ladder(scale, seed)
     plan = experiment.plan(run, observe=observe, steps=list(size.steps), rows=size.rows[observe])
-    sampler = experiment.sampler(chains=size.chains, draws=size.draws[observe], device=size.device)
+    sampler = experiment.sampler(
+        chains=size.chains, draws=size.draws[observe], device=size.device, **dict(size.settings)
+    )
     with pool() as executor:
         sampled = experiment.sample(
             plan,

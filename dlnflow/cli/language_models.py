@@ -57,6 +57,23 @@ class Sampling:
     threads: int | None = None
     repair: bool = False
 
+    def for_sampler(self) -> dict[str, Any]:
+        """Return the keywords of `dlnflow.lm.experiment.sampler`; what is left out is chosen."""
+        names = ("chains", "n_beta", "localization", "step_size", "burn_in", "thin", "seed")
+        return self.given(*names, "device", "threads")
+
+    def plan(self, folder: Path, text: str | None, **options: Any) -> Any:
+        """Return what is sampled, from a run of `train` or from a text."""
+        from dlnflow import lm
+
+        shape = self.given("length", "tokenizer", "separator")
+        if text is None and shape:
+            raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
+        options |= self.given("rows")
+        if text is None:
+            return lm.experiment.plan(folder, **options)
+        return lm.experiment.plan_from_text(folder, text, **options, **shape)
+
     def given(self, *names: str) -> dict[str, Any]:
         """Return those of some settings that are not left to the default."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
@@ -180,9 +197,10 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, n_beta, "
-            "localization, step_size, burn_in, thin, seed, device, threads; with --text also "
-            "length and tokenizer; repair=true computes damaged chains again.",
+            help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, seed, device, "
+            "threads; n_beta, localization, step_size, burn_in, thin, which are else chosen from "
+            "the model (see suggest); with --text also length and tokenizer; repair=true computes "
+            "damaged chains again.",
         ),
     ] = None,
     part: Annotated[
@@ -197,26 +215,17 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
 ) -> None:
     """Record losses of tokens around checkpoints, beside others; goes on, also with more draws."""
     requires("lm", *(["cluster"] if scheduler else []))
+    import numpy as np
+
     from dlnflow import lm
     from dlnflow._support.progress import Progress
 
     share = _fraction(part)
     chosen = changed(Sampling(), setting or [])
-    shape = chosen.given("length", "tokenizer", "separator")
-    if text is None and shape:
-        raise ValueError(f"`--set` {' and '.join(shape)} need `--text`; a run has its own.")
-    options = chosen.given("rows") | {"observe": observe, "steps": ordered(step)}
-    plan = (
-        lm.experiment.plan(folder, **options)
-        if text is None
-        else lm.experiment.plan_from_text(folder, text, **options, **shape)
-    )
-    sampler = lm.experiment.sampler(
-        draws=draws,
-        **chosen.given("chains", "n_beta", "localization", "step_size", "burn_in"),
-        **chosen.given("thin", "seed", "device", "threads"),
-    )
-    total = len(range(share[0] - 1, sampler.settings.chains * len(plan.checkpoints), share[1]))
+    plan = chosen.plan(folder, text, observe=observe, steps=ordered(step))
+    sampler = lm.experiment.sampler(draws=draws, **chosen.for_sampler())
+    chains = chosen.chains or lm.experiment.CHAINS
+    total = len(range(share[0] - 1, chains * len(plan.checkpoints), share[1]))
     with (
         on_interrupt(GOES_ON),
         lm.executors.executor(workers, scheduler, sampler.device) as executor,
@@ -237,7 +246,37 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
     if not left:
         traces, _ = lm.experiment.read(folder, store)
         found |= {name: int(n) for name, n in traces.sizes.items()}
+        found |= {name: np.asarray(traces.attrs[name]).item() for name in lm.experiment.CHOSEN}
     _print(found, as_json)
+
+
+@app.command()
+@explained
+def suggest(
+    folder: Model,
+    step: Steps = None,
+    observe: Annotated[
+        str, typer.Option(help="What the pilot observes: repeats, or held-out text.")
+    ] = "text",
+    text: Text = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="As of sample; what is given is kept."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the settings of `sample` from the model, and print what was measured and why."""
+    requires("lm")
+    from dlnflow import lm
+    from dlnflow.cli import settings_table
+
+    chosen = changed(Sampling(), setting or [])
+    plan = chosen.plan(folder, text, observe=observe, steps=ordered(step))
+    found = lm.experiment.suggest(plan, lm.experiment.sampler(**chosen.for_sampler())).record()
+    if as_json:
+        _print(found, True)
+    else:
+        say("\n".join(settings_table.lines(found)))
 
 
 @app.command()

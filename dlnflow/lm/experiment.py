@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -19,21 +20,26 @@ from dlnflow.checks import one_of, positive_integer
 from dlnflow.lm.data import corpus
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.data.spelling import special_ids
-from dlnflow.lm.data.token_classes import Vocabulary, classify
 from dlnflow.lm.data.tokenizer import encode, split
 from dlnflow.lm.induction import PERIOD, repeated_sequences
 from dlnflow.lm.runs.checkpoints import Checkpoints, check_vocabulary, find
+from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.folder import read_settings
+from dlnflow.lm.runs.ladder import step_folders
 from dlnflow.lm.runs.train import Data, load_data
-from dlnflow.lm.sampling import results
-from dlnflow.lm.sampling.token_traces import Driver, Parts
-from dlnflow.lm.sampling.unit import Sampler
-from dlnflow.sampling.settings import Settings as SamplerSettings
+from dlnflow.lm.sampling import results, suggestion
+from dlnflow.lm.sampling.automatic import CHOSEN as CHOSEN
+from dlnflow.lm.sampling.automatic import Automatic, settled
+from dlnflow.lm.sampling.suggestion import Suggestion, spread
+from dlnflow.lm.sampling.token_traces import Driver, Parts, check_parts
+from dlnflow.lm.watched import REPEATS, watch
+from dlnflow.lm.watched import halves as halves
 
-N_BETA, LOCALIZATION, STEP_SIZE = 1e4, 1e4, 2e-6
-"""Settings at which chains around the small models mix; see docs/language_models.md."""
-BURN_IN, THIN = 150, 5
-"""Steps before the first draw, while the preconditioner is learned, and between draws."""
+if TYPE_CHECKING:
+    from dlnflow.lm.sampling.unit import Sampler
+
+CHAINS, DRAWS = 4, 250
+"""Chains at each checkpoint, and draws of each, by default."""
 GRADIENT_TOKENS = 512
 """Targets in a minibatch: its noise is far below the injected one, so larger ones buy nothing."""
 OBSERVE = ("text", "repeats")
@@ -41,20 +47,28 @@ LENGTH = 128
 """Ids in a row of text that is brought, if the model's context is not shorter."""
 ROWS = {"text": 32, "repeats": 64}
 """Observed sequences: the errors of repeats are mostly those of the choice of sequences."""
-REPEATS = ("repeated", "other")
-"""Classes of the tokens of a sequence u u: second and first half."""
-DEAL = 16
-"""Repeated sequences without a common id; more of them use the same ids again."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is sampled: checkpoints, gradient data, observed sequences and their classes."""
+    """What is sampled: checkpoints, gradient data, observed sequences and their classes.
+
+    `folder` has all checkpoints of the ladder, if it is not on the hub: settings are chosen from
+    the whole of it, whichever of them are sampled.
+    """
 
     checkpoints: Checkpoints
     gradient: GradientData
     observed: Observed
     classes: xr.DataArray
+    folder: Path | None = None
+
+    def ladder(self, count: int) -> Checkpoints:
+        """Return so many checkpoints, evenly spread over the ladder as it is known."""
+        if self.folder is None:
+            return self.checkpoints.select(spread(self.checkpoints.steps.tolist(), count))
+        steps = spread(sorted(step_folders(self.folder)), count)
+        return Checkpoints.from_directory(self.folder, steps)
 
 
 def plan(
@@ -105,7 +119,8 @@ def plan(
     )
     rows = positive_integer("rows", ROWS[observe] if rows is None else rows)
     observed, classes = watch(data, observe, rows, length=length, gradient=gradient)
-    return Experiment(Checkpoints.from_directory(folder, steps), gradient, observed, classes)
+    ladder = Checkpoints.from_directory(folder, steps)
+    return Experiment(ladder, gradient, observed, classes, folder)
 
 
 def plan_from_text(
@@ -162,7 +177,8 @@ def plan_from_text(
     observed, classes = watch(
         Data(loaded, *parts), observe, rows, length=length, gradient=gradient, context=longest
     )
-    return Experiment(ladder, gradient, observed, classes)
+    whole = None if isinstance(source, Checkpoints) or not Path(source).is_dir() else Path(source)
+    return Experiment(ladder, gradient, observed, classes, whole)
 
 
 def counts(
@@ -220,72 +236,15 @@ def probe(
     )
 
 
-def watch(
-    data: Data,
-    observe: str,
-    rows: int,
-    *,
-    length: int,
-    gradient: GradientData,
-    context: int | None = None,
-) -> tuple[Observed, xr.DataArray]:
-    """Return what is observed, and the classes of its tokens.
-
-    Parameters
-    ----------
-    data : Data
-        Rows are held-out ones; ids are counted in the training part.
-    observe, rows : str, int
-        As in `plan`.
-    length : int
-        Ids in a row of text.
-    gradient : GradientData
-        Rows that occur in its text as well are left out.
-    context : int, optional
-        Inputs that the model takes, which bounds the sequences u u; by default `length`.
-
-    Returns
-    -------
-    (Observed, DataArray)
-        Classes without a single target are left out.
-
-    Raises
-    ------
-    ValueError
-        If the text is too short or has no token of any class, or repeated rows cannot be dealt
-        out evenly.
-    """
-    if observe == "text":
-        observed = Observed.held_out(data.held_out, rows, length, gradient=gradient)
-        return observed, _present(classify(observed.ids, Vocabulary(data.tokenizer)))
-    deals = -(-rows // DEAL)
-    if rows % deals:
-        raise ValueError(
-            f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
-            f"{rows - rows % deals} or {rows - rows % deals + deals}."
-        )
-    # the last id is a target only
-    period = min(PERIOD, ((length if context is None else context) + 1) // 2)
-    ids = repeated_sequences(
-        data.training.counts,
-        n_sequences=rows,
-        period=period,
-        deals=deals,
-        special=special_ids(data.tokenizer),
-    )
-    observed = Observed(ids)
-    return observed, halves(observed)
-
-
 def sampler(
     *,
-    chains: int = 4,
-    draws: int = 250,
+    chains: int = CHAINS,
+    draws: int = DRAWS,
     seed: int = 0,
     device: str = "cpu",
     threads: int = 1,
-    **changes: Any,
-) -> Sampler:
+    **given: float | str,
+) -> Sampler | Automatic:
     """Return RMSProp-SGLD, its preconditioner frozen after the burn-in.
 
     Parameters
@@ -294,31 +253,60 @@ def sampler(
         Chains at each checkpoint, recorded draws of each, and seed.
     device, threads : str, int
         Torch device, and CPU threads of a chain.
-    **changes
-        n_beta, localization, step_size, burn_in, thin; by default the settings above.
+    **given
+        n_beta, localization, step_size, burn_in, thin; "auto", the default of each, chooses it
+        from the model (`suggest`).
 
     Returns
     -------
-    Sampler
-        For `sample`.
+    Sampler or Automatic
+        For `sample`. It is a Sampler if n_beta, localization and step_size are given; burn_in and
+        thin are then 150 and 5 by default.
     """
-    chosen = {
-        "n_beta": N_BETA,
-        "localization": LOCALIZATION,
-        "step_size": STEP_SIZE,
-        "burn_in": BURN_IN,
-        "thin": THIN,
-    } | changes
-    options = {"freeze_after": chosen["burn_in"]} if chosen["burn_in"] else {}
-    settings = SamplerSettings(
-        chains=chains, draws=draws, seed=seed, kernel_options=options, **chosen
-    )
-    return Sampler(settings, precision="bf16-gradient", device=device, threads=threads)
+    numbers = {name: value for name, value in given.items() if value != "auto"}
+    lengths = {"chains": chains, "draws": draws, "seed": seed}
+    options = {"precision": "bf16-gradient", "device": device, "threads": threads}
+    chosen = Automatic(numbers, lengths, options)
+    known = {"n_beta", "localization", "step_size"} <= set(numbers)
+    return chosen.with_numbers({}) if known else chosen
+
+
+def suggest(plan: Experiment, automatic: Automatic | None = None) -> Suggestion:
+    """Choose settings for a plan from its model, and try them (`dlnflow lm suggest`).
+
+    Parameters
+    ----------
+    plan : Experiment
+        What is to be sampled.
+    automatic : Automatic, optional
+        Of `sampler`, with what is given; default nothing.
+
+    Returns
+    -------
+    Suggestion
+        `settings` are keywords of `sampler`; `record()` has everything as JSON.
+
+    Raises
+    ------
+    ValueError
+        If all settings are given, gradient and observed data or the model disagree, or this
+        machine lacks the device.
+    """
+    chosen = sampler() if automatic is None else automatic
+    if not isinstance(chosen, Automatic):
+        raise ValueError(
+            "`automatic` has n_beta, localization and step_size, so nothing is left to choose; "
+            "leave one of them out."
+        )
+    check_parts(plan.checkpoints, plan.gradient, plan.observed)
+    usable_device(chosen.device)
+    ladder = plan.ladder(suggestion.CHECKPOINTS)
+    return suggestion.suggest(ladder, plan.gradient, plan.observed, plan.classes, chosen)
 
 
 def sample(
     plan: Experiment,
-    sampler: Sampler,
+    sampler: Sampler | Automatic,
     store: str | Path,
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -332,7 +320,7 @@ def sample(
 
 def sample_part(
     plan: Experiment,
-    sampler: Sampler,
+    sampler: Sampler | Automatic,
     store: str | Path,
     part: tuple[int, int],
     progress: Callable[[int, int], None] | None = None,
@@ -343,7 +331,8 @@ def sample_part(
     """Sample part k of n, from 1 to n, beside processes that sample the others.
 
     Chains are dealt out in turn: part k has the chains k, k + n, k + 2 n, ... in the order of
-    steps. Whoever ends last writes what describes the whole.
+    steps. Whoever ends last writes what describes the whole. Settings that are not given are
+    chosen when the store is begun, and taken from it later.
 
     Returns
     -------
@@ -351,7 +340,8 @@ def sample_part(
         What the whole still lacks.
     """
     parts = Parts(plan.checkpoints, plan.gradient, plan.observed)
-    driver = Driver(parts, sampler, store, repair=repair)
+    with settled(sampler, store, partial(suggest, plan), repair=repair) as (concrete, chosen):
+        driver = Driver(parts, concrete, store, repair=repair, suggestion=chosen)
     driver.run(part, executor=executor, progress=progress)
     left = driver.left()
     if not left:
@@ -429,28 +419,6 @@ def left_out(classes: xr.DataArray) -> tuple[str, ...]:
     """
     repeats = tuple(classes["token_class"].values) == REPEATS
     return ("row", "token") if repeats else ("item",)
-
-
-def halves(observed: Observed) -> xr.DataArray:
-    """Return the classes repeated and other of sequences u u."""
-    period = observed.ids.shape[1] // 2
-    position = np.broadcast_to(np.arange(observed.ids.shape[1]), observed.ids.shape)
-    # the first token of the repeat cannot be foreseen
-    members = np.stack([position > period, (position < period) & (position > 0)], axis=-1)
-    return xr.DataArray(
-        members, dims=("sequence", "position", "token_class"), coords={"token_class": list(REPEATS)}
-    )
-
-
-def _present(classes: xr.DataArray) -> xr.DataArray:
-    """Leave out classes without a single target; there must be one."""
-    some = classes.isel(position=slice(1, None)).any(("sequence", "position"))
-    if not some.any():
-        raise ValueError(
-            "no token of the observed rows is in a class (word parts, formatting and "
-            "so on); take more `rows`, or other text."
-        )
-    return classes.sel(token_class=classes.token_class[some.values])
 
 
 def one_thread() -> None:

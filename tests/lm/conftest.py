@@ -33,6 +33,10 @@ TINY = RunSettings(
 )
 
 
+FIXED = {"n_beta": 1e4, "localization": 1e4, "step_size": 2e-6}
+"""Settings of sampling, for tests of anything else than how they are chosen, which takes longer."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     before = torch.get_num_threads()

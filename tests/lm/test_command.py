@@ -6,10 +6,17 @@ import pytest
 from typer.testing import CliRunner
 
 from dlnflow.cli.language_models import app
+from tests.lm.conftest import FIXED
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    """Run a command; settings of `sample` that are neither given nor `auto` are `FIXED`."""
+    words = [str(a) for a in arguments if a != "auto"]
+    if words[0] == "sample" and "auto" not in arguments:
+        given = {word.split("=")[0] for word in words}
+        left_out = [f"{k}={v}" for k, v in FIXED.items() if k not in given]
+        words += [part for change in left_out for part in ("--set", change)]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == code, result.output
     return result
 

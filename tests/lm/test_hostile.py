@@ -20,6 +20,7 @@ from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling.store import CorruptedError
 from dlnflow.lm.sampling.token_traces import Driver, Parts, sample_traces
 from dlnflow.traces import groups
+from tests.lm.conftest import FIXED
 from tests.lm.test_command import answer, call
 
 
@@ -29,7 +30,7 @@ def parts(tiny):
     _, folder, ladder = tiny
     data = load_data(folder)
     gradient = GradientData(data.training.ids, rows=2, length=16)
-    sampler = experiment.sampler(chains=2, draws=4, burn_in=2, thin=1)
+    sampler = experiment.sampler(chains=2, draws=4, burn_in=2, thin=1, **FIXED)
     return ladder.select([4, 12]), gradient, Observed(data.held_out.rows(3, 9)), sampler
 
 
@@ -165,7 +166,7 @@ def test_diverged_chains_are_stored_and_drawn(tiny, tmp_path, observe):
 
     folder = tiny[1]
     plan = experiment.plan(folder, observe=observe, steps=[4, 12], rows=2)
-    sampler = experiment.sampler(chains=3, draws=5, burn_in=2, thin=1)
+    sampler = experiment.sampler(chains=3, draws=5, burn_in=2, thin=1, **FIXED)
     traces = experiment.sample(plan, sampler, tmp_path / "store").load()
     traces[0] = np.nan
     traces[1, 1, 2:] = np.inf

@@ -1,6 +1,7 @@
 """What a store of traces holds: its manifest, the records of units, and whether they agree.
 
-    manifest.json    key of everything, and index, weight hash and config hash of every step
+    manifest.json    key of everything, and index, weight hash and config hash of every step;
+                     how its settings were chosen, if they were not given
     a unit's record  draws, hashes of its bytes, and the hash of the key and the step's entry
 
 Each record repeats what its draws belong to, so draws of something else are never taken for
@@ -29,6 +30,7 @@ WORDS = {
     "observed.rows": "observed rows",
     "gradient.length": "length of gradient data",
     "observed.length": "length of observed rows",
+    "sampler.revision": "revision of the arithmetic of chains (draws of the two would differ)",
 }
 """Names of entries of a key in messages, where the last part alone does not tell."""
 
@@ -50,6 +52,8 @@ class Manifest:
         Hashes "weights" and "config" of every step asked for.
     repair : bool
         Write a damaged manifest anew from the units, if they are of this key.
+    suggestion : dict, optional
+        How the settings were chosen; that of the folder is kept if there is one.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Manifest:
         contents: dict[int, dict[str, str]],
         *,
         repair: bool = False,
+        suggestion: dict[str, Any] | None = None,
     ):
         self.folder, self.path = folder, folder / "manifest.json"
         # through JSON, so that tuples and lists compare equal
@@ -80,7 +85,11 @@ class Manifest:
                         f"step {step}. {WAY_OUT}"
                     )
         everything = {"key": self.key, "steps": {str(s): e for s, e in self.entries.items()}}
-        if _json(self.path) != everything:
+        known = _json(self.path)
+        self.suggestion = (known.get("suggestion") if isinstance(known, dict) else 0) or suggestion
+        if self.suggestion:
+            everything["suggestion"] = self.suggestion
+        if known != everything:
             write_json(self.path, everything)
 
     @classmethod

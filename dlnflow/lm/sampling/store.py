@@ -9,6 +9,7 @@
     units/<step>-<chain>.lock   there while a process computes the chain
     inputs/<sha256>.npy   ids that the chains need
     lock, manifest.lock   shared by all that write; held to change the manifest or the arrays' size
+    settings.lock         held while settings are chosen, so that two processes choose the same
 
 A unit counts only once its record exists, and every file appears complete or not at all, so a
 process may be killed at any moment. The zarr.json of the arrays follow from the records and are
@@ -197,6 +198,8 @@ class Store(Reader):
         Chains and items.
     repair : bool
         Write a damaged manifest anew, if the units are of this key.
+    suggestion : dict, optional
+        How the settings were chosen, for the manifest.
 
     Raises
     ------
@@ -213,26 +216,14 @@ class Store(Reader):
         shape: tuple[int, int],
         *,
         repair: bool = False,
+        suggestion: dict[str, Any] | None = None,
     ):
-        self.folder = Path(folder)
-        self._usable()
+        self.folder = usable(folder)
         with self.writing(), self._changing():
-            self.manifest = Manifest(self.folder, key, contents, repair=repair)
+            self.manifest = Manifest(
+                self.folder, key, contents, repair=repair, suggestion=suggestion
+            )
             self._open(shape)
-
-    def _usable(self) -> None:
-        """Make the folder and check that it can be written."""
-        try:
-            (self.folder / "units").mkdir(parents=True, exist_ok=True)
-            for name in ("lock", "manifest.lock"):
-                with open(self.folder / name, "a"):
-                    pass
-        except OSError as error:
-            why = "is a file" if self.folder.is_file() else f"cannot be written ({error.strerror})"
-            raise ValueError(
-                f"`store` {self.folder} {why}. Give a folder that can be written, or "
-                "copy the store to one."
-            ) from error
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -351,6 +342,64 @@ class Store(Reader):
 
     def _states(self, step: int, chain: int) -> Iterator[Path]:
         return self.folder.glob(f"units/{step}-{chain}-*.state")
+
+
+def usable(folder: str | Path) -> Path:
+    """Make the folder of a store, and check that it can be written.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot.
+    """
+    folder = Path(folder)
+    try:
+        (folder / "units").mkdir(parents=True, exist_ok=True)
+        for name in ("lock", "manifest.lock"):
+            with open(folder / name, "a"):
+                pass
+    except OSError as error:
+        why = "is a file" if folder.is_file() else f"cannot be written ({error.strerror})"
+        raise ValueError(
+            f"`store` {folder} {why}. Give a folder that can be written, or copy the store to one."
+        ) from error
+    return folder
+
+
+def recorded_sampler(folder: Path, *, damaged: bool = False) -> dict[str, Any] | None:
+    """Return what the manifest of a store says of its sampler.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the store.
+    damaged : bool
+        Return None where the manifest is damaged, instead of raising.
+
+    Returns
+    -------
+    dict or None
+        None for a new store.
+
+    Raises
+    ------
+    ValueError
+        If the manifest is damaged, or missing beside units.
+    """
+    begun = (folder / "manifest.json").exists() or any(folder.glob("units/*.json"))
+    if not begun:
+        return None
+    try:
+        return Manifest.found(folder).key.get("sampler", {})
+    except ValueError:
+        if damaged:
+            return None
+        raise
 
 
 def half_made(folder: Path) -> list[Path]:

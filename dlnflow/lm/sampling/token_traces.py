@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -117,6 +117,8 @@ class Driver:
         Folder.
     repair : bool
         Compute damaged units again instead of raising.
+    suggestion : dict, optional
+        How the settings were chosen, to be kept with the store.
 
     Raises
     ------
@@ -125,9 +127,15 @@ class Driver:
     """
 
     def __init__(
-        self, parts: Parts, sampler: Sampler, store: str | Path, *, repair: bool = False
+        self,
+        parts: Parts,
+        sampler: Sampler,
+        store: str | Path,
+        *,
+        repair: bool = False,
+        suggestion: dict[str, Any] | None = None,
     ) -> None:
-        _check(*parts)
+        check_parts(*parts)
         chains.check(sampler.kernel, sampler.settings, exact=False)
         self.parts, self.sampler, self._repair = parts, sampler, repair
         self._key = {
@@ -138,7 +146,14 @@ class Driver:
         }
         self._contents = _contents(parts.checkpoints)
         self._shape = (sampler.settings.chains, parts.observed.n_targets)
-        self.files = Store(store, self._key, self._contents, self._shape, repair=repair)
+        self.files = Store(
+            store,
+            self._key,
+            self._contents,
+            self._shape,
+            repair=repair,
+            suggestion=suggestion,
+        )
         with self.files.writing():
             self._inputs = inputs.keep(self.files.folder, parts.gradient, parts.observed)
 
@@ -241,8 +256,14 @@ def _absolute(place: str, revision: str | None) -> str:
     return place if revision is not None else str(Path(place).absolute())
 
 
-def _check(checkpoints: Checkpoints, gradient: GradientData, observed: Observed) -> None:
-    """Check that the data fit each other and the model."""
+def check_parts(checkpoints: Checkpoints, gradient: GradientData, observed: Observed) -> None:
+    """Check that the data fit each other and the model.
+
+    Raises
+    ------
+    ValueError
+        If ids or rows are more than the model has, or observed rows are part of the text.
+    """
     config = checkpoints.config()
     longest = getattr(config, "max_position_embeddings", None)
     for name, ids, length in (

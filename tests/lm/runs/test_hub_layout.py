@@ -14,6 +14,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.plots import influence_plots
 from dlnflow.traces import groups
 from paper_figures import fig05_classes
+from tests.lm.conftest import FIXED
 
 CONFIG = {
     "architectures": ["GPTNeoXForCausalLM"],
@@ -76,7 +77,7 @@ def test_from_folders_to_figure_5(neox, tmp_path):
 
     plan = plan_from_text(ladder, tmp_path / "text", rows=3, length=48)
     assert set(plan.classes.token_class.values) == set(CLASSES)
-    sampler = experiment.sampler(chains=2, draws=4, burn_in=2, thin=1)
+    sampler = experiment.sampler(chains=2, draws=4, burn_in=2, thin=1, **FIXED)
     plan = replace(plan, gradient=replace(plan.gradient, rows=1))
     traces = experiment.sample(plan, sampler, tmp_path / "store")
     assert traces.sizes == {"time": 2, "chain": 2, "draw": 4, "item": 3 * 47}

@@ -21,6 +21,7 @@ from dlnflow.lm.runs.train import load_data
 from dlnflow.lm.sampling import executors, inputs, unit
 from dlnflow.lm.sampling.store import CorruptedError, Store, half_made, in_use
 from dlnflow.lm.sampling.token_traces import Driver, Parts, sample_traces
+from tests.lm.conftest import FIXED
 from tests.lm.test_command import answer, call
 
 SHORT = "--step 4 --step 12 --draws 6 --set rows=2 --set burn_in=2 --set thin=1".split()
@@ -34,7 +35,7 @@ def plan(tiny):
 
 @pytest.fixture(scope="module")
 def sampler():
-    return experiment.sampler(chains=3, draws=6, burn_in=2, thin=1)
+    return experiment.sampler(chains=3, draws=6, burn_in=2, thin=1, **FIXED)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,8 @@ SAMPLE = [sys.executable, "-m", "dlnflow", "lm", "sample"]
 
 
 def start(tiny, store, *more):
-    command = [*SAMPLE, tiny[1], "--store", store, *SHORT, "--set", "chains=3", *more]
+    fixed = [word for k, v in FIXED.items() for word in ("--set", f"{k}={v}")]
+    command = [*SAMPLE, tiny[1], "--store", store, *SHORT, "--set", "chains=3", *fixed, *more]
     return subprocess.Popen(
         [str(word) for word in command], cwd=os.getcwd(), stdout=-3, stderr=-1, text=True
     )
@@ -378,4 +380,7 @@ def test_json_of_a_finished_sample_is_as_before(tiny, tmp_path):
         "chain": 1,
         "draw": 6,
         "item": 62,
+        "burn_in": 2,
+        "thin": 1,
+        **FIXED,
     }
