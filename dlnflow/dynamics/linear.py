@@ -492,7 +492,8 @@ class Run:
         """Loss traces of the posterior localised at checkpoints: `dlnflow.sampling.trace_run`."""
         from dlnflow.sampling import trace_run
 
-        return trace_run(self, steps, **sampling)
+        wanted = ("query", "train")  # all are recorded
+        return trace_run(self, steps, **{k: v for k, v in sampling.items() if k not in wanted})
 
     def _schedule(self, weights: ArrayLike | Schedule | None) -> Schedule:
         return Schedule.of(weights, self.task.n_items)

@@ -44,11 +44,11 @@ class Segment(Protocol):
 
     first: int
     steps: int
-    gradients: Vectors
-    """Means of share_i grad l_i, one row per train item."""
+    displacements: Vectors
+    """Means of P (share_i grad l_i), one row per train item."""
 
-    def hessian_product(self, vectors: Vectors) -> Vectors:
-        """Return the mean Hessian (or Gauss-Newton matrix) times every vector."""
+    def pull(self, vectors: Vectors) -> Vectors:
+        """Return P H times every vector, P and the Hessian (or Gauss-Newton matrix) H averaged."""
 
     @property
     def eigen(self) -> tuple[FloatArray, FloatArray]:
@@ -150,9 +150,17 @@ class Dynamics(Protocol):
     def curvature(self, steps: ArrayLike) -> Curvature:
         """Return the curvature at checkpoints."""
 
-    def traces(self, steps: ArrayLike, **sampling: Any) -> xr.DataArray:
+    def traces(
+        self,
+        steps: ArrayLike,
+        *,
+        query: IntArray | None = None,
+        train: IntArray | None = None,
+        **sampling: Any,
+    ) -> xr.DataArray:
         """Return loss traces of the posterior localised at checkpoints.
 
+        At least the losses of `query` and `train` are recorded, by default all.
         Among the options are ``weights`` (N,), the item weights of the posterior, and
         ``trained_weights`` (N,), those with which the checkpoints are trained; both 1 by default.
         """

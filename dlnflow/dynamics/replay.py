@@ -57,10 +57,14 @@ class LinearMoment:
 
     def displacements(self, train: IntArray) -> Weights:
         """Return eta P (share_i grad l_i) of the chosen items, shapes (n_train, out, in)."""
-        rate = self.problem.optimizer.displacement(self.base.state)
-        factors = [rate] * len(self.weights) if isinstance(rate, float) else rate
         gradients = item_gradients.of_items(self.products, train)
-        return [factor * gradient for factor, gradient in zip(factors, gradients, strict=True)]
+        return [rate * gradient for rate, gradient in zip(self.rates, gradients, strict=True)]
+
+    @property
+    def rates(self) -> list[float] | Weights:
+        """Eta P for every layer."""
+        rate = self.problem.optimizer.displacement(self.base.state)
+        return [rate] * len(self.weights) if isinstance(rate, float) else rate
 
     def along(self, vectors: Weights, query: IntArray) -> FloatArray:
         """Return grad l_q . vector_k at the weights before the step, shape (n_query, K)."""

@@ -69,7 +69,8 @@ class LinearSegment:
         self._outer = np.zeros(size)  # W2^T W2, with S where that varies
         self._inner = np.zeros((hidden, hidden))
         self._g = np.zeros((n_out, n_in))
-        self._gradients = [np.zeros((len(train), *w.shape)) for w in problem.weights]
+        self._displaced = [np.zeros((len(train), *w.shape)) for w in problem.weights]
+        self._rate = [np.zeros_like(w) for w in problem.weights]
         self._shapes = [w.shape for w in problem.weights]
         self._held: list[tuple[FloatArray, ...]] = []
         self._kept: dict[int, Weights] = {}
@@ -79,9 +80,9 @@ class LinearSegment:
         self.steps += 1
         # The errors of a pass of the objective carry the share of every item.
         self._g += moment.products.errors[-1] @ self._x.T
-        single = item_gradients.of_items(moment.products, self._train)
-        for total, gradient in zip(self._gradients, single, strict=True):
-            total += gradient
+        for layer, moved in enumerate(moment.displacements(self._train)):
+            self._displaced[layer] += moved
+            self._rate[layer] += moment.rates[layer]
         if self._varies:
             self._s = (self._x * moment.shares) @ self._x.T
         self._held.append((*moment.weights, self._s))
@@ -107,9 +108,14 @@ class LinearSegment:
         self._held = []
 
     @cached_property
-    def gradients(self) -> Weights:
-        """Mean of share_i grad l_i, shapes (n_train, out, in)."""
-        return [g / self.steps for g in self._gradients]
+    def displacements(self) -> Weights:
+        """Mean of what the optimizer makes of share_i grad l_i, shapes (n_train, out, in)."""
+        return [moved / self.steps for moved in self._displaced]
+
+    def pull(self, vectors: Weights) -> Weights:
+        """Mean of what the optimizer makes of a gradient, of the mean Hessian times vectors."""
+        pairs = zip(self._rate, self.hessian_product(vectors), strict=True)
+        return [rate / self.steps * curved for rate, curved in pairs]
 
     @cached_property
     def _means(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

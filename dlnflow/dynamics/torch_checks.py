@@ -1,37 +1,22 @@
 """What is refused of a model, its data and its loss before a torch run trains."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow import checks
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
+from dlnflow.dynamics.torch_losses import LOSSES, ItemLoss
 from dlnflow.dynamics.torch_steps import Pair
 
-ItemLoss = Callable[[Tensor, Tensor], Tensor]
 SAME = 1e-3
 """Relative difference of a loss alone and among others that rounding does not explain."""
-
-
-def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """1/2 |y - f(x)|^2 per item."""
-    return 0.5 * (target - output).flatten(1).square().sum(1)
-
-
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """- log of the probability of the target class, per item."""
-    return functional.cross_entropy(output, target, reduction="none")
-
-
-LOSSES: dict[str, ItemLoss] = {"mse": half_squared_error, "cross_entropy": cross_entropy}
-"""Losses by name."""
 
 
 def rule_of(optimizer: Any) -> Any:

@@ -21,6 +21,7 @@ from dlnflow.dynamics import (
     torch_curvature,
     torch_reweighted,
     torch_rules,
+    torch_segments,
     torch_steps,
     torch_sweeps,
 )
@@ -368,10 +369,10 @@ class TorchRun:
 
     def segments(
         self, bounds: IntArray, steps: IntArray, train: IntArray, *, matrix: str
-    ) -> Iterator[torch_curvature.TorchSegment]:
-        """Averages of dense matrices and gradients between consecutive bounds."""
-        torch_curvature.require_small(self.problem, "segments")
-        return torch_curvature.segments(self.problem, bounds, steps, train, matrix)
+    ) -> Iterator[torch_segments.TorchSegment]:
+        """Averages of matrices, or of their products, and of gradients between bounds."""
+        moments = torch_sweeps.forward(self.problem, int(bounds[-1]))
+        return torch_segments.segments(moments, bounds, steps, train, matrix)
 
     def curvature(self, steps: ArrayLike) -> torch_curvature.TorchCurvature:
         """Curvature at checkpoints: a dense factor, or conjugate gradients for large models.
@@ -386,16 +387,28 @@ class TorchRun:
         points = torch_steps.trained(self.problem, steps)
         return torch_curvature.TorchCurvature(self.problem, points)
 
-    def traces(self, steps: ArrayLike, **sampling: Any) -> xr.DataArray:
+    def traces(
+        self,
+        steps: ArrayLike,
+        *,
+        query: IntArray | None = None,
+        train: IntArray | None = None,
+        trained_weights: ArrayLike | None = None,
+        **sampling: Any,
+    ) -> xr.DataArray:
         """Loss traces of the posterior localised at checkpoints: `dlnflow.sampling.sample`.
 
         Parameters
         ----------
         steps : sequence of int
             Checkpoints.
+        query, train : array of int, optional
+            What is wanted; everything is recorded all the same.
+        trained_weights : array of shape (N,), optional
+            Item weights with which the checkpoints are trained. Default: all 1.
         **sampling
-            kernel, fields of `dlnflow.sampling.Settings` (n_beta, localization and step_size have
-            no default for a torch model) and of its evaluation options.
+            kernel, weights, fields of `dlnflow.sampling.Settings` (n_beta, localization and
+            step_size have no default for a torch model) and of its evaluation options.
 
         Returns
         -------
@@ -407,6 +420,12 @@ class TorchRun:
         ValueError
             If a setting is missing or out of range.
         """
-        from dlnflow.dynamics.torch_traces import trace_torch_run
+        from dlnflow.dynamics.torch_traces import trace_problem
 
-        return trace_torch_run(self, checks.recorded_steps(steps, self.n_steps), **sampling)
+        steps, problem = checks.recorded_steps(steps, self.n_steps), self.problem
+        states = self.weights(steps, trained_weights)
+        points = {int(k): list(one.values()) for k, one in zip(steps, states, strict=True)}
+        every = (np.arange(len(names)) for names in (self.items, self.queries))
+        separate = [] if self.queries is self.items else self.queries
+        names = [*self.items, *separate]
+        return trace_problem(problem, points, problem.watched(*every), names, **sampling)

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support import FloatArray
-from dlnflow.dynamics import torch_checks
+from dlnflow.dynamics import torch_losses
 from dlnflow.dynamics.torch_steps import MAX_NUMBERS, Tensors, TorchProblem, numbers, turns
 
 RESIDUAL = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Of a solve, relative to its right-hand side, by precision."""
 MAX_ITERATIONS = 2000
-LANCZOS_TOL = 1e-7
-"""Error of extreme eigenvalues, relative to the largest."""
+LANCZOS_TOL = 1e-4
+"""Residual of extreme eigenvalues, relative to the largest; errors go with its square, at best."""
 LAYERS = (nn.Linear, nn.Conv2d)
 """What EK-FAC takes."""
 
@@ -82,7 +82,8 @@ class Operator:
         make = getattr(library(), names[matrix])
         loss, parts = ObjectiveLoss(problem), _parts(problem)
         self._operator = make(model, loss, parameters, parts, check_deterministic=False)
-        self._like, self._each = weights[0], problem.numbers_per_network(derivatives=True)
+        rows = len(parts[0][0])  # held at once for every vector, besides the vector itself
+        self._like, self._each = weights[0], 12 * problem.n_parameters + 8 * rows * _each(problem)
 
     def product(self, rows: FloatArray) -> FloatArray:
         """Return the matrix times every row."""
@@ -166,7 +167,7 @@ class Ekfac:
         require_layers(problem)
         curvlinops = library()
         model, parameters = _model_at(problem, weights)
-        squared = problem.item_loss is torch_checks.half_squared_error
+        squared = problem.item_loss is torch_losses.half_squared_error
         loss = (nn.MSELoss if squared else nn.CrossEntropyLoss)(reduction="sum")
         self._scale = 1 / problem.n_items / (2 if squared else 1)  # of L, over the loss of torch
         self._like, self._curvlinops = weights[0], curvlinops
@@ -212,8 +213,8 @@ def require_layers(problem: TorchProblem) -> None:
             "or leave `approximation` out."
         )
     output = problem.outputs(problem.initial, problem.data[0][:1])
-    target, known = problem.data[1], torch_checks.LOSSES.values()
-    labels = problem.item_loss is torch_checks.half_squared_error or target.ndim == 1
+    target, known = problem.data[1], torch_losses.LOSSES.values()
+    labels = problem.item_loss is torch_losses.half_squared_error or target.ndim == 1
     if problem.item_loss not in known or output.ndim != 2 or not labels:
         raise ValueError(
             "`approximation='ekfac'` takes outputs (N, k) and the loss 'mse', or 'cross_entropy' "
@@ -236,6 +237,10 @@ def _model_at(problem: TorchProblem, weights: Tensors) -> tuple[nn.Module, list[
 
 def _parts(problem: TorchProblem) -> list[tuple[Tensor, Tensor]]:
     """Return the training items, so many at once as fit."""
-    each = max(1, problem.activations + problem.data[0][0].numel())
-    size = max(1, MAX_NUMBERS // (8 * each))
+    size = max(1, MAX_NUMBERS // (8 * _each(problem)))
     return list(zip(*(part.split(size) for part in problem.data), strict=True))
+
+
+def _each(problem: TorchProblem) -> int:
+    """Numbers that one item leaves behind."""
+    return max(1, problem.activations + problem.data[0][0].numel())

@@ -195,9 +195,25 @@ class TorchProblem:
 
         return vmap(grad(single), in_dims=(None, 0, 0))(weights, *pair)
 
+    def train_gradients(self, weights: Tensors, train: IntArray) -> Tensors:
+        """Gradients of single training items, with a leading axis over them."""
+        return self.quick.item_gradients(weights, take(self.data, train))
+
     def query_gradients(self, weights: Tensors, query: IntArray) -> Tensors:
         """Gradients of what is measured, with a leading axis over queries."""
         return self.quick.item_gradients(weights, take(self.queried, query))
+
+    def watched(self, train: IntArray, query: IntArray) -> Pair:
+        """Items whose losses a sampler records, and after them the queries if they are others."""
+        items = take(self.data, train)
+        if self.queried is self.data:
+            return items
+        others = take(self.queried, query)
+        return tuple(torch.cat(pair) for pair in zip(items, others, strict=True))
+
+    def watched_losses(self, call: Callable[..., Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+        """What is recorded of a part of `watched`; `call` is called like the module."""
+        return self.item_loss(call(batch[0]), batch[1])
 
     def derivatives(self, weights: Tensors, vectors: Tensors, pair: Pair) -> Tensor:
         """Grad l . vector_k of the losses of a pair, shape (n, K)."""

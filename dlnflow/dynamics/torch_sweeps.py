@@ -41,7 +41,8 @@ class TorchMoment:
     new_state: TorchState
 
     @cached_property
-    def _rate(self) -> float | Tensors:
+    def rate(self) -> float | Tensors:
+        """Eta P, what the optimizer makes of a gradient: one number, or one per parameter."""
         return self.problem.rule.displacement(self.new_state)
 
     @cached_property
@@ -52,25 +53,40 @@ class TorchMoment:
         shares[items] = 1 / len(items)
         return shares
 
+    def gradients(self, train: IntArray) -> Tensors:
+        """Return share_i grad l_i; items outside the minibatch have none."""
+        problem, used = self.problem, np.flatnonzero(self.shares[train])
+        result = [w.new_zeros(len(train), *w.shape) for w in self.weights]
+        if len(used):
+            share = torch.as_tensor(self.shares[train[used]]).to(result[0])
+            found = problem.train_gradients(self.weights, train[used])
+            for whole, g in zip(result, found, strict=True):
+                whole[used] = g * share.reshape(-1, *[1] * (g.ndim - 1))
+        return result
+
     def displacements(self, train: IntArray) -> Tensors:
         """Return eta P (share_i grad l_i) of the chosen items."""
-        gradients = self.problem.quick.item_gradients(self.weights, take(self.problem.data, train))
-        share = torch.as_tensor(self.shares[train]).to(gradients[0])
-        factors = self._rate if isinstance(self._rate, list) else [self._rate] * len(gradients)
-        return [
-            factor * g * share.reshape(-1, *[1] * (g.ndim - 1))
-            for factor, g in zip(factors, gradients, strict=True)
-        ]
+        gradients = self.gradients(train)
+        if not self.shares[train].any():
+            return gradients
+        factors = self.rate if isinstance(self.rate, list) else [self.rate] * len(gradients)
+        return [factor * g for factor, g in zip(factors, gradients, strict=True)]
 
     def kernel(self, query: IntArray, train: IntArray) -> FloatArray:
         """Grad l_q^T (eta P) (share_i grad l_i), shape (n_query, n_train)."""
-        queried, data = take(self.problem.queried, query), take(self.problem.data, train)
-        if not isinstance(self._rate, list):  # one rate for all: the products are enough
-            dots = torch_products.products(self.problem, self.weights, queried, data)
-            return float(self._rate) * numbers(dots) * self.shares[train]
-        gradients = self.problem.quick.item_gradients(self.weights, queried)
-        pairs = zip(gradients, self.displacements(train), strict=True)
-        return numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
+        problem, used = self.problem, np.flatnonzero(self.shares[train])
+        result = np.zeros((len(query), len(train)))
+        if not len(used):
+            return result
+        if not isinstance(self.rate, list):  # one rate for all: the products are enough
+            pairs = take(problem.queried, query), take(problem.data, train[used])
+            dots = numbers(torch_products.products(problem, self.weights, *pairs))
+            result[:, used] = float(self.rate) * dots * self.shares[train[used]]
+            return result
+        gradients = problem.query_gradients(self.weights, query)
+        pairs = zip(gradients, self.displacements(train[used]), strict=True)
+        result[:, used] = numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
+        return result
 
     def along(self, vectors: Tensors, query: IntArray) -> FloatArray:
         """Return grad l_q . vector_k at the weights before the step, shape (n_query, K)."""

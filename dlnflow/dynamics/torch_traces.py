@@ -1,35 +1,48 @@
 """Loss traces of the posterior localised at checkpoints of a torch run."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dlnflow._support import IntArray
 from dlnflow.dynamics.schedule import Schedule
 from dlnflow.sampling import Settings, sample
 
 if TYPE_CHECKING:
-    from dlnflow.dynamics.torch_model import TorchRun
+    from dlnflow.dynamics.torch_steps import Pair, Tensors, TorchProblem
 
 REQUIRED = ("n_beta", "localization", "step_size")
 
 
-def trace_torch_run(
-    run: "TorchRun",
-    steps: IntArray,
+def trace_problem(
+    problem: "TorchProblem",
+    points: Mapping[int, "Tensors"],
+    watched: "Pair",
+    names: Sequence[str],
     *,
     kernel: str = "sgld",
     weights: ArrayLike | None = None,
-    trained_weights: ArrayLike | None = None,
     **sampling: Any,
 ) -> xr.DataArray:
-    """Sample around the weights at steps and record the losses of items and queries.
+    """Sample around the weights at steps and record the losses of what is watched.
 
-    `weights` (N,) are the item weights of the posterior, `trained_weights` (N,) those with which
-    the checkpoints are trained; both are 1 by default.
+    Parameters
+    ----------
+    problem : TorchProblem
+    points : mapping of step to weights
+    watched : (inputs, targets)
+        Of `problem.watched`.
+    names : sequence of str
+        Of what is watched.
+    kernel : str
+    weights : array (N,), optional
+        Item weights of the posterior. Default: all 1.
+    **sampling
+        Settings and evaluation options.
 
     Raises
     ------
@@ -44,42 +57,35 @@ def trace_torch_run(
         )
     fields = set(Settings.__dataclass_fields__)
     given = {name: value for name, value in sampling.items() if name in fields}
-    given.setdefault("dtype", str(run.problem.initial[0].dtype).removeprefix("torch."))
+    given.setdefault("dtype", str(problem.initial[0].dtype).removeprefix("torch."))
     options = {name: value for name, value in sampling.items() if name not in fields}
-    loss = run.problem.item_loss
 
     def item_losses(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        return loss(model(batch[0]), batch[1])
+        return problem.item_loss(model(batch[0]), batch[1])
 
     def weighted_losses(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         return batch[2] * item_losses(model, batch)
 
-    observed, names = run.data, run.items
-    if run.queries is not run.items:
-        pairs = zip(run.data, run.problem.queried, strict=True)
-        observed = tuple(torch.cat([items, queries]) for items, queries in pairs)
-        names = [*run.items, *run.queries]
-    model = run.model.eval().requires_grad_(True)  # the run's own copy
-    states = run.weights(steps, trained_weights)
-    buffers = dict(model.named_buffers())
-    training, data = item_losses, run.data
+    training, data = item_losses, problem.data
     if weights is not None:
-        constant = Schedule.of(weights, len(run.items)).at(0)
-        factors = torch.as_tensor(constant).to(run.problem.initial[0])
-        training, data = weighted_losses, (*run.data, factors)
-        observed = (*observed, torch.ones(len(observed[0])).to(factors))
-        options["observed_loss"] = item_losses
-    return sample(
-        model,
-        training,
-        data,
-        observed,
-        settings=Settings(**given),
-        kernel=kernel,
-        checkpoints={
-            int(step): {**model.state_dict(), **buffers, **state}
-            for step, state in zip(steps, states, strict=True)
-        },
-        items=names,
-        **options,
-    )
+        constant = Schedule.of(weights, problem.n_items).at(0)
+        factors = torch.as_tensor(constant).to(problem.initial[0])
+        training, data = weighted_losses, (*problem.data, factors)
+        watched = (*watched, torch.ones(len(watched[0])).to(factors))
+    model = problem.model.eval().requires_grad_(True)  # the run's own copy
+    common = {**model.state_dict(), **dict(model.named_buffers())}
+    with sdpa_kernel(SDPBackend.MATH):  # the one attention that many chains can share
+        return sample(
+            model,
+            training,
+            data,
+            watched,
+            settings=Settings(**given),
+            kernel=kernel,
+            checkpoints={
+                step: {**common, **dict(zip(problem.weights, point, strict=True))}
+                for step, point in points.items()
+            },
+            items=list(names),
+            **{"observed_loss": problem.watched_losses, **options},
+        )

@@ -103,7 +103,8 @@ def bif(
     grid, at_weight = Grid.of(run, steps, query, train), Grid.at_weight(at_weight)
 
     def sampled(train: list[int], **weights: Any) -> xr.DataArray:
-        losses = run.traces(grid.steps, **weights, **sampling)
+        pair = {"query": grid.query, "train": np.asarray(train)}
+        losses = run.traces(grid.steps, **pair, **weights, **sampling)
         losses.attrs["objective"] = result.OBJECTIVE
         return traces.influence(
             losses,

@@ -285,18 +285,6 @@ def _differentiable(estimator: str, run: Dynamics) -> str:
 DIFFERENTIABLE = Need("a differentiable optimizer", _differentiable)
 
 
-def _descent(estimator: str, run: Dynamics) -> str:
-    if run.traits.plain:
-        return ""
-    return (
-        f'`{estimator}` unrolls gradient descent, `optimizer` "gd"; the run has '
-        f"{run.optimizer!r}. `tangent` and `tracin` take the others."
-    )
-
-
-DESCENT = Need("gradient descent", _descent)
-
-
 def _narrow(estimator: str, run: Dynamics) -> str:
     if not run.linear:
         return ""

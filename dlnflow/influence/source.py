@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow._support import IntArray
 from dlnflow.dynamics.protocol import Dynamics, Segment, Vectors
-from dlnflow.influence.estimator import DESCENT, NARROW, TWO_LAYERS, Grid, Items, estimator, verb
+from dlnflow.influence.estimator import NARROW, STEPS, TWO_LAYERS, Grid, Items, estimator, verb
 
 DEFAULT_SEGMENTS = 3
 
@@ -18,7 +18,7 @@ DEFAULT_SEGMENTS = 3
     title="SOURCE",
     choice="Phi constant in a few segments of training",
     page="derivations/unrolling.md",
-    needs=[TWO_LAYERS, DESCENT, NARROW, verb("segments")],
+    needs=[TWO_LAYERS, STEPS, NARROW, verb("segments")],
 )
 def source(
     run: Dynamics,
@@ -42,20 +42,28 @@ def source(
     so far, with the averages of the whole segment; the value is the published one where the
     segments end, in particular at the last step.
 
-    Approximation: curvature and gradients are stationary within a segment. Segments of one step
-    with the discrete filter are `tangent`; the error of fewer segments falls with the square of
-    their length. The exponential filter, the published one, keeps an error proportional to eta.
+    Approximation: curvature and gradients are stationary within a segment. For gradient descent,
+    segments of one step with the discrete filter are `tangent`; the error of fewer segments falls
+    with the square of their length. The exponential filter, the published one, keeps an error
+    proportional to eta.
+
+    Other optimizers have P, what they make of a gradient (as in `tracin`), in place of eta: the
+    discrete filter is d <- d - P H d - mean(P g / N), with P averaged over the segment. How moments
+    remember, how P itself answers to a gradient, and weight decay are left out.
+
+    Torch models above 4,000 parameters have, in place of the mean of all steps of a segment, the
+    mean Hessian of 8 of them, evenly spaced, by products.
 
     Parameters
     ----------
     run : Run
-        Two layers, optimizer "gd"; any inputs.
+        Two layers if it is linear; discrete steps.
     steps : sequence of int, optional
     segments : int, optional
         From 1 to the last requested step. Default: 3, or as many as there are steps.
     filter : {"discrete", "exponential"}
         Discrete: the averaged steps themselves; no eigenvalue is needed. Exponential: one
-        eigendecomposition per segment.
+        eigendecomposition per segment, for gradient descent.
     curvature : {"hessian", "gauss_newton"}
         The full Hessian, which is indefinite near saddles, or the part without residuals, which
         never is and which the published method uses.
@@ -71,7 +79,8 @@ def source(
     ------
     ValueError
         If there are more segments than steps, an option, name or step is invalid, the run does
-        not have two layers or its optimizer is not "gd", or the network is too large.
+        not have two layers or has no steps, the network is too large, or the exponential filter is
+        asked for with another optimizer than gradient descent.
     dlnflow.DivergenceError
         If the run diverges.
 
@@ -94,12 +103,17 @@ def source(
     grid = Grid.of(run, steps, query, train)
     checks.one_of("filter", filter, ("discrete", "exponential"))
     checks.one_of("curvature", curvature, ("hessian", "gauss_newton"))
+    if filter == "exponential" and not run.traits.plain:
+        raise ValueError(
+            "`filter='exponential'` is a function of the Hessian alone, for optimizer \"gd\" at "
+            "one rate. Use filter='discrete', which takes any steps."
+        )
     bounds = _bounds(segments, int(grid.steps[-1]))
     respond = _discrete if filter == "discrete" else _exponential
     values, d = np.zeros((len(grid.steps), len(grid.query), len(grid.train))), None
     rows = {int(step): row for row, step in enumerate(grid.steps)}
     for segment in run.segments(bounds, grid.steps, grid.train, matrix=curvature):
-        d = [0 * part for part in segment.gradients] if d is None else d
+        d = [0 * part for part in segment.displacements] if d is None else d
         end = segment.first + segment.steps
         inside = [step for step in rows if segment.first < step <= end]
         local = [step - segment.first for step in sorted({*inside, end})]
@@ -115,11 +129,11 @@ def source(
 def _discrete(
     segment: Segment, d: Vectors, steps: list[int], rate: float
 ) -> Iterator[tuple[int, Vectors]]:
-    """D <- d - rate (H d + g / N), which is the filter (1 - rate H)^k applied step by step."""
+    """D <- d - P (H d + g / N), for gradient descent the filter (1 - rate H)^k step by step."""
     wanted = set(steps)
     for step in range(1, steps[-1] + 1):
-        pulls = zip(d, segment.hessian_product(d), segment.gradients, strict=True)
-        d = [part - rate * (curved + g) for part, curved, g in pulls]
+        pulls = zip(d, segment.pull(d), segment.displacements, strict=True)
+        d = [part - (pulled + moved) for part, pulled, moved in pulls]
         if step in wanted:
             yield step, d
 
@@ -129,7 +143,8 @@ def _exponential(
 ) -> Iterator[tuple[int, Vectors]]:
     """exp(-k rate H) d - (1 - exp(-k rate H)) H^-1 g / N in the eigenbasis of H."""
     sigma, vectors = segment.eigen
-    start, g = segment.flat(d) @ vectors, segment.flat(segment.gradients) @ vectors
+    start = segment.flat(d) @ vectors
+    g = segment.flat(segment.displacements) @ vectors / rate
     safe = np.where(sigma == 0, 1.0, sigma)
     for step in steps:
         time = rate * step

@@ -105,14 +105,14 @@ def tracin(
 def _each(grid: Grid, cumulative: bool) -> FloatArray:
     """Grad l_q^T (eta P) grad l_i / N, summed or not, shape (T, n_query, n_train)."""
     total, kept = np.zeros((len(grid.query), len(grid.train))), []
-    wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in grid.run.moments(stop):
-        if cumulative or moment.step in wanted:
-            kernel = moment.kernel(grid.query, grid.train)
-        if moment.step in wanted:
-            kept.append(total.copy() if cumulative else kernel)
-        if cumulative:
-            total += kernel
+    wanted, last = set(grid.steps.tolist()), int(grid.steps[-1])
+    for moment in grid.run.moments(last + 1):
+        if moment.step in wanted and cumulative:
+            kept.append(total.copy())
+        elif moment.step in wanted:
+            kept.append(moment.kernel(grid.query, grid.train))
+        if cumulative and moment.step < last:
+            total += moment.kernel(grid.query, grid.train)
     return np.stack(kept)
 
 
@@ -128,8 +128,8 @@ def _integral(grid: Grid) -> FloatArray:
 def _with_final_query(grid: Grid) -> FloatArray:
     """Grad l_q(theta_t) . sum_k (eta/N) P_k grad l_i(theta_k), shape (T, n_query, n_train)."""
     kept, moved = [], None
-    wanted, stop = set(grid.steps.tolist()), int(grid.steps[-1]) + 1
-    for moment in grid.run.moments(stop):
+    wanted, last = set(grid.steps.tolist()), int(grid.steps[-1])
+    for moment in grid.run.moments(last + 1):
         change = moment.displacements(grid.train)
         moved = [0 * part for part in change] if moved is None else moved
         if moment.step in wanted:

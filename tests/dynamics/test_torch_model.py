@@ -61,13 +61,13 @@ CALLS = {
     "dvemb": lambda run: dln.influence.dvemb(run, STEPS),
 }
 TWO_LAYER_CALLS = {
+    "source": lambda run: dln.influence.source(run, [13, 20]),
     "damped_hessian": lambda run: dln.influence.damped_hessian(run, [0, 20], damping=[0.5, 2.0]),
     "damped_gauss_newton": lambda run: dln.influence.damped_gauss_newton(
         run, [0, 20], damping=[0.1, 1.0]
     ),
 }
 SOURCE_CALLS = {
-    "source": lambda run: dln.influence.source(run, [13, 20]),
     "source_published": lambda run: dln.influence.source(
         run, [13, 20], filter="exponential", curvature="gauss_newton"
     ),
@@ -332,9 +332,23 @@ def test_what_a_torch_model_has_no_closed_form_for_is_refused(monkeypatch):
     run = nonlinear_run()
     with pytest.raises(ValueError, match="at='checkpoint'"):
         dln.influence.damped_hessian(run, [5], at="proximal")
-    monkeypatch.setattr("dlnflow.dynamics.torch_curvature.MAX_PARAMETERS", 10)
-    with pytest.raises(ValueError, match=r"32.*tangent"):
-        dln.influence.source(run, [5])
+    monkeypatch.setattr("dlnflow.dynamics.torch_matrices.MAX_PARAMETERS", 10)
+    with pytest.raises(ValueError, match=r"32.*filter='discrete'"):
+        dln.influence.source(run, [5], filter="exponential")
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("gd", 0.3), ("adam", 1e-3)])
+def test_source_of_a_large_model_multiplies_by_some_matrices(optimizer, rate, monkeypatch):
+    run = nonlinear_run(batch=3, optimizer=optimizer, learning_rate=rate)
+    expected = dln.influence.source(run, [10, 15], segments=3)
+    monkeypatch.setattr("dlnflow.dynamics.torch_matrices.MAX_PARAMETERS", 10)
+    limit = 1e-12 * np.abs(expected).max()
+    found = dln.influence.source(run, [10, 15], segments=3)  # of 5 steps each: all are looked at
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+    monkeypatch.setattr("dlnflow.dynamics.torch_segments.LOOKED_AT", 3)
+    fewer = dln.influence.source(run, [15], segments=3)
+    change = np.abs(fewer[0] - expected[-1]).max() / np.abs(expected).max()
+    assert 1e-6 < change < 1
 
 
 def test_divergence_is_an_error_with_its_step():

@@ -77,6 +77,38 @@ def test_equals_the_dense_computation(one_hot, curvature, filter):
     assert np.abs(got - expected).max() <= 1e-10 * np.abs(expected).max()
 
 
+def _dense_source_of_adam(run, bounds):
+    """The discrete filter with Adam's step per unit of gradient in place of the rate."""
+    losses, n_items, (b1, b2) = _losses(run), run.task.n_items, (0.9, 0.999)
+    theta = torch.tensor(np.concatenate([w.ravel() for w in run.initial_weights()]))
+    mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
+    matrices, moved, rates = [], [], []
+    for step in range(1, bounds[-1] + 1):
+        gradients = jacrev(lambda p: losses(p)[0])(theta)
+        matrices.append(jacrev(jacrev(lambda p: losses(p)[0].mean()))(theta).numpy())
+        g = gradients.mean(0)
+        mean, square = b1 * mean + (1 - b1) * g, b2 * square + (1 - b2) * g * g
+        rate = run.learning_rate / (1 - b1**step) / ((square / (1 - b2**step)).sqrt() + 1e-8)
+        rates.append(rate.numpy())
+        moved.append((rate * gradients / n_items).numpy().T)
+        theta = theta - rate * mean
+    d = np.zeros((len(theta), n_items))
+    for first, last in pairwise(bounds):
+        chosen = slice(first, last)
+        h, p, g = (np.mean(part[chosen], axis=0) for part in (matrices, rates, moved))
+        for _ in range(first, last):
+            d = d - p[:, None] * (h @ d) - g
+    return jacrev(lambda p: losses(p)[0])(theta).numpy() @ d
+
+
+def test_adam_has_its_step_per_unit_of_gradient_in_place_of_the_rate():
+    task = small_run().task
+    run = dln.Run(task, hidden=6, init_std=0.3, optimizer="adam", learning_rate=0.02, n_steps=18)
+    expected = _dense_source_of_adam(run, [0, 6, 12, 18])
+    got = source(run, [18], segments=3).values[0]
+    assert np.abs(got - expected).max() <= 1e-10 * np.abs(expected).max()
+
+
 def test_segments_differ_by_at_most_one_step():
     run = dln.Run(small_run().task, hidden=4, init_std=0.3, learning_rate=0.4, n_steps=18)
     expected = _dense_source(run, [0, 4, 9, 13, 18], "discrete", "hessian")
@@ -120,8 +152,10 @@ def test_bad_input_is_refused():
         source(run, [30], filter="exp")
     with pytest.raises(ValueError, match="`curvature` must be one of hessian, gauss_newton"):
         source(run, [30], curvature="fisher")
-    with pytest.raises(ValueError, match=r"`source` unrolls gradient descent.*'adam'"):
-        source(small_run("adam"), [30])
+    with pytest.raises(ValueError, match="gradient flow has none"):
+        source(small_run("flow"), [30])
+    with pytest.raises(ValueError, match=r"optimizer \"gd\".*filter='discrete'"):
+        source(small_run("adam"), [30], filter="exponential")
     with pytest.raises(ValueError, match=r"`source` uses.*two layers.*depth 3"):
         source(small_run(depth=3), [30])
     rng = np.random.default_rng(0)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dlnflow.lm.runs.losses import token_losses
+
+if TYPE_CHECKING:
+    from dlnflow.lm.exact.derivatives import Query, StepDerivatives
+    from dlnflow.lm.exact.points import Point
 
 
 def repeated_loss(sequences: NDArray[np.int64]) -> Callable[[torch.nn.Module], torch.Tensor]:
@@ -66,3 +71,37 @@ def class_loss(
         return token_losses(model, ids.to(device))[mask.to(device)].mean()
 
     return loss
+
+
+def checked(
+    queries: Mapping[str, Query], derivatives: StepDerivatives, point: Point
+) -> tuple[list[str], list[Query], list[float]]:
+    """Try queries at a point.
+
+    Returns
+    -------
+    names, functions, values
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one gives no single finite number with a derivative.
+    """
+    if not isinstance(queries, Mapping) or not queries:
+        raise ValueError(
+            "`queries` must be a dict of functions of the model, at least one, for example "
+            "{'induction': lm.queries.repeated_loss(sequences)}."
+        )
+    values = []
+    for name, query in queries.items():
+        try:
+            value, gradient = derivatives.query(query, point.weights)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"`queries` {name!r} must return one number, a tensor without axes that can be "
+                f"differentiated by the model's weights: {str(error).splitlines()[0]}"
+            ) from error
+        if not np.isfinite(value) or not bool(torch.isfinite(gradient).all()):
+            raise ValueError(f"`queries` {name!r} is {value} at the first step, or its gradient.")
+        values.append(value)
+    return list(map(str, queries)), list(queries.values()), values

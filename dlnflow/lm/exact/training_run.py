@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,9 +20,11 @@ from dlnflow.dynamics import adjoint, windows
 from dlnflow.dynamics.optimizers import Traits
 from dlnflow.dynamics.recorded_steps import even_and_geometric
 from dlnflow.dynamics.schedule import Schedule, Windows
-from dlnflow.lm.exact import backward
+from dlnflow.lm.exact import backward, row_problem
 from dlnflow.lm.exact.derivatives import Query, StepDerivatives
 from dlnflow.lm.exact.kept_sweep import KeptSweep
+from dlnflow.lm.exact.queries import checked
+from dlnflow.lm.exact.row_verbs import RowVerbs
 from dlnflow.lm.exact.taken_steps import Replay
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.folder import read_settings
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from dlnflow.lm.runs.model import RunSettings
 
 
-class TrainingRun:
+class TrainingRun(RowVerbs):
     """A run of `lm.train`, replayed step by step and differentiated exactly.
 
     Item ``k:r`` is row r of step k, and its weight multiplies the loss of the row in the mean over
@@ -99,7 +101,7 @@ class TrainingRun:
         self._checkpoints = checkpoints
         self._replay = Replay(settings, tokens, double=double, device=device)
         self._derivatives = StepDerivatives(settings, self.n_steps, double=double, device=device)
-        self.queries, self._queries, self._first = _checked(
+        self.queries, self._queries, self._first = checked(
             queries, self._derivatives, self._replay.start()
         )
 
@@ -349,7 +351,8 @@ class TrainingRun:
         steps : sequence of int
         directions : array, shape (K, N)
         query : array of int, optional
-        matrix : "hessian"
+        matrix : {"hessian", "gauss_newton"}
+            What curves the losses of rows; only the Hessian gives the derivative.
 
         Returns
         -------
@@ -358,17 +361,15 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If steps are invalid, or `matrix` is not "hessian": a query is any function of the
-            model, which has no Gauss-Newton matrix.
+            If steps are invalid.
         FloatingPointError
             If the run diverges.
         """
         steps = checks.recorded_steps(steps, self.n_steps)
-        if matrix != "hessian":
-            raise ValueError(
-                "`matrix` must be 'hessian' for a language model's run; the Gauss-Newton form "
-                "(`dvemb`) is not there. Use `tangent` or `per_step`, which are exact."
-            )
+        if matrix == "gauss_newton":
+            query = np.arange(len(self.queries)) if query is None else query
+            replay, directions = partial(self._forward, int(steps[-1])), np.asarray(directions)
+            return self.problem.response(replay, steps, directions, query)
         directions, chosen = np.asarray(directions, float), self._chosen(query)
         moved, wanted, kept, before = self._derivatives.none(len(directions)), {*steps}, [], None
         for point in self._forward(int(steps[-1])):
@@ -380,6 +381,12 @@ class TrainingRun:
                 kept.append((torch.stack(gradients) @ moved.weights.T).cpu().double().numpy())
             before = point
         return np.stack(kept)
+
+    @cached_property
+    def problem(self) -> row_problem.RowProblem:
+        """The run as pure functions of its weights, with rows as items."""
+        about = self.settings, self.rows, self.n_steps
+        return row_problem.RowProblem.of(*about, self._derivatives, self._queries)
 
     def adjoint(self, at: int, query: IntArray) -> Iterator[tuple[int, FloatArray]]:
         """Yield (k, d q(theta_at) / d w_i(k)), shape (n_query, N), for k = at - 1, ..., 0."""
@@ -430,27 +437,3 @@ class TrainingRun:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _checked(
-    queries: Mapping[str, Query], derivatives: StepDerivatives, point: Point
-) -> tuple[list[str], list[Query], list[float]]:
-    """Try queries at a point; return their names, functions and values."""
-    if not isinstance(queries, Mapping) or not queries:
-        raise ValueError(
-            "`queries` must be a dict of functions of the model, at least one, for example "
-            "{'induction': lm.queries.repeated_loss(sequences)}."
-        )
-    values = []
-    for name, query in queries.items():
-        try:
-            value, gradient = derivatives.query(query, point.weights)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"`queries` {name!r} must return one number, a tensor without axes that can be "
-                f"differentiated by the model's weights: {str(error).splitlines()[0]}"
-            ) from error
-        if not np.isfinite(value) or not bool(torch.isfinite(gradient).all()):
-            raise ValueError(f"`queries` {name!r} is {value} at the first step, or its gradient.")
-        values.append(value)
-    return list(map(str, queries)), list(queries.values()), values

@@ -151,10 +151,6 @@ def test_the_verbs_serve_the_estimators(exact):
     weight = 1 - 1e-5
     limit = dln.influence.windowed(run, [3], window=2, train=names, weight=weight)
     np.testing.assert_allclose(inside, limit, rtol=0, atol=1e-3 * float(np.abs(inside).max()))
-    with pytest.raises(ValueError, match=r"run\.moments"):
-        dln.influence.tracin(run)
-    with pytest.raises(ValueError, match="Gauss-Newton"):
-        dln.influence.dvemb(run, [END], train=names)
 
 
 def test_single_precision_agrees_with_double(tiny, probe, exact):
