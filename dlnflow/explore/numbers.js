@@ -1,23 +1,7 @@
-"use strict";
 // The numbers of dlnflow/explore/quantised.py in the browser; `row` is its method `row`.
 function readsTraces(count, factor) {
-  function bytesOf(text) {
-    const raw = atob(text);
-    const bytes = new Uint8Array(raw.length);
-    for (let k = 0; k < raw.length; k++) bytes[k] = raw.charCodeAt(k);
-    return bytes;
-  }
-
   async function unpack(point) {
-    const stream = new Blob([bytesOf(point.values)]).stream()
-      .pipeThrough(new DecompressionStream("deflate"));
-    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const size = planes.length / 2;
-    const values = new Int16Array(size);
-    for (let k = 0; k < size; k++) {
-      const folded = planes[k] | (planes[size + k] << 8);
-      values[k] = (folded >>> 1) ^ -(folded & 1);
-    }
+    const values = await common.integers(point.values, 2);
     const batches = point.edges.length - 1;
     const squares = new Float64Array(batches * count);
     const scale = new Float64Array(count);
@@ -29,7 +13,7 @@ function readsTraces(count, factor) {
           scale[j] += q * q;
         }
     for (let j = 0; j < count; j++) scale[j] = scale[j] > 0 ? 1 / Math.sqrt(scale[j]) : 0;
-    const spread = new Float32Array(bytesOf(point.spread).buffer);
+    const spread = common.floats(point.spread);
     point.values = null;
     return { ...point, batches, values, squares, scale, spread };
   }

@@ -1,8 +1,6 @@
-"use strict";
 // What is shown and what a person does; numbers come from numbers.js.
 (function () {
-  const get = (id) => document.getElementById(id);
-  const data = JSON.parse(get("data").textContent);
+  const { data, get, within, digits, element, option, draw } = common;
   const count = data.words.length;
   const numbers = readsTraces(count, data.factor);
   const LISTED = 12;
@@ -24,14 +22,7 @@
     (state.filter === "" || members.get(state.filter).has(j)) &&
     !(state.apart && data.token[j] === data.token[state.item]);
 
-  // ---- text: only textContent, so that no token is markup ----
-  function element(name, className, text) {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  }
-
+  // ---- text ----
   const shown = (word) => word.replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "→");
 
   function writeText() {
@@ -61,27 +52,9 @@
     return made;
   }
 
-  const digits = (x) => {
-    if (!Number.isFinite(x)) return "none";
-    const small = x !== 0 && Math.abs(x) < 1e-3;
-    return (x > 0 ? "+" : x < 0 ? "−" : "") +
-      (small ? Math.abs(x).toExponential(1) : Math.abs(x).toFixed(3));
-  };
-
   // ---- what follows the state ----
-  function strongest(sign) {
-    const best = [];
-    for (let j = 0; j < count; j++) {
-      const value = sign * current.value[j];
-      if (!(value > 0) || !counted(j)) continue;
-      if (best.length === LISTED && value <= sign * current.value[best[LISTED - 1]]) continue;
-      let place = best.length;
-      while (place > 0 && sign * current.value[best[place - 1]] < value) place--;
-      best.splice(place, 0, j);
-      if (best.length > LISTED) best.pop();
-    }
-    return best;
-  }
+  const strongest = (sign) => common.strongest(count, sign,
+    (j) => counted(j) ? current.value[j] : NaN, LISTED);
 
   function scaleOf() {
     const sizes = new Float64Array(count);
@@ -115,17 +88,11 @@
 
   function list(id, order) {
     get(id).replaceChildren(...order.map((j) => {
-      const line = element("li");
       const faded = !sure(current.value[j], current.error[j], state.at);
-      const button = element("button", faded ? "faded" : "");
-      button.type = "button";
-      button.dataset.item = j;
-      button.setAttribute("aria-current", String(j === state.other));
-      button.title = `row ${data.row[j]}, position ${data.position[j]}` +
+      const title = `row ${data.row[j]}, position ${data.position[j]}` +
         (faded ? "; within its 95 % interval of 0" : "");
-      button.append(element("span", "value", digits(current.value[j])), context(j));
-      line.append(button);
-      return line;
+      return common.listed(j, current.value[j], context(j),
+        { faded, current: j === state.other, title });
     }));
   }
 
@@ -162,13 +129,6 @@
       low: low[at][q][i] ?? value[at][q][i], high: high[at][q][i] ?? value[at][q][i] }));
     const names = [...members.keys()].map((name) => name.replace(/_/g, " "));
     return { points: points.filter((p) => p.value !== null), query: names[q], train: names[i] };
-  }
-
-  function draw(name, attributes, text) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
   }
 
   function curve() {
@@ -295,11 +255,8 @@
   }
 
   // ---- what a person does ----
-  const within = (k, limit) => Math.max(0, Math.min(limit - 1, k));
-
   function key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("select, input:not([type=range])")) return;
+    if (common.taken(event)) return;
     const moves = {
       ArrowLeft: { item: within(state.item - 1, count) },
       ArrowRight: { item: within(state.item + 1, count) },
@@ -360,33 +317,20 @@
     for (const id of ["filter", "direction", "unit"])
       get(id).addEventListener("change", () => change({ [id]: get(id).value }));
     get("apart").addEventListener("change", () => change({ apart: get("apart").checked }));
-    get("theme").addEventListener("click", () => {
-      const root = document.documentElement;
-      root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
-    });
     document.addEventListener("keydown", key);
     window.addEventListener("hashchange", () => { restore(); show(); });
   }
 
   function begin() {
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    common.theme();
     document.title = `${data.title} (dlnflow explorer)`;
     get("title").textContent = data.title;
     get("slider").max = data.checkpoints.length - 1;
-    get("marks").append(...data.checkpoints.map((_, at) => {
-      const mark = element("option");
-      mark.value = at;
-      return mark;
-    }));
-    for (const name of members.keys()) {
-      const option = element("option", "", name.replace(/_/g, " "));
-      option.value = name;
-      get("filter").append(option);
-    }
+    get("marks").append(...data.checkpoints.map((_, at) => option(at)));
+    for (const name of members.keys()) get("filter").append(option(name, name.replace(/_/g, " ")));
     const { largest_error: error, error_over_floor: share } = data.error;
     get("accuracy").textContent =
-      `The page has ${(Number(data.bytes) / 1e6).toFixed(2)} MB. It keeps losses as rounded ` +
+      `The page has ${common.megabytes()} MB. It keeps losses as rounded ` +
       "integers" + (error === null ? "." : ", which changes a correlation by at most " +
       `${error.toPrecision(2)}, ${(100 * share).toPrecision(2)} % of the noise floor.`);
     writeText();
@@ -402,8 +346,5 @@
     document.body.dataset.ready = "yes";
   }
 
-  start().catch((error) => {
-    get("chosen").textContent = `This page cannot be shown: ${error.message}`;
-    throw error;
-  });
+  common.run(start);
 })();

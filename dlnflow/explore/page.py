@@ -1,29 +1,20 @@
-"""One HTML file with everything that it shows: loss traces as integers, text, style and script."""
+"""The page of loss traces: text, classes and traces as integers, in one HTML file."""
 
-import base64
-import hashlib
-import json
-import zlib
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from dlnflow._support.files import write_atomic
+from dlnflow.explore import document
 from dlnflow.explore.quantised import QuantisedTraces, quantise
 from dlnflow.traces import groups, interval, summary
 
-FORMAT = 1
-"""Of the data in a page."""
 LEVEL = 0.95
 """Probability of the intervals that a page draws."""
-SIZE = "0" * 12
-"""Stands in the data until the size of the page is known."""
+SCRIPTS = ("numbers", "page")
 
 
 def write_page(
@@ -77,9 +68,7 @@ def write_page(
     quantised = quantise(traces, judged.noise_floor, lambda: done(next(finished), total))
     found = about_error(quantised)
     data = {
-        "format": FORMAT,
         "title": title,
-        "bytes": SIZE,
         "factor": float(traces.attrs["n_beta"] / traces.attrs["n_train"]),
         "level": LEVEL,
         "error": found,
@@ -89,10 +78,9 @@ def write_page(
         "between": between(groups(traces, classes, exclude=exclude)),
         "checkpoints": checkpoints(judged, quantised),
     }
-    page = _filled(data)
-    write_atomic(Path(out), lambda p: p.write_bytes(page))
-    sizes = {"tokens": traces.sizes["item"], "checkpoints": total}
-    return {"page": str(out), "bytes": len(page), **sizes, **found}
+    size = document.write(out, data, "page", SCRIPTS)
+    counts = {"tokens": traces.sizes["item"], "checkpoints": total}
+    return {"page": str(out), "bytes": size, **counts, **found}
 
 
 def about_error(quantised: Sequence[QuantisedTraces]) -> dict[str, Any]:
@@ -121,7 +109,7 @@ def checkpoints(judged: xr.Dataset, quantised: Sequence[QuantisedTraces]) -> lis
     list of dict
         `step`, `verdict`, `r_hat`, `ess`, `noise_floor` (None if not finite), `rows`, `edges`,
         `t` (standard errors on either side of an interval), `error`, and `spread` (float32) and
-        `values` (int16, see `packed`) in base64.
+        `values` (int16, see `document.packed`) in base64.
     """
     rows = []
     for t, one in enumerate(quantised):
@@ -135,8 +123,8 @@ def checkpoints(judged: xr.Dataset, quantised: Sequence[QuantisedTraces]) -> lis
                 "verdict": str(at.verdict.item()),
                 "rows": len(one.values),
                 "edges": one.edges.tolist(),
-                "spread": text_of(one.spread.astype("<f4").tobytes()),
-                "values": text_of(packed(one.values)),
+                "spread": document.floats(one.spread),
+                "values": document.text_of(document.packed(one.values)),
             }
         )
     return rows
@@ -156,76 +144,6 @@ def between(found: xr.DataArray) -> dict[str, Any]:
         name: np.where(np.isfinite(part), part.values.astype(object), None).tolist()
         for name, part in parts.items()
     }
-
-
-def packed(values: NDArray[np.int16]) -> bytes:
-    """Return (R, K) integers deflated: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...; low bytes, then high.
-
-    Most are small, so that most high bytes are 0 and cost nothing.
-
-    Returns
-    -------
-    bytes
-        In the zlib format, which browsers read as "deflate".
-    """
-    folded = ((values << 1) ^ (values >> 15)).astype("<i2")
-    two = folded.view(np.uint8).reshape(-1, 2)
-    # Noise has no repeats worth a search: codes alone are 9 % shorter.
-    code = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
-    return code.compress(two.T.tobytes()) + code.flush()
-
-
-def unpacked(data: bytes, rows: int, items: int) -> NDArray[np.int16]:
-    """Return the integers that `packed` took.
-
-    Returns
-    -------
-    (rows, items) int16 array
-        As the page reads them.
-    """
-    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(2, -1)
-    folded = np.ascontiguousarray(planes.T).view("<u2").reshape(rows, items)
-    return (folded >> 1).astype(np.int16) ^ -(folded & 1).astype(np.int16)
-
-
-def text_of(data: bytes) -> str:
-    """Return bytes in base64."""
-    return base64.b64encode(data).decode("ascii")
-
-
-def escaped(data: dict[str, Any]) -> str:
-    r"""Return JSON that no HTML parser finds an end of a script or a comment in.
-
-    Returns
-    -------
-    str
-        ASCII; every "<", ">" and "&" is written as \u00NN.
-    """
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
-
-
-def _filled(data: dict[str, Any]) -> bytes:
-    """Put style, script and data into the template."""
-    files = resources.files("dlnflow.explore")
-    names = ("page.css", "page.html", "numbers.js", "page.js")
-    style, page, *scripts = ((files / name).read_text("utf-8") for name in names)
-    script = "".join(scripts)
-    # Nothing may be loaded, and no script or style may run but these two.
-    allowed = {"STYLE_HASH": _hash(style), "SCRIPT_HASH": _hash(script)}
-    parts = allowed | {"STYLE": style, "SCRIPT": script, "DATA": escaped(data)}
-    for name, part in parts.items():
-        before, after = page.split(f"[[{name}]]")
-        page = before + part + after
-    whole = page.encode()
-    size = f"{len(whole):>{len(SIZE)}}"
-    return whole.replace(f'"bytes":"{SIZE}"'.encode(), f'"bytes":"{size}"'.encode(), 1)
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _classes(classes: xr.DataArray) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from dlnflow.explore.page import unpacked
+from dlnflow.explore.document import unpacked
 from dlnflow.explore.quantised import QuantisedTraces
 
 
@@ -38,5 +38,5 @@ def checkpoint(data, t):
     one = data["checkpoints"][t]
     raw = base64.b64decode(one["values"])
     spread = np.frombuffer(base64.b64decode(one["spread"]), "<f4").astype(float)
-    values = unpacked(raw, one["rows"], len(data["words"]))
+    values = unpacked(raw, (one["rows"], len(data["words"])))
     return QuantisedTraces(values, np.array(one["edges"]), spread, np.nan, np.nan)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from dlnflow.explore import write_page
-from dlnflow.explore.page import escaped, packed, unpacked
+from dlnflow.explore.document import escaped, packed, unpacked
 from dlnflow.explore.quantised import SHARE, batches, quantise
 from dlnflow.traces import groups, influence, interval, summary
 from tests.explore.conftest import HOSTILE, ITEMS, autoregressive, make_traces
@@ -118,7 +118,7 @@ def test_escaped_text_comes_back(text):
 
 @given(arrays.arrays(np.int16, st.tuples(st.integers(0, 5), st.integers(1, 5))))
 def test_packed_integers_come_back(values):
-    np.testing.assert_array_equal(unpacked(packed(values), *values.shape), values)
+    np.testing.assert_array_equal(unpacked(packed(values), values.shape), values)
 
 
 @given(st.integers(1, 5), st.integers(4, 2000))
