@@ -61,12 +61,30 @@ def leaf_order(tree: NDArray[np.intp]) -> IntArray:
     return np.array(order, dtype=np.int64)
 
 
+def relabelled(tree: NDArray[np.intp], order: IntArray) -> NDArray[np.intp]:
+    """Return the same tree of items that stand in another order.
+
+    Parameters
+    ----------
+    tree : (N - 1, 2) int array
+        Of `item_tree`.
+    order : (N,) int array
+        Old places of the items in their new order, such as `leaf_order`.
+
+    Returns
+    -------
+    (N - 1, 2) int array
+    """
+    places = np.arange(2 * len(order) - 1)
+    places[order] = np.arange(len(order))
+    return places[tree]
+
+
 def heights(tree: NDArray[np.intp], points: FloatArray) -> FloatArray:
-    """Distance of the two branches of every join,
+    """h^2 = mean over a in A and b in B of |p_a - p_b|^2 = |m_A - m_B|^2 + v_A + v_B.
 
-        h^2 = mean over a in A, b in B of |p_a - p_b|^2 = |m_A - m_B|^2 + v_A + v_B,
-
-    with m and v the mean of a branch and its mean squared distance from that.
+    The distance of the two branches A and B of every join, with m the mean of a branch and v its
+    mean squared distance from that.
 
     Parameters
     ----------

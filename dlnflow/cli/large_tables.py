@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 import typer
+import xarray as xr
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from dlnflow import analysis
+from dlnflow import analysis, result
 from dlnflow._support.command import writable
 from dlnflow._support.files import write_atomic
 from dlnflow._support.terminal import say, visible
@@ -108,6 +109,11 @@ def influence(
         "files": [str(out / name) for name in (STORE, SUMMARY)],
         "most_influential": json.loads(table.to_json(orient="records", double_precision=15)),
     }
+
+
+def stored(out: Path) -> xr.DataArray:
+    """Open the influence that was written into a folder."""
+    return result.load(out / STORE)
 
 
 def show(found: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from dlnflow.cli import (
     language_models,
     large_tables,
     output,
+    pages,
     report,
     table_defaults,
 )
@@ -138,6 +139,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     run: Settings = None,
     option: Options = None,
     points: Points = 200,
+    html: pages.Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute influence curves; print events and what they belong to; --out writes files."""
@@ -146,9 +148,11 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     described = arguments.run(data, run or [], reading, estimator or [], numbers)
     chosen = table_defaults.estimators(described, train, estimator, n_runs=len(numbers or [0]))
     options = arguments.options(option or [], chosen.names)
+    pages.prepare(html)
     asked = estimates.Asked(chosen.names, points, train, query, options)
     if large_tables.too_many(described, asked):
         stored = large_tables.influence(described, asked, out, named=estimator, seeds=seeds)
+        stored["files"] += _page(described, large_tables.stored(out), html, data)
         if as_json:
             _print_json(described, **stored)
             return
@@ -164,6 +168,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
         raise
     files = [] if out is None else output.save(found.curves, out)
     files += [] if out is None else output.draw(found.curves, described, out)
+    files += _page(described, found.curves, html, data)
     verdicts, table = report.verdicts(found.curves), report.event_table(found.curves)
     order = report.ordered_pairs(table)
     reasons = explanations.explained(described, found.curves, None if as_json else order)
@@ -187,6 +192,11 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     report.print_verdicts(verdicts)
     report.print_line(chosen.note())
     report.print_files(files)
+
+
+def _page(run: Dynamics, curves: Any, html: Path | None, data: str) -> list[str]:
+    """Write the page if one is asked for; return the file."""
+    return [] if html is None else [pages.write(run, curves, html, Path(data).name)["page"]]
 
 
 @app.command()

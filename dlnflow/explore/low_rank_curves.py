@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dlnflow._support import FloatArray
+from dlnflow._support import FloatArray, IntArray
 from dlnflow.explore import document
 
 READ_NUMBERS = 2**23
@@ -57,6 +57,29 @@ class LowRankCurves:
         (T, p) array
         """
         return self.basis.T.astype(np.float64) @ self.values[:, places]
+
+    def reordered(self, rows: IntArray, columns: IntArray, symmetric: bool) -> "LowRankCurves":
+        """Return the same curves with pairs in another order.
+
+        Parameters
+        ----------
+        rows, columns : arrays of int
+            Old places of queries and of train items, in their new order; the same if `symmetric`.
+        symmetric : bool
+            Whether there are pairs (q, i) with i >= q only.
+
+        Returns
+        -------
+        LowRankCurves
+        """
+        count = len(columns)
+        if symmetric:
+            q, i = (rows[places] for places in np.triu_indices(count))
+            q, i = np.minimum(q, i), np.maximum(q, i)
+            places = q * count - q * (q + 1) // 2 + i
+        else:
+            places = (rows[:, None] * count + columns).ravel()
+        return LowRankCurves(self.basis, self.values.take(places, axis=1), self.error)
 
     def content(self) -> dict[str, object]:
         """Return what a page holds, as JSON has it.

@@ -12,7 +12,7 @@
   const trainOf = new Map(data.train.map((name, k) => [name, k]));
   const state = { at: 0, query: 0, train: 0, estimator: 0, branch: -1, scale: "run",
     direction: "of", axes: 0, axis: data.log ? "log" : "linear" };
-  const cache = { estimator: -1, at: -1, plane: null, uncertain: null };
+  const cache = { estimator: -1, at: -1, plane: null, uncertain: null, of: null };
   let estimators = [], modes = null, run = null, look = null;
   let hover = null, onMatrix = null, onPlaces = null, playing = null;
 
@@ -50,29 +50,20 @@
     if (cache.estimator === state.estimator && cache.at === state.at) return cache;
     const one = estimators[state.estimator];
     const k = one.known.indexOf(state.at);
-    cache.plane = k < 0 ? new Float32Array(queries * trains).fill(NaN)
-      : spread(one, planeAt(one.curve, k, one.known.length, one.room));
+    cache.plane = k < 0 ? one.room.fill(NaN)
+      : planeAt(one.curve, k, one.known.length, one.room);
     cache.uncertain = null;
     if (k >= 0 && one.band === "two standard errors") {
       const [low, high] = [one.low, one.high].map((tensor) =>
-        spread(one, planeAt(tensor, k, one.known.length, one.room)));
+        planeAt(tensor, k, one.known.length, new Float32Array(tensor.size)));
       cache.uncertain = Uint8Array.from(low, (v, p) => v < 0 && high[p] > 0 ? 1 : 0);
     }
-    [cache.estimator, cache.at] = [state.estimator, state.at];
+    [cache.estimator, cache.at, cache.of] = [state.estimator, state.at, {}];
     return cache;
   }
 
-  function spread(one, values) {
-    if (!one.symmetric) return Float32Array.from(values);
-    const found = new Float32Array(queries * trains);
-    let p = 0;
-    for (let q = 0; q < queries; q++)
-      for (let i = q; i < trains; i++)
-        found[q * trains + i] = found[i * trains + q] = values[p++];
-    return found;
-  }
-
-  const valueAt = (q, i) => plane().plane[q * trains + i];
+  const valueAt = (q, i) =>
+    plane().plane[placeOf(estimators[state.estimator].symmetric, trains, q, i)];
   const different = (q, i) => data.query[q] !== data.train[i];
 
   function scaleNow(view) {
@@ -99,7 +90,7 @@
   const column = (table, width, j) => run.clock.map((_, k) => table[k * width + j]);
 
   // ---- which items are shown ----
-  let inside = null;
+  let inside = null, chosen = null;
 
   function leaves(branch) {
     const count = trains, joins = data.tree.joins;
@@ -113,18 +104,16 @@
   }
 
   function choose(branch) {
-    const order = data.tree ? data.tree.order : data.train.map((_, k) => k);
-    const everyone = data.tree ? data.tree.everyone.map((k) => data.items[k]) : data.query;
+    if (branch === chosen) return;
+    chosen = branch;
     const same = queries === trains && data.query.every((name, k) => name === data.train[k]);
-    let rows = (same ? order : everyone.map((name) => queryOf.get(name)))
-      .filter((q) => q !== undefined);
-    let columns = order;
+    let columns = [...data.train.keys()], rows = same ? columns : [...data.query.keys()];
     if (branch >= 0) {
       const kept = leaves(branch);
-      columns = order.filter((i) => kept.has(i));
+      columns = columns.filter((i) => kept.has(i));
       const names = new Set(columns.map((i) => data.train[i]));
       const own = rows.filter((q) => names.has(data.query[q]));
-      rows = own.length ? own : rows;
+      rows = same ? columns : own.length ? own : rows;
     }
     inside = { rows, columns };
   }
@@ -139,9 +128,11 @@
   function matrix() {
     const { rows, columns } = inside;
     const scale = scaleNow(inside);
-    const { plane: values, uncertain } = plane();
+    const { plane: values, uncertain, of } = plane();
+    const { symmetric } = estimators[state.estimator];
     onMatrix = tableViews.matrix(get("matrix"), { rows, columns, queries: data.query,
-      trains: data.train, plane: values, uncertain, scale, tree: tree(), chosen: pair(), look });
+      trains: data.train, plane: values, of, symmetric, uncertain, scale, tree: tree(),
+      chosen: pair(), look });
     get("low").textContent = `helps ${digits(-scale)}`;
     get("high").textContent = `${digits(scale)} harms`;
   }
@@ -497,9 +488,8 @@
       get("branches").hidden = true;
       return;
     }
-    const place = new Map(data.tree.order.map((i, k) => [i, k]));
     for (let j = trains - 3; j >= Math.max(0, trains - 2 - MOST_BRANCHES); j--) {
-      const kept = [...leaves(trains + j)].sort((a, b) => place.get(a) - place.get(b));
+      const kept = [...leaves(trains + j)].sort((a, b) => a - b);
       const more = kept.length > 3 ? ", …" : "";
       get("branch").append(option(trains + j, `${kept.length}: ` +
         kept.slice(0, 3).map((i) => data.train[i]).join(", ") + more));
@@ -538,6 +528,13 @@
     get("axes").append(...run.axes.map((pair, k) => option(k, pair.map((c) => c + 1).join(" and "))));
   }
 
+  function pairAt(symmetric, p) {
+    if (!symmetric) return [Math.floor(p / trains), p % trains];
+    let q = 0;
+    while (placeOf(true, trains, q, trains - 1) < p) q++;
+    return [q, p - placeOf(true, trains, q, q) + q];
+  }
+
   // The step and the pair of different items at which most happens.
   function first() {
     state.estimator = Math.max(0, data.estimators.findIndex((one) => one.name === data.first));
@@ -549,7 +546,7 @@
       const values = plane().plane;
       for (let p = 0; p < values.length; p++) {
         if (!(Math.abs(values[p]) > best)) continue;
-        const q = Math.floor(p / trains), i = p % trains;
+        const [q, i] = pairAt(one.symmetric, p);
         if (!different(q, i)) continue;
         best = Math.abs(values[p]);
         Object.assign(state, { query: q, train: i });

@@ -8,11 +8,12 @@ import numpy as np
 import xarray as xr
 
 from dlnflow import influence, result
+from dlnflow._support import IntArray
 from dlnflow.analysis.extrema import CURVE_FRACTION, OVERALL_FRACTION
 from dlnflow.analysis.shapes import EARLY
 from dlnflow.dynamics import Dynamics
 from dlnflow.explore import document, table_run
-from dlnflow.explore.low_rank_curves import Measured, fit, measure, of_pairs
+from dlnflow.explore.low_rank_curves import LowRankCurves, Measured, fit, measure, of_pairs
 from dlnflow.influence.estimator import title as title_of
 from dlnflow.traces.intervals import TWO_SIGMA, interval
 
@@ -82,14 +83,20 @@ def of_table(
     (8, ['analytic'], True)
     """
     curves = _checked(run, curves)
+    given = [list(map(str, curves[dim].values)) for dim in ("query", "train")]
+    train, joins = table_run.in_order(run, given[1])
+    query = _rows(run, given[0], train)
+    order = tuple(
+        np.array([places.index(name) for name in shown])
+        for places, shown in zip(given, (query, train), strict=True)
+    )
     names = [str(name) for name in curves["estimator"].values]
     total = len(names) + 1
     parts = []
     for number, name in enumerate(names):
         done(number, total)
-        parts.append(_estimator(curves.sel(estimator=name, drop=True), name))
+        parts.append(_estimator(curves.sel(estimator=name, drop=True), name, order))
     done(len(names), total)
-    train = [str(name) for name in curves["train"].values]
     flow_time = curves.flow_time.values
     clock = flow_time if np.isfinite(flow_time).all() else curves["time"].values
     first = parts[names.index(next((n for n in NEAREST_TO_TRUTH if n in names), names[0]))]
@@ -102,7 +109,7 @@ def of_table(
         "title": title,
         "about": [str(line) for line in getattr(run, "description", [])],
         "items": [str(name) for name in run.items],
-        "query": [str(name) for name in curves["query"].values],
+        "query": query,
         "train": train,
         "steps": curves["time"].values.tolist(),
         "flow_time": flow_time.tolist() if np.isfinite(flow_time).all() else None,
@@ -111,7 +118,9 @@ def of_table(
         "first": first["name"],
         "log": bool(clock[first["peak"]] < EARLY * clock[-1]),
         "error": found,
-        **table_run.content(run, curves["time"].values, train, _closed_form(run, curves, parts)),
+        **table_run.content(
+            run, curves["time"].values, (train, joins), _closed_form(run, curves, parts)
+        ),
     }
     size = document.write(out, data, "table", SCRIPTS)
     done(total, total)
@@ -121,7 +130,11 @@ def of_table(
 
 
 def _checked(run: Dynamics, curves: xr.DataArray) -> xr.DataArray:
-    """Return curves with dims (estimator, [seed,] time, query, train).
+    """Return curves in the order in which they are read.
+
+    Returns
+    -------
+    DataArray, dims (estimator, [seed,] time, query, train)
 
     Raises
     ------
@@ -150,6 +163,14 @@ def _checked(run: Dynamics, curves: xr.DataArray) -> xr.DataArray:
     return curves.transpose("estimator", ..., "time", "query", "train")
 
 
+def _rows(run: Dynamics, names: list[str], columns: list[str]) -> list[str]:
+    """Return queries in the order of the train items, or, if they are others, of all items."""
+    if not run.linear:
+        return names
+    known = columns if {*columns} == {*names} else table_run.in_order(run, list(run.items))[0]
+    return [name for name in known if name in {*names}]
+
+
 def _closed_form(run: Dynamics, curves: xr.DataArray, parts: list[dict[str, Any]]) -> float:
     """Return the largest |influence| of the closed form on the pairs and steps of curves."""
     known = [one["largest"] for one in parts if one["name"] == influence.analytic.record.name]
@@ -159,8 +180,12 @@ def _closed_form(run: Dynamics, curves: xr.DataArray, parts: list[dict[str, Any]
     return float(np.abs(influence.analytic(run, curves["time"].values, **chosen)).max())
 
 
-def _estimator(curves: xr.DataArray, name: str) -> dict[str, Any]:
+def _estimator(curves: xr.DataArray, name: str, order: tuple[IntArray, IntArray]) -> dict[str, Any]:
     """Return what a page holds of one estimator, dims ([seed,] time, query, train).
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
@@ -185,12 +210,14 @@ def _estimator(curves: xr.DataArray, name: str) -> dict[str, Any]:
     share = FINE_SHARE if curves.sizes["query"] * curves.sizes["train"] <= FEW_PAIRS else SHARE
     # Nothing but zeros is kept to any tolerance.
     tolerance = share * OVERALL_FRACTION * (found.different or 1.0)
-    kept = _fitted(values, found, tolerance)
+    kept = _fitted(values, found, tolerance, order)
     bands = None
     if band:
         ends = {"low": low, "high": high}
-        bands = {n: _fitted(end.isel(time=known), found, tolerance).content() for n, end in
-                 ends.items()}
+        bands = {
+            n: _fitted(end.isel(time=known), found, tolerance, order).content()
+            for n, end in ends.items()
+        }
     verdicts = None
     if "verdict" in curves.coords and any(curves.verdict.values):
         verdicts = curves.verdict.values.tolist()
@@ -211,6 +238,8 @@ def _estimator(curves: xr.DataArray, name: str) -> dict[str, Any]:
     }
 
 
-def _fitted(curves: xr.DataArray, found: Measured, tolerance: float) -> Any:
+def _fitted(
+    curves: xr.DataArray, found: Measured, tolerance: float, order: tuple[IntArray, IntArray]
+) -> LowRankCurves:
     blocks, pairs = of_pairs(curves, symmetric=found.symmetric)
-    return fit(blocks, pairs, tolerance)
+    return fit(blocks, pairs, tolerance).reordered(*order, found.symmetric)

@@ -48,8 +48,8 @@ async function readsModes(data) {
     const size = loads.map((v) => Math.round(Math.abs(v) / (ROUNDING * top)));
     // Loads are in single precision, which knows equal ones to 1e-6 only.
     const rough = loads.map((v) => Math.round(1e5 * Math.abs(v) / top));
-    const order = [...loads.keys()].sort((a, b) => rough[b] - rough[a] || a - b)
-      .filter((k) => size[k] >= fraction / ROUNDING * (1 - 1e-5));
+    const order = [...loads.keys()].filter((k) => size[k] >= fraction / ROUNDING * (1 - 1e-5))
+      .sort((a, b) => rough[b] - rough[a] || a - b);
     return [1, -1].map((side) => order.filter((k) => side * loads[k] > 0));
   }
 
@@ -65,9 +65,17 @@ async function readsModes(data) {
 
   function loads(table, rows, mode, direction) {
     const found = new Array(rows).fill(0);
-    for (let j = 0; j < rows; j++)
-      for (let c = 0; c < modes.sizes[mode]; c++)
-        found[j] += table[j * width + starts[mode] + c] * direction[c];
+    const size = modes.sizes[mode];
+    for (let j = 0, at = starts[mode]; j < rows; j++, at += width)
+      for (let c = 0; c < size; c++) found[j] += table[at + c] * direction[c];
+    return found;
+  }
+
+  // Squared lengths of the parts of all items in a mode.
+  function lengths(mode) {
+    const found = new Float64Array(items);
+    for (let j = 0, at = starts[mode]; j < items; j++, at += width)
+      for (let c = 0; c < modes.sizes[mode]; c++) found[j] += x[at + c] ** 2;
     return found;
   }
 
@@ -77,13 +85,13 @@ async function readsModes(data) {
 
   function words(mode, train, query) {
     let direction = own(mode, train);
-    const lengths = Array.from({ length: items }, (_, j) => own(mode, j)
-      .reduce((s, v) => s + v * v, 0));
-    const longest = Math.max(...lengths);
-    const along = loads(x, items, mode, direction);
-    if (Math.max(...along.map(Math.abs)) <= 1e-6 * longest)
-      direction = own(mode, lengths.findIndex((v) => v >= (1 - 1e-5) * longest));
-    const both = sides(loads(x, items, mode, direction), ITEM_SHARE);
+    let along = loads(x, items, mode, direction);
+    const size2 = lengths(mode), longest = size2.reduce((a, b) => Math.max(a, b), 0);
+    if (along.reduce((a, v) => Math.max(a, Math.abs(v)), 0) <= 1e-6 * longest) {
+      direction = own(mode, size2.findIndex((v) => v >= (1 - 1e-5) * longest));
+      along = loads(x, items, mode, direction);
+    }
+    const both = sides(along, ITEM_SHARE);
     const named = both[0].length === items ? "all items"
       : against(both, data.items, [train, query]);
     const features = against(sides(loads(u, modes.feature_names.length, mode, direction),
@@ -94,7 +102,7 @@ async function readsModes(data) {
 
   // ---- events and the modes that carry them ----
   function leading(found, t) {
-    const at = found.map((part) => tableNumbers.between(times, part, t));
+    const at = found.map((part) => tableNumbers.smooth(times, part, t));
     const sum = at.reduce((s, v) => s + v, 0);
     const shares = at.map((v) => v / sum);
     const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b).slice(0, 2);
@@ -103,7 +111,7 @@ async function readsModes(data) {
   }
 
   function pushing(found, t, side) {
-    let at = found.map((part) => side * tableNumbers.between(times, part, t));
+    let at = found.map((part) => side * tableNumbers.smooth(times, part, t));
     if (!(Math.max(...at) > 0)) at = at.map(Math.abs);
     const mode = at.indexOf(Math.max(...at));
     return { mode, share: at[mode] / at.reduce((s, v) => s + Math.max(v, 0), 0) };

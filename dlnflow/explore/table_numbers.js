@@ -32,11 +32,11 @@ const tableNumbers = (function () {
     return out;
   }
 
-  const placeOf = (symmetric, trains, q, i) => {
+  // Where a pair stands: of a symmetric matrix only pairs (q, i) with i >= q are kept.
+  function placeOf(symmetric, trains, q, i) {
     if (!symmetric) return q * trains + i;
-    const [a, b] = q <= i ? [q, i] : [i, q];
-    return a * trains - a * (a - 1) / 2 + b - a;
-  };
+    return q <= i ? q * trains - q * (q + 1) / 2 + i : i * trains - i * (i + 1) / 2 + q;
+  }
 
   // A parabola through three samples: the time and height of its vertex.
   function vertex(t, v, k) {
@@ -129,5 +129,20 @@ const tableNumbers = (function () {
     return values[k - 1] + share * (values[k] - values[k - 1]);
   }
 
-  return { tensor, curveAt, planeAt, placeOf, events, between };
+  // Through the three samples nearest to t, by a parabola.
+  function smooth(at, values, t) {
+    if (at.length < 3) return between(at, values, t);
+    let k = 1;
+    while (k < at.length - 2 && Math.abs(at[k + 1] - t) < Math.abs(at[k] - t)) k++;
+    let total = 0;
+    for (let i = k - 1; i <= k + 1; i++) {
+      let weight = values[i];
+      for (let j = k - 1; j <= k + 1; j++)
+        if (j !== i) weight *= (t - at[j]) / (at[i] - at[j]);
+      total += weight;
+    }
+    return total;
+  }
+
+  return { smooth, tensor, curveAt, planeAt, placeOf, events, between };
 })();

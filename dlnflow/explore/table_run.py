@@ -24,7 +24,9 @@ COMPONENTS = 3
 """Of the picture of representations."""
 
 
-def content(run: Dynamics, steps: IntArray, train: list[str], closed: float) -> dict[str, Any]:
+def content(
+    run: Dynamics, steps: IntArray, shown: tuple[list[str], NDArray[np.intp]], closed: float
+) -> dict[str, Any]:
     """Train once more and return what is drawn beside influence, as JSON has it.
 
     Parameters
@@ -32,8 +34,8 @@ def content(run: Dynamics, steps: IntArray, train: list[str], closed: float) -> 
     run : Run or TorchRun
     steps : (T,) int array
         Recorded steps of the influence.
-    train : list of str
-        The train items, whose tree is drawn.
+    shown : (list of str, array)
+        The train items in the order in which they are shown, and their tree.
     closed : float
         Largest |influence| of the closed form, which its floor of events follows.
 
@@ -61,7 +63,7 @@ def content(run: Dynamics, steps: IntArray, train: list[str], closed: float) -> 
         "goals": run.task.modes.distinct.tolist(),
         "strength": document.floats(mean),
         "representation": _representation(trajectory),
-        "tree": _tree(run, trajectory.hidden, train),
+        "tree": _tree(run, trajectory.hidden, *shown),
         "modes": None if influence.analytic.record.refusal(run) else _modes(run, steps, closed),
     }
 
@@ -85,24 +87,35 @@ def _representation(trajectory: Any) -> dict[str, Any]:
     }
 
 
-def _tree(run: Dynamics, hidden: FloatArray, train: list[str]) -> dict[str, Any]:
-    chosen = [run.items.index(name) for name in train]
-    joins = tree.item_tree(run.task.y.T[chosen])
-    return {
-        "joins": joins.tolist(),
-        "heights": document.floats(tree.heights(joins, hidden[:, :, chosen])),
-        "everyone": tree.leaf_order(tree.item_tree(run.task.y.T)).tolist(),
-        "order": tree.leaf_order(joins).tolist(),
-    }
+def _tree(
+    run: Dynamics, hidden: FloatArray, names: list[str], joins: NDArray[np.intp]
+) -> dict[str, Any]:
+    chosen = [run.items.index(name) for name in names]
+    heights = tree.heights(joins, hidden[:, :, chosen])
+    return {"joins": joins.tolist(), "heights": document.floats(heights)}
+
+
+def in_order(run: Dynamics, names: list[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """Return items so that alike ones stand together, and their tree by their features."""
+    if not run.linear:
+        return names, np.zeros((0, 2), dtype=np.intp)
+    joins = tree.item_tree(run.task.y.T[[run.items.index(name) for name in names]])
+    order = tree.leaf_order(joins)
+    return [names[k] for k in order], tree.relabelled(joins, order)
 
 
 def _modes(run: Dynamics, steps: IntArray, closed: float) -> dict[str, Any] | None:
-    """Return loadings and coefficients of the closed form; None if targets are not linear.
+    """Loadings and coefficients of the closed form.
 
     A[t, a, b] of `closed_form.coefficients` is kept like curves of pairs of modes, and a last
     column for the null space, so that the page splits any curve into parts of modes:
 
         C_a = - P_a (sum_b A_ab P_b + A_a0 P_0) / c,    P_a = sum over block a of x_q x_i.
+
+    Returns
+    -------
+    dict or None
+        None if targets are not linear in the inputs.
     """
     task, modes = run.task, run.task.modes
     if not closed_form.linear(task):

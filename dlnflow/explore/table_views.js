@@ -47,9 +47,18 @@ const tableViews = (function () {
     return `${text.slice(0, kept)}…`;
   }
 
+  const widths = new Map();
+  function widthOf(context, text) {
+    if (!widths.has(text)) widths.set(text, context.measureText(text).width);
+    return widths.get(text);
+  }
+
   // Where everything stands; rows and columns are places of queries and of train items.
   function layout(context, width, { rows, columns, queries, trains, tree }) {
-    const room = Math.max(...rows.map((q) => Math.min(130, context.measureText(queries[q]).width)));
+    const widest = (places, all, most) =>
+      Math.max(...places.map((k) => Math.min(most, widthOf(context, all[k]))));
+    // Names that would have no room are not measured.
+    const room = rows.length > 80 ? 0 : widest(rows, queries, 130);
     const top = tree ? TREE + 6 : 6;
     const tall = Math.max(4, Math.min(560, window.innerHeight * .62));
     const wide = Math.min(64, (width - room - 12) / columns.length);
@@ -62,9 +71,7 @@ const tableViews = (function () {
       if (rows.length === columns.length)
         cell = [Math.min(cell[0], tall / rows.length), Math.min(cell[0], tall / rows.length)];
     }
-    const foot = columnNames
-      ? Math.max(...columns.map((i) => Math.min(110, context.measureText(trains[i]).width))) + 10
-      : 6;
+    const foot = columnNames ? widest(columns, trains, 110) + 10 : 6;
     const size = [cell[0] * columns.length, cell[1] * rows.length];
     return { left, top, cell, size, foot, rowNames, columnNames, room,
       height: top + size[1] + foot };
@@ -97,10 +104,14 @@ const tableViews = (function () {
     context.font = FONT;
   }
 
-  let cells = null;
+  let cells = null, drawn = [];
 
+  // One pixel for every pair; drawn again only where something changed.
   function cellsOf(view, look) {
-    const { rows, columns, plane, trains, scale, uncertain } = view;
+    const { rows, columns, plane, trains, scale, uncertain, symmetric } = view;
+    const own = [rows, columns, view.of, scale, look];
+    if (own.every((part, k) => part === drawn[k])) return cells;
+    drawn = own;
     const [wide, high] = [columns.length, rows.length];
     if (cells === null || cells.width !== wide || cells.height !== high) {
       cells = document.createElement("canvas");
@@ -109,15 +120,22 @@ const tableViews = (function () {
     const image = new ImageData(wide, high);
     const pixels = new Uint32Array(image.data.buffer);
     const factor = SHADES / scale, count = trains.length;
-    let k = 0;
+    const colourAt = (place) => {
+      let shade = plane[place] * factor;
+      if (uncertain && uncertain[place]) shade *= .3;
+      shade = shade > SHADES ? SHADES : shade < -SHADES ? -SHADES : shade;
+      // A value that is not a number has the colour of 0.
+      return look.pixels[shade === shade ? (shade + SHADES + .5) | 0 : SHADES];
+    };
     for (let a = 0; a < high; a++) {
-      const offset = rows[a] * count;
-      for (let b = 0; b < wide; b++) {
-        const place = offset + columns[b];
-        let shade = plane[place] * factor;
-        if (uncertain && uncertain[place]) shade *= .3;
-        shade = shade > SHADES ? SHADES : shade < -SHADES ? -SHADES : shade;
-        pixels[k++] = look.pixels[(shade === shade ? Math.round(shade) : 0) + SHADES];
+      const q = rows[a], offset = symmetric ? q * count - q * (q + 1) / 2 : q * count;
+      const mirrored = symmetric && rows === columns;
+      for (let b = mirrored ? a : 0; b < wide; b++) {
+        const i = columns[b];
+        const colour = colourAt(symmetric && i < q
+          ? i * count - i * (i + 1) / 2 + q : offset + i);
+        pixels[a * wide + b] = colour;
+        if (mirrored) pixels[b * wide + a] = colour;
       }
     }
     cells.getContext("2d").putImageData(image, 0, 0);

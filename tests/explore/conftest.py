@@ -1,10 +1,13 @@
-"""Loss traces that share slow directions, as tokens of two rows, and a page of them."""
+"""Pages of loss traces and of a table with names that are markup, and a browser."""
+
+import shutil
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from dlnflow.explore import write_page
+import dlnflow as dln
+from dlnflow.explore import of_table, write_page
 from dlnflow.traces import labelled
 
 CHAINS, DRAWS, ITEMS = 4, 200, 40
@@ -16,6 +19,9 @@ HOSTILE = (
     '"bytes":"000000000000"',
     "\u2028&lt;\\u003c",
 )
+NAMES = [*HOSTILE[:5], "rose", "oak", "pine"]
+FEATURES = [HOSTILE[0], *(f"<i>{k}" for k in range(14))]
+TABLE_ESTIMATORS = ("analytic", "tangent", "leave_one_out")
 
 
 def autoregressive(rng, shape, memory):
@@ -74,3 +80,41 @@ def page(traces, classes, words, tmp_path_factory):
     """(file, what write_page says of it)."""
     out = tmp_path_factory.mktemp("page") / "page.html"
     return out, write_page(traces, classes, words, out, title="<b>&title")
+
+
+@pytest.fixture(scope="session")
+def table_run():
+    """Four modes of different items, two of them with names that are markup."""
+    task = dln.semantic_hierarchy()
+    return dln.Run(dln.Task(task.y, items=NAMES, features=FEATURES), init_std=1e-3)
+
+
+@pytest.fixture(scope="session")
+def table_curves(table_run):
+    steps = table_run.grid(200)
+    return dln.stack(*[dln.ESTIMATORS[name](table_run, steps) for name in TABLE_ESTIMATORS])
+
+
+@pytest.fixture(scope="session")
+def table_page(table_run, table_curves, tmp_path_factory):
+    """(file, what of_table says of it)."""
+    out = tmp_path_factory.mktemp("table") / "page.html"
+    return out, of_table(table_run, table_curves, out, title="<b>&title")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("install the packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for one in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(one)
+    options.add_argument("--window-size=1300,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield made
+    made.quit()

@@ -33,6 +33,22 @@ def data_of(path):
     return json.loads(Elements(path).scripts[0])
 
 
+def decoded(text):
+    """Bytes that stand in a page in base64."""
+    return base64.b64decode(text)
+
+
+def numbers(text, shape):
+    """Numbers in single precision."""
+    return np.frombuffer(decoded(text), "<f4").astype(float).reshape(shape)
+
+
+def curves_of(one, times):
+    """Curves (T, P) that the page draws from its integers."""
+    values = unpacked(decoded(one["values"]), (one["rank"], -1) if one["rank"] else (0, 0), 4)
+    return numbers(one["basis"], (one["rank"], times)).T @ values
+
+
 def checkpoint(data, t):
     """The integers of a checkpoint as an object that computes rows."""
     one = data["checkpoints"][t]

@@ -1,78 +1,19 @@
 """What a person does with a page, in headless Chromium: needs selenium, chromium, chromedriver."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from tests.explore.reading import checkpoint, data_of
+from tests.explore.browsing import Page
+from tests.explore.reading import checkpoint
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("install the packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for one in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(one)
-    options.add_argument("--window-size=1300,900")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield made
-    made.quit()
-
-
-class Page:
-    """A page that is open, and the numbers that it should show."""
-
-    def __init__(self, browser, path):
-        self.browser, self.url, self.data = browser, path.as_uri(), data_of(path)
-        browser.get_log("browser")
-        self.open()
-
-    def open(self, hash_=""):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.browser.get("about:blank")
-        self.browser.get(self.url + hash_)
-        WebDriverWait(self.browser, 60).until(
-            lambda b: b.execute_script("return document.body.dataset.ready") == "yes"
-        )
-
-    def all(self, css):
-        return self.browser.find_elements("css selector", css)
-
-    def one(self, css):
-        return self.browser.find_element("css selector", css)
-
-    def token(self, item):
-        return self.one(f'.token[data-item="{item}"]')
-
-    def state(self, name):
-        return self.browser.execute_script(f"return explorer.state.{name}")
-
-    def choose(self, name, value):
-        self.one(f"#{name} option[value='{value}']").click()
-
-    def press(self, *keys):
-        from selenium.webdriver.common.action_chains import ActionChains
-        from selenium.webdriver.common.keys import Keys
-
-        for key in keys:
-            ActionChains(self.browser).send_keys(getattr(Keys, key)).perform()
 
 
 @pytest.fixture
 def shown(browser, page):
     made = Page(browser, page[0])
     yield made
-    assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+    assert made.errors() == []
 
 
 def test_the_browser_computes_the_rows_of_the_integers(shown):
@@ -203,39 +144,3 @@ def test_no_word_becomes_markup(shown):
         assert shown.token(item).get_attribute("textContent") == word
     assert shown.all("img") == [] and shown.all("i") == []
     assert shown.one("h1").text == "<b>&title"
-
-
-def contrast(browser, css):
-    """Contrast of a text with its background, as WCAG 2 defines it."""
-    colours = browser.execute_script(
-        """
-        const numbers = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
-        const made = document.querySelector(arguments[0]);
-        const ground = numbers(getComputedStyle(document.body).backgroundColor);
-        const above = numbers(getComputedStyle(made).backgroundColor);
-        const a = above.length === 4 ? above[3] : 1;
-        const back = ground.slice(0, 3).map((g, k) => a * above[k] + (1 - a) * g);
-        return [numbers(getComputedStyle(made).color).slice(0, 3), back];
-        """,
-        css,
-    )
-    light = []
-    for colour in colours:
-        c = np.array(colour) / 255
-        light.append(
-            np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-            @ [0.2126, 0.7152, 0.0722]
-        )
-    return (max(light) + 0.05) / (min(light) + 0.05)
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_can_be_read(shown, theme):
-    shown.browser.execute_script("explorer.change({at: 1, item: 12})")
-    if shown.browser.execute_script("return document.documentElement.dataset.theme") != theme:
-        shown.one("#theme").click()
-    strongest = [
-        shown.one(f"#{who} button").get_attribute("data-item") for who in ("helpers", "harmers")
-    ]
-    for css in [f'.token[data-item="{j}"]' for j in strongest] + [".token.faded", "#caption"]:
-        assert contrast(shown.browser, css) >= 4.5, css
