@@ -13,7 +13,7 @@ NUMBERS = 2**23
 
 
 def item_tree(features: ArrayLike) -> NDArray[np.intp]:
-    """Join the items that are most alike, until all are joined: average linkage.
+    """Join the items or branches whose squared distances grow least, until all are joined (Ward).
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def item_tree(features: ArrayLike) -> NDArray[np.intp]:
     features = np.asarray(features, dtype=np.float64)
     if len(features) < 2:
         return np.zeros((0, 2), dtype=np.intp)
-    joins = linkage(features, "average", optimal_ordering=len(features) <= MOST_ORDERED)
+    joins = linkage(features, "ward", optimal_ordering=len(features) <= MOST_ORDERED)
     return joins[:, :2].astype(np.intp)
 
 

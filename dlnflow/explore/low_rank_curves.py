@@ -168,7 +168,7 @@ def of_pairs(curves: xr.DataArray, *, symmetric: bool) -> tuple[Blocks, int]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CurveSizes:
     """What curves are like: see `measure`."""
 
     largest: float
@@ -178,7 +178,7 @@ class Measured:
     symmetric: bool
 
 
-def measure(curves: xr.DataArray) -> Measured:
+def measure(curves: xr.DataArray) -> CurveSizes:
     """Read curves once, and say how large they are and whether they are symmetric.
 
     Symmetry is that of u^T K v and v^T K u for random u and v, at all times: equal for all of
@@ -191,7 +191,7 @@ def measure(curves: xr.DataArray) -> Measured:
 
     Returns
     -------
-    Measured
+    CurveSizes
         `largest` |value|; the same of pairs of `different` items; their `typical` size, the 99th
         percentile over pairs of the largest |value| over time; the place of the `peak`, the median
         time of those values; and whether the curves are the same in both directions.
@@ -216,7 +216,7 @@ def measure(curves: xr.DataArray) -> Measured:
     different, when = top[others], np.concatenate(peaks).reshape(top.shape)[others]
     apart = np.abs(there - back)
     symmetric = square and bool(np.all(apart <= SYMMETRIC_RTOL * trains * np.sqrt(size)))
-    return Measured(
+    return CurveSizes(
         float(top.max()),
         float(different.max(initial=0.0)) or float(top.max()),
         float(np.quantile(different, 0.99)) if different.size else float(top.max()),

@@ -1,5 +1,6 @@
 """The page of a table: influence of items on items over training, and what carries it."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import xarray as xr
 from dlnflow import influence, result
 from dlnflow._support import IntArray
 from dlnflow.analysis.extrema import CURVE_FRACTION, OVERALL_FRACTION
-from dlnflow.analysis.shapes import EARLY
 from dlnflow.dynamics import Dynamics
 from dlnflow.explore import document, table_run
-from dlnflow.explore.low_rank_curves import LowRankCurves, Measured, fit, measure, of_pairs
-from dlnflow.influence.estimator import title as title_of
-from dlnflow.traces.intervals import TWO_SIGMA, interval
+from dlnflow.explore.low_rank_curves import LowRankCurves, CurveSizes, fit, measure, of_pairs
+from dlnflow.traces import interval
 
+TWO_SIGMA = math.erf(math.sqrt(2))
+"""Probability within two standard errors, as in figures."""
+EARLY = 0.1
+"""If half of the curves are largest before this share of training, its axis is logarithmic."""
 FEW_PAIRS = 20_000
 """Curves that are kept more finely, because they cost nothing."""
 FINE_SHARE, SHARE = 1 / 64, 1 / 16
@@ -171,6 +174,12 @@ def _rows(run: Dynamics, names: list[str], columns: list[str]) -> list[str]:
     return [name for name in known if name in {*names}]
 
 
+def known_as(name: str) -> str:
+    """Return what an estimator is called in figures; other names as they are."""
+    known = influence.ESTIMATORS
+    return known[name].title if name in known else name.replace("_", " ")
+
+
 def _closed_form(run: Dynamics, curves: xr.DataArray, parts: list[dict[str, Any]]) -> float:
     """Return the largest |influence| of the closed form on the pairs and steps of curves."""
     known = [one["largest"] for one in parts if one["name"] == influence.analytic.record.name]
@@ -223,7 +232,7 @@ def _estimator(curves: xr.DataArray, name: str, order: tuple[IntArray, IntArray]
         verdicts = curves.verdict.values.tolist()
     return {
         "name": name,
-        "title": title_of(name),
+        "title": known_as(name),
         "known": known.tolist(),
         "symmetric": found.symmetric,
         "largest": found.largest,
@@ -239,7 +248,7 @@ def _estimator(curves: xr.DataArray, name: str, order: tuple[IntArray, IntArray]
 
 
 def _fitted(
-    curves: xr.DataArray, found: Measured, tolerance: float, order: tuple[IntArray, IntArray]
+    curves: xr.DataArray, found: CurveSizes, tolerance: float, order: tuple[IntArray, IntArray]
 ) -> LowRankCurves:
     blocks, pairs = of_pairs(curves, symmetric=found.symmetric)
     return fit(blocks, pairs, tolerance).reordered(*order, found.symmetric)

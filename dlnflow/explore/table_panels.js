@@ -78,9 +78,10 @@ const tablePanels = (function () {
       const name = event.kind === "sign_flip"
         ? `mode ${event.modes[0].mode + 1} → ${event.modes[1].mode + 1}`
         : `mode ${event.modes[0].mode + 1}`;
-      const near = x > plot.x(view.ends[1]) - 60 ? "end" : x < 90 ? "start" : "middle";
-      plot.add("text", { class: "name", x, y: Math.max(18, Math.min(170, above ? y - 9 : y + 18)),
-        "text-anchor": near }, name);
+      const aside = event.kind === "trough" && y > 152;
+      const near = aside ? (x > plot.x(view.ends[1]) - 60 ? "end" : "start") : x > plot.x(view.ends[1]) - 60 ? "end" : x < 90 ? "start" : "middle";
+      plot.add("text", { class: "name", x: aside ? x + (near === "end" ? -9 : 9) : x,
+        y: aside ? y + 5 : Math.max(18, above ? y - 9 : y + 18), "text-anchor": near }, name);
     });
     return plot;
   }

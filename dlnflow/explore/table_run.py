@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from dlnflow import influence
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.analysis import embedding, tree
+from dlnflow.analysis import tree
 from dlnflow.dynamics import Dynamics
 from dlnflow.explore import document
 from dlnflow.explore.low_rank_curves import fit
 from dlnflow.influence import closed_form
-from dlnflow.theory.saxe import half_time
 
 FRAME_NUMBERS = 2**24
 """Numbers of weights and representations that are held at once."""
@@ -78,6 +77,8 @@ def _frames(run: Dynamics, count: int) -> IntArray:
 
 
 def _representation(trajectory: Any) -> dict[str, Any]:
+    from dlnflow.analysis import embedding  # loads scikit-learn
+
     components = min(COMPONENTS, trajectory.hidden.shape[1], trajectory.hidden.shape[2])
     found = embedding.embedding(trajectory, components, common_drift=False)
     return {
@@ -141,7 +142,6 @@ def _modes(run: Dynamics, steps: IntArray, closed: float) -> dict[str, Any] | No
         "feature_names": list(task.features),
         "sizes": [len(block) for block in modes.blocks],
         "strength": modes.distinct.tolist(),
-        "half_time": half_time(modes.distinct, a0, depth=run.depth).tolist(),
         "whitening": float(task.whitening),
         "a0": float(a0),
         "largest": closed,

@@ -161,10 +161,13 @@ const tableViews = (function () {
 
   function drawTree(context, view, at, look) {
     const joins = joinsOf(view, at);
-    context.lineWidth = 1;
+    // Of many items only branches that can be told apart have lines.
+    const least = joins.length > 150 ? 3 : 0;
+    context.lineWidth = joins.length > 150 ? .6 : 1;
     context.strokeStyle = look.soft;
     context.beginPath();
     for (const { x, y, low } of joins) {
+      if (x[1] - x[0] < least) continue;
       context.moveTo(x[0], low[0]);
       context.lineTo(x[0], y);
       context.lineTo(x[1], y);

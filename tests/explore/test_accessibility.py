@@ -16,7 +16,8 @@ const found = [];
 for (const one of document.querySelectorAll('body *')) {
   const own = [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
   const box = one.getBoundingClientRect();
-  if (!(own || one.matches('input[type=search], select')) || box.width === 0 || one.closest('script')) continue;
+  const shown = own || one.matches('input[type=search], select');
+  if (!shown || box.width === 0 || one.closest('script')) continue;
   const style = getComputedStyle(one);
   let back = [0, 0, 0, 0], above = one;
   const layers = [];
