@@ -244,7 +244,7 @@ class _Extremes:
         ]
         if not all(map(len, places)):
             return False
-        other = self.curves.isel(time=int(at), query=places[0][0], train=places[1][0]).item()
+        other = self.curves.isel(time=int(at), query=places[0][0], train=places[1][0]).values
         return bool(np.isclose(other, row["value"], rtol=SAME_RTOL, atol=0))
 
 

@@ -13,7 +13,7 @@ from dlnflow._support import IntArray
 from dlnflow.analysis.extrema import CURVE_FRACTION, OVERALL_FRACTION
 from dlnflow.dynamics import Dynamics
 from dlnflow.explore import document, table_run
-from dlnflow.explore.low_rank_curves import LowRankCurves, CurveSizes, fit, measure, of_pairs
+from dlnflow.explore.low_rank_curves import CurveSizes, LowRankCurves, fit, measure, of_pairs
 from dlnflow.traces import interval
 
 TWO_SIGMA = math.erf(math.sqrt(2))
