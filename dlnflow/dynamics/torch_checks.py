@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from dlnflow import checks
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
@@ -235,6 +237,79 @@ def _require_derivative(
         ) from error
     if not bool(torch.isfinite(moved).all()):
         raise ValueError("`loss` has a derivative that is not finite at the initial weights.")
+
+
+def require_moving(
+    model: nn.Module, weights: dict[str, Tensor], loss: str | ItemLoss, pair: Pair
+) -> None:
+    """Refuse parameters that no loss depends on, whatever the data.
+
+    Raises
+    ------
+    ValueError
+        Naming them.
+    """
+    leaves = {name: part.clone().requires_grad_() for name, part in weights.items()}
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        total = item_loss_of(loss)(functional_call(model, leaves, (pair[0],)), pair[1]).sum()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    still = [name for name, part in zip(leaves, found, strict=True) if part is None]
+    if still:
+        raise ValueError(
+            f"`model` has parameters that no loss depends on, so that they never move: "
+            f"{', '.join(still[:4])}. Use them, or freeze them with requires_grad_(False)."
+        )
+
+
+def require_functional(rule: Any, name: str, weights: dict[str, Tensor]) -> None:
+    """Refuse an update rule that changes what it is given.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    given = [part.clone() for part in weights.values()]
+    gradients, state = [torch.ones_like(part) for part in given], rule.start(given)
+    state = {
+        key: value if isinstance(value, list | Tensor) else torch.tensor(value, dtype=torch.float64)
+        for key, value in state.items()
+    }
+    before = [part.clone() for part in [*given, *gradients, *_tensors(state)]]
+    kept = dict(state)
+    rule.update(given, gradients, state)
+    after = [*given, *gradients, *_tensors(kept)]
+    if state.keys() != kept.keys() or any(
+        not torch.equal(a, b) for a, b in zip(after, before, strict=True)
+    ):
+        raise ValueError(
+            f"`optimizer` {name} must be functional: update(weights, gradients, state) returns "
+            "new weights and a new state, and this one changes what it is given. Write "
+            "`w - rate * g` in place of `w -= rate * g`."
+        )
+
+
+def _tensors(state: dict[str, Any]) -> list[Tensor]:
+    return [
+        part for value in state.values() for part in (value if isinstance(value, list) else [value])
+    ]
+
+
+class _Attention(TorchFunctionMode):
+    """Notices whether fused attention is called."""
+
+    seen = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        self.seen = self.seen or function is functional.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
+def attends(model: nn.Module, weights: dict[str, Tensor], inputs: Tensor) -> bool:
+    """Whether a model calls the attention that torch fuses."""
+    with torch.no_grad(), _Attention() as mode:
+        functional_call(model, weights, (inputs[:1],))
+    return mode.seen
 
 
 def separate(queries: Sequence[Any], items: Sequence[str]) -> tuple[Any, Any]:

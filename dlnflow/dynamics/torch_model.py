@@ -167,6 +167,8 @@ class TorchRun:
         self._store("queries", names)
         self._store("_queried", queried)
         torch_checks.require_losses(self.model, self._weights, self.loss, data)
+        torch_checks.require_moving(self.model, self._weights, self.loss, data)
+        torch_checks.require_functional(self._tuned, self._rule.__name__, self._weights)
 
     def _repr_html_(self) -> str:
         return notebook.table(self)
@@ -186,8 +188,10 @@ class TorchRun:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Nothing was done to the data."""
-        return ()
+        """What is done differently from the model as given."""
+        if not torch_checks.attends(self.model, self._weights, self.data[0]):
+            return ()
+        return ("attention is written out: the fused kernels of torch have no second derivative",)
 
     @property
     def settings(self) -> dict[str, object]:

@@ -351,6 +351,42 @@ def test_source_of_a_large_model_multiplies_by_some_matrices(optimizer, rate, mo
     assert 1e-6 < change < 1
 
 
+class InPlace(SignedRoot):
+    """A rule that changes the weights it is given."""
+
+    def update(self, weights, gradients, state):
+        for w, g in zip(weights, gradients, strict=True):
+            w -= self.learning_rate * g
+        return weights, state
+
+
+class Attending(nn.Module):
+    """Attention over two positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = self.layer(torch.stack([x, x**2], 1))
+        return nn.functional.scaled_dot_product_attention(h, h, h).mean(1)
+
+
+def test_a_rule_in_place_is_refused_and_weights_stay():
+    model = perceptron()
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=r"InPlace must be functional.*w - rate"):
+        dln.TorchRun(**wrong(model=model, optimizer=InPlace))
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_run_says_that_attention_is_written_out():
+    run = dln.TorchRun(**wrong(model=Attending().double()))
+    assert "second derivative" in run.notes[0] and nonlinear_run().notes == ()
+    exact, expected = dln.influence.tangent(run, [5]).values, differences(run, [5])
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 def test_divergence_is_an_error_with_its_step():
     run = nonlinear_run(learning_rate=1e3, n_steps=50)
     for name in ("tangent", "leave_one_out", "tracin", "per_step"):
@@ -383,6 +419,17 @@ class Counting(nn.Module):
 
     def forward(self, x):
         self.calls += 1
+        return self.layer(x)
+
+
+class Idle(nn.Module):
+    """Has a layer that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.idle = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
         return self.layer(x)
 
 
@@ -445,6 +492,7 @@ def detached(output, target):
         ({"model": Counting().double()}, "'calls'"),
         ({"model": Random().double()}, "same at every call"),
         ({"model": Mixing().double()}, "other items"),
+        ({"model": Idle().double()}, r"never move: idle.weight.*requires_grad_\(False\)"),
         ({"model": broken_weights()}, "finite weights"),
         ({"model": perceptron().half()}, "float32 or float64"),
         ({"model": perceptron().requires_grad_(False)}, "no parameter"),
