@@ -1,7 +1,7 @@
 """The driver of all kernels and evaluators: check, burn in, thin, record losses, judge."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -147,16 +147,33 @@ def run(
     state
         The last state.
     """
-    draws, burn_in, thin = (lengths[name] for name in ("draws", "burn_in", "thin"))
     recorded = []
-    for step in range(burn_in + done * thin if done else 0, burn_in + draws * thin):
+    for step, observed in schedule(lengths, done):
         if begin is not None:
             begin(step)
         state = kernel.step(state, noise)
-        if step >= burn_in and (step + 1 - burn_in) % thin == 0:
+        if observed:
             items = state.value.items
             recorded.append(evaluator.observe(state.theta) if items is None else items)
     return torch.stack(recorded, dim=1), state
+
+
+def schedule(lengths: Mapping[str, int], done: int = 0) -> Iterator[tuple[int, bool]]:
+    """Yield the steps of a chain, and whether each is followed by a draw.
+
+    Parameters
+    ----------
+    lengths, done : mapping, int
+        As in `run`.
+
+    Yields
+    ------
+    (int, bool)
+        From the first step that is not behind the draws that the chain has.
+    """
+    draws, burn_in, thin = (lengths[name] for name in ("draws", "burn_in", "thin"))
+    for step in range(burn_in + done * thin if done else 0, burn_in + draws * thin):
+        yield step, step >= burn_in and (step + 1 - burn_in) % thin == 0
 
 
 class Report(NamedTuple):

@@ -89,7 +89,9 @@ class StepNoise:
     """Random numbers of one chain that depend on its step, not on what other steps drew.
 
     Call k within a step has numbers of its own, and the first call those that it had when every
-    call of a step gave the same: kernels that ask once a step draw as they always did.
+    call of a step gave the same: kernels that ask once a step draw as they always did. Gaussian
+    numbers of call k are always in the same tensor, and filled in when `step` is set, as many as
+    the last step asked for: a step that is replayed reads them there.
 
     Parameters
     ----------
@@ -100,8 +102,11 @@ class StepNoise:
     """
 
     def __init__(self, key: tuple[int, int, int], like: Tensor):
-        self._key, self._like, self.step = key, like, 0
+        self._key, self._like = key, like
         self._generator = torch.Generator(like.device)
+        self._normals: list[Tensor] = []
+        self._asked, self._calls = 1, {GAUSSIAN: 0, UNIFORM: 0}
+        self.step = 0
 
     @property
     def step(self) -> int:
@@ -110,21 +115,35 @@ class StepNoise:
 
     @step.setter
     def step(self, step: int) -> None:
-        self._step, self._calls = step, {GAUSSIAN: 0, UNIFORM: 0}
+        self._asked = self._calls[GAUSSIAN] or self._asked
+        self._step, self._calls, self._filled = step, {GAUSSIAN: 0, UNIFORM: 0}, 0
+        for _ in range(self._asked):
+            self._fill()
 
     def normal(self) -> Tensor:
-        """Return the next (1, P) Gaussian numbers of this step."""
-        like, generator = self._like, self._seeded(GAUSSIAN)
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        """Return the next (1, P) Gaussian numbers of this step; the next step overwrites them."""
+        call = self._called(GAUSSIAN)
+        if call == self._filled:
+            self._fill()
+        return self._normals[call]
 
     def uniform(self) -> Tensor:
         """Return the next (1,) uniform number of this step."""
-        like, generator = self._like, self._seeded(UNIFORM)
+        like, generator = self._like, self._seeded(UNIFORM, self._called(UNIFORM))
         return torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
 
-    def _seeded(self, stream: int) -> torch.Generator:
-        call = self._calls[stream]
+    def _fill(self) -> None:
+        if self._filled == len(self._normals):
+            self._normals.append(torch.empty_like(self._like))
+        numbers = self._normals[self._filled]
+        numbers.normal_(generator=self._seeded(GAUSSIAN, self._filled))
+        self._filled += 1
+
+    def _called(self, stream: int) -> int:
         self._calls[stream] += 1
+        return self._calls[stream] - 1
+
+    def _seeded(self, stream: int, call: int) -> torch.Generator:
         named = (self.step, call) if call else (self.step,)
         return self._generator.manual_seed(chain_seed(*self._key, stream, *named))
 

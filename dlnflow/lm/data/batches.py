@@ -59,15 +59,50 @@ def mixture(
     ValueError
         If the text is shorter than a row.
     """
-    if len(ids) <= length:
-        raise ValueError(f"the text has {len(ids)} ids, rows need more than {length}.")
-    starts = rng.integers(0, len(ids) - length, n_rows)
+    starts, periods = cuts(len(ids), n_rows, length, repeat_share, rng, segment=segment)
     rows = ids[starts[:, None] + np.arange(length)]
+    for row in np.flatnonzero(periods < length):
+        rows[row] = rows[row, np.arange(length) % periods[row]]
+    return rows
+
+
+def cuts(
+    n_ids: int,
+    n_rows: int,
+    length: int,
+    repeat_share: float,
+    rng: np.random.Generator,
+    *,
+    segment: tuple[int, int] = SEGMENT,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the rows of `mixture` begin in the text, and after how many ids they repeat.
+
+    Row r is ids[start_r + (k mod period_r)], k = 0, ..., length - 1; crops have period `length`.
+
+    Parameters
+    ----------
+    n_ids : int
+        Length of the text.
+    n_rows, length, repeat_share, rng, segment
+        As in `mixture`.
+
+    Returns
+    -------
+    (n_rows,) and (n_rows,) int arrays
+        Starts and periods.
+
+    Raises
+    ------
+    ValueError
+        If the text is shorter than a row.
+    """
+    if n_ids <= length:
+        raise ValueError(f"the text has {n_ids} ids, rows need more than {length}.")
+    starts, periods = rng.integers(0, n_ids - length, n_rows), np.full(n_rows, length)
     low, high = (min(bound, length // 2) for bound in segment)
     for row in range(n_rows - round(repeat_share * n_rows), n_rows):
-        period = rng.integers(low, high + 1)
-        rows[row] = rows[row, np.arange(length) % period]
-    return rows
+        periods[row] = rng.integers(low, high + 1)
+    return starts, periods
 
 
 @dataclass(frozen=True)
@@ -138,6 +173,11 @@ class GradientData:
         return mixture(
             self.ids, self.rows, self.length + 1, self.repeat_share, rng, segment=self.segment
         )
+
+    def cuts(self, *words: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the rows of that minibatch begin, and after how many ids they repeat."""
+        size, rng = (self.rows, self.length + 1), np.random.default_rng(words)
+        return cuts(len(self.ids), *size, self.repeat_share, rng, segment=self.segment)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from its memory.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +32,8 @@ ROUNDING = 1e-4
 """Share of the largest logit by which logits may change without a cause."""
 CLOSE = 1e-3
 """Largest difference between two ways to the same loss, in nats per nat."""
+_one_text_a_row = ContextVar("one text a row", default=False)
+"""Whether transformers need not look for several texts in a row."""
 _direct: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 """Models tried so far, and whether their logits are just hidden states times the output layer."""
 
@@ -206,12 +211,42 @@ def token_losses(
     ValueError
         As `is_direct`, which is asked once per model.
     """
-    with autocast(ids.device, bf16):
+    with autocast(ids.device, bf16), _rows_of_one_text():
         if is_direct(model, ids):
             flat = _from_hidden(model, ids, bf16, one_pass)
         else:
             flat = _from_logits(model, ids)
     return flat.view(len(ids), -1)
+
+
+@contextmanager
+def _rows_of_one_text() -> Iterator[None]:
+    """Keep transformers from reading positions to find several texts in a row.
+
+    There is one in each. To see that, the host would wait for the device, and while a graph is
+    captured, where it cannot, other attention would be chosen than before.
+    """
+    _ask_before_looking()
+    token = _one_text_a_row.set(True)
+    try:
+        yield
+    finally:
+        _one_text_a_row.reset(token)
+
+
+@cache
+def _ask_before_looking() -> None:
+    """Put a question before the function of transformers that looks, where there is one."""
+    from transformers import masking_utils
+
+    look = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if look is None:
+        return
+
+    def unless_known(*arguments: Any, **options: Any) -> Any:
+        return None if _one_text_a_row.get() else look(*arguments, **options)
+
+    masking_utils.find_packed_sequence_indices = unless_known
 
 
 def _from_hidden(

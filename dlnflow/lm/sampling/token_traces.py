@@ -18,8 +18,9 @@ from dlnflow.lm import named_components
 from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling import inputs, results
+from dlnflow.lm.sampling.chain import close
 from dlnflow.lm.sampling.store import CorruptedError, Store
-from dlnflow.lm.sampling.unit import Job, Sampler, work
+from dlnflow.lm.sampling.unit import Job, Sampler, together, work_together
 from dlnflow.sampling import chains
 from dlnflow.sampling.restriction import described
 
@@ -193,9 +194,14 @@ class Driver:
             if mine:
                 self.files.make_room(self._shape[0], max(wanted.values()))
             jobs = [self._job(*unit, wanted[unit]) for unit in self.left(part)]
-            for k, _ in enumerate(completed(work, jobs, executor, hopeless=(CorruptedError,))):
-                if progress is not None:
-                    progress(len(mine) - len(jobs) + k + 1, len(mine))
+            done, groups = len(mine) - len(jobs), together(jobs, self.sampler.device)
+            try:
+                for group in completed(work_together, groups, executor, hopeless=(CorruptedError,)):
+                    done += len(group)
+                    if progress is not None:
+                        progress(done, len(mine))
+            finally:
+                close()
 
     def traces(self) -> xr.DataArray:
         """Return the traces of the store once all its units are complete.

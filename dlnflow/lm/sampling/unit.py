@@ -7,10 +7,10 @@ anywhere that sees the store, twice, or not at all: the next one takes it up, wi
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,22 +20,18 @@ from dlnflow import checks
 from dlnflow._support import VERSION
 from dlnflow._support.hashes import identity
 from dlnflow.lm.data.batches import GradientData, Observed
-from dlnflow.lm.named_components import moving
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import threads
-from dlnflow.lm.runs.model import SHORT
-from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
+from dlnflow.lm.sampling.chain import Result, advanced
 from dlnflow.lm.sampling.inputs import Inputs, opened
 from dlnflow.lm.sampling.store import Store
-from dlnflow.sampling import chains, kernels
-from dlnflow.sampling.noise import StepNoise
+from dlnflow.sampling import kernels
 from dlnflow.sampling.settings import REVISION, Settings
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-PRECISIONS = ("fp32", "bf16-gradient", "bf16")
-"""Where bfloat16 autocast is used."""
+PRECISIONS = ("fp32", "bf16-gradient", "bf16", "tf32")
+"""Where bfloat16 autocast is used; "tf32" on a GPU alone."""
+AT_ONCE = 8
+"""Most chains that a GPU advances at the same time."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,8 @@ class Sampler:
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
         hides the rounding; ``"bf16"``: observed losses too, with rounding noise of about 1e-3
-        nats in each that lowers correlations.
+        nats in each that lowers correlations; ``"tf32"``: as bf16-gradient, and observed losses
+        with the TF32 products of a GPU (docs/language_models.md states their noise).
     device : str
         Torch device.
     threads : int
@@ -94,6 +91,11 @@ class Sampler:
             torch.device(self.device)  # whether this machine has it, only a chain needs to know
         except RuntimeError as error:
             raise ValueError(f"`device` {self.device!r} is no torch device: {error}") from error
+        if self.precision == "tf32" and torch.device(self.device).type != "cuda":
+            raise ValueError(
+                f"`precision` 'tf32' is a format of GPUs, and `device` is {self.device!r}. Use "
+                "'bf16-gradient', which differs in how observed losses are rounded."
+            )
 
     def key(self) -> dict[str, Any]:
         """Return what identifies a chain in a manifest; its length and number do not."""
@@ -128,16 +130,6 @@ class Unit:
     state: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Losses (draws, K) in float32, losses (K,) at the checkpoint, and how to go on."""
-
-    losses: NDArray[np.float32]
-    checkpoint_loss: NDArray[np.float32]
-    state: bytes
-    n_parameters: int
-
-
 def run(unit: Unit) -> Result:
     """Run one chain from its checkpoint, or on from its stored state.
 
@@ -155,8 +147,24 @@ def run(unit: Unit) -> Result:
     Result
         Draws number `done` to `draws` - 1. Losses are not finite where the chain diverged.
     """
-    with threads(unit.sampler.threads):
-        return _run(unit)
+    return run_together([unit])[0]
+
+
+def run_together(units: Sequence[Unit]) -> list[Result]:
+    """Run chains of one checkpoint as `run` does; on a GPU they advance at the same time.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        With the same checkpoint, sampler and text.
+
+    Returns
+    -------
+    list of Result
+        The same, bit by bit, as that of every unit alone on this kind of device.
+    """
+    with threads(units[0].sampler.threads):
+        return advanced(units)
 
 
 @dataclass(frozen=True)
@@ -186,51 +194,74 @@ class Job:
 
 
 def work(job: Job) -> bool:
-    """Compute a chain and write it into the store.
+    """Compute a chain and write it into the store, as `work_together`.
 
     Returns
     -------
     bool
         False if another process is at it, so that it is not known when it will be complete.
+    """
+    return work_together((job,))
+
+
+def work_together(jobs: tuple[Job, ...]) -> bool:
+    """Compute chains of one checkpoint and write them into the store.
+
+    Returns
+    -------
+    bool
+        False if another process is at one of them, so that it is not known when it will be
+        complete.
 
     Raises
     ------
     ValueError
         If this process has another version of the package, or cannot see the inputs.
     OSError
-        If the disk is full; nothing of the chain is half-written then.
+        If the disk is full; nothing of a chain is half-written then.
     dlnflow.lm.sampling.store.CorruptedError
-        If what the chain is to go on from is damaged.
+        If what a chain is to go on from is damaged.
     """
-    if job.key["version"] != VERSION:
+    one = jobs[0]
+    if one.key["version"] != VERSION:
         raise ValueError(
             f"this process has dlnflow {VERSION}, the one that asks for the chain "
-            f"{job.key['version']}. Install the same version everywhere."
+            f"{one.key['version']}. Install the same version everywhere."
         )
-    files = Store(job.store, job.key, job.contents, job.shape)
-    with files.writing(), files.claimed(job.step, job.chain) as mine:
-        if not mine:
-            return False
-        done = files.done(job.step, job.chain)
-        if done >= job.draws:
-            return True
-        gradient, observed = opened(job.inputs)
-        state = files.state(job.step, job.chain) if done else None
-        result = run(
-            Unit(
-                job.checkpoints,
-                job.step,
-                job.chain,
-                job.draws,
-                gradient,
-                observed,
-                job.sampler,
-                done,
-                state,
-            )
-        )
-        _write(files, job, result.losses, result.checkpoint_loss, result.state)
-    return True
+    files = Store(one.store, one.key, one.contents, one.shape)
+    with ExitStack() as held:
+        held.enter_context(files.writing())
+        mine = [job for job in jobs if held.enter_context(files.claimed(job.step, job.chain))]
+        left = [job for job in mine if files.done(job.step, job.chain) < job.draws]
+        units = [_unit(files, job) for job in left]
+        results = [run(unit) for unit in units] if len(units) < 2 else run_together(units)
+        for job, result in zip(left, results, strict=True):
+            _write(files, job, result.losses, result.checkpoint_loss, result.state)
+    return len(mine) == len(jobs)
+
+
+def _unit(files: Store, job: Job) -> Unit:
+    """Return what a job asks for, from where its chain is."""
+    done = files.done(job.step, job.chain)
+    return Unit(
+        job.checkpoints,
+        job.step,
+        job.chain,
+        job.draws,
+        *opened(job.inputs),
+        job.sampler,
+        done,
+        files.state(job.step, job.chain) if done else None,
+    )
+
+
+def together(jobs: Sequence[Job], device: str) -> list[tuple[Job, ...]]:
+    """Return which jobs are done at the same time: on a GPU up to `AT_ONCE` of a checkpoint."""
+    if torch.device(device).type != "cuda":
+        return [(job,) for job in jobs]
+    steps = dict.fromkeys(job.step for job in jobs)
+    of_step = ([job for job in jobs if job.step == step] for step in steps)
+    return [tuple(some[k : k + AT_ONCE]) for some in of_step for k in range(0, len(some), AT_ONCE)]
 
 
 def _write(files: Store, job: Job, *what: Any) -> None:
@@ -243,75 +274,3 @@ def _write(files: Store, job: Job, *what: Any) -> None:
             "Chains stored before are complete; make room and call again."
         )
         raise
-
-
-def _run(unit: Unit) -> Result:
-    sampler, settings = unit.sampler, unit.sampler.settings
-    key = (settings.seed, unit.step, unit.chain)
-    model = _model(unit)
-    names, entries = moving(model, sampler.restrict)
-    evaluator = LanguageModelEvaluator(
-        model,
-        unit.gradient,
-        unit.observed,
-        key,
-        parameters=names or sampler.parameters,
-        precision=sampler.precision,
-    )
-    start = evaluator.observe(evaluator.center)[0].numpy()
-    kernel, posterior = chains.around(
-        evaluator, evaluator.center, sampler.kernel, settings, entries
-    )
-    center = posterior.center
-    state = kernel.init(center)
-    if unit.state is not None:
-        state = _unpack(state, unit.state, center.device)
-    noise = StepNoise(key, center)
-
-    def begin(step: int) -> None:
-        noise.step, evaluator.step = step, step + 1
-
-    lengths = settings.lengths() | {"draws": unit.draws}
-    losses, state = chains.run(
-        kernel, posterior.evaluate, state, noise, lengths=lengths, done=unit.done, begin=begin
-    )
-    return Result(losses[0].numpy(), start, _pack(state), center.shape[1])
-
-
-def _model(unit: Unit) -> PreTrainedModel:
-    """Return the model of a unit without gradients, with the faster kind of attention."""
-    sampler = unit.sampler
-    model = unit.checkpoints.load(unit.step, device=sampler.device)
-    model.to(getattr(torch, sampler.settings.dtype)).requires_grad_(False)
-    if _plain_is_faster(sampler, unit.gradient.length):
-        model.set_attn_implementation("eager")
-    return model
-
-
-def _plain_is_faster(sampler: Sampler, length: int) -> bool:
-    """Whether attention that keeps its weights beats the fused one, as in training short rows."""
-    on_cpu = torch.device(sampler.device).type == "cpu"
-    return on_cpu and sampler.precision != "fp32" and length <= SHORT
-
-
-def _pack(state: Any) -> bytes:
-    """Write a kernel's state: tensors and numbers in nested named tuples."""
-
-    def plain(value: Any) -> Any:
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-    buffer = io.BytesIO()
-    torch.save(plain(state), buffer)
-    return buffer.getvalue()
-
-
-def _unpack(like: Any, packed: bytes, device: torch.device) -> Any:
-    """Read a state of the same kernel back."""
-
-    def shaped(template: Any, value: Any) -> Any:
-        if isinstance(template, tuple):
-            return type(template)(*map(shaped, template, value))
-        return value
-
-    saved = torch.load(io.BytesIO(packed), map_location=device, weights_only=True)
-    return shaped(like, saved)

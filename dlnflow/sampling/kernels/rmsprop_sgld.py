@@ -111,9 +111,12 @@ def build(
         check_kick(eps / (first.sqrt() + stability) * posterior.localization, stability)
         return State(theta.clone(), value, v, first, torch.empty_like(v), 0)
 
+    def adapts(state: State) -> bool:
+        return freeze_after is None or state.steps < freeze_after
+
     def step(state: State, noise: Noise) -> State:
         theta, value, v, step_hat, kick, steps = state
-        if freeze_after is None or steps < freeze_after:
+        if adapts(state):
             v.mul_(decay).addcmul_(value.gradient, value.gradient, value=1 - decay)
             torch.sqrt(v, out=step_hat).add_(stability).reciprocal_().mul_(eps)
             torch.sqrt(step_hat, out=kick).mul_(noise_scale)
@@ -123,7 +126,7 @@ def build(
 
     changed = changes((NOISE_SCALE,), {"noise_scale": noise_scale})
     law = Law.UNKNOWN if freeze_after is None else Law.DISCRETISED
-    return Kernel("rmsprop_sgld", init, step, changed, law, lambda state: state.step_hat)
+    return Kernel("rmsprop_sgld", init, step, changed, law, lambda state: state.step_hat, adapts)
 
 
 def check_kick(pull: Tensor, stability: float) -> None:

@@ -86,7 +86,7 @@ def build(
         return State(theta, posterior.evaluate(theta))
 
     changed = changes((NOISE_SCALE, BOX), {"noise_scale": noise_scale, "box": box})
-    return Kernel("sgld", init, step, changed, Law.DISCRETISED, lambda _: eps)
+    return Kernel("sgld", init, step, changed, Law.DISCRETISED, lambda _: eps, lambda _: "")
 
 
 def clamp(theta: Tensor, center: Tensor, box: float | None) -> Tensor:

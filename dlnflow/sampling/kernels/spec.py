@@ -11,7 +11,7 @@ Whatever depends on a property of a kernel reads it here, never from its name. W
 not declare is None, and whatever needs it refuses the kernel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +51,9 @@ class Kernel(NamedTuple):
     `changes` says in words how an option altered the target; empty when the target is U itself.
     `law` is what the chains have in the long run; `steps` returns, at a state, what multiplies the
     drift, and is needed where the law depends on it.
+
+    `form` tells apart the forms that a step has because Python decides, e.g. whether it still
+    adapts. Steps of one form launch the same operations, and none decides by values of tensors.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Kernel(NamedTuple):
     changes: tuple[str, ...] = ()
     law: Law | None = None
     steps: Callable[[Any], Scale] | None = None
+    form: Callable[[Any], Hashable] | None = None
 
 
 @dataclass(frozen=True)

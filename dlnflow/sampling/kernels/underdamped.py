@@ -121,7 +121,10 @@ def build(
         drift = posterior.gradient(theta, value)
         return State(theta, value, drift, axpy(v, drift, -0.5 * h))
 
-    return Kernel("underdamped", init, step, law=Law.EXACT_ON_GAUSSIANS)
+    def moves(state: State) -> bool:
+        return state.velocity is not None
+
+    return Kernel("underdamped", init, step, law=Law.EXACT_ON_GAUSSIANS, form=moves)
 
 
 def _covering(eps: Scale, posterior: Posterior, gradient_noise: float) -> Scale:

@@ -115,3 +115,17 @@ def test_pieces_follow_from_the_memory_of_a_gpu(monkeypatch):
     Gpu.total_memory = 1 << 20
     assert pieces(gpu, 1_000, 50_304, bf16) == (ROWS, False)
     assert pieces(torch.device("cpu"), 1 << 20, 50_304, bf16) == (ROWS, True)
+
+
+def test_rows_are_taken_as_one_text_without_looking_and_only_here(ids):
+    """Others of the process still get several texts in a row told apart."""
+    model = build(TINY)
+    with torch.no_grad():
+        first = token_losses(model, ids)
+    packed = torch.arange(32) % 16
+    positions, plain = packed.expand(20, -1), ids[:, :-1]
+    with torch.no_grad():
+        apart = model(plain, position_ids=positions).logits[:, 16:]
+        alone = model(plain[:, 16:]).logits
+        assert torch.equal(token_losses(model, ids), first)
+    torch.testing.assert_close(apart, alone, rtol=1e-4, atol=1e-5)
