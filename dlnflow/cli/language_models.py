@@ -94,7 +94,10 @@ def train(
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped."""
+    """Train a small Pythia with checkpoints in the hub's layout; goes on if it was stopped.
+
+    Under torchrun, processes share the rows of every step: torchrun ... -m dlnflow lm train ...
+    """
     requires("lm")
     import numpy as np
     import torch
@@ -107,12 +110,20 @@ def train(
     one_of("configuration", configuration, list(lm.CONFIGURATIONS))
     settings = changed(lm.CONFIGURATIONS[configuration], setting or [])
     loaded = lm.tokenizer.load_tokenizer(tokenizer) if tokenizer else None
-    with on_interrupt(GOES_ON), Progress(settings.n_steps, "training") as bar:
+    with (
+        on_interrupt(GOES_ON),
+        lm.processes.joined(device) as own,
+        Progress(settings.n_steps, "training") as bar,
+    ):
+        first = lm.processes.Processes.here().first
 
         def progress(step: int, loss: float) -> None:
             bar.advance(step + 1 - bar.done)
 
-        ladder = lm.train.train(settings, out, tokenizer=loaded, progress=progress, device=device)
+        shown = progress if first else None
+        ladder = lm.train.train(settings, out, tokenizer=loaded, progress=shown, device=own)
+    if not first:
+        return
     losses = np.load(out / "losses.npy")
     last = float(losses[-1]) if len(losses) else None
     _print({"folder": str(out), "steps": ladder.steps.tolist(), "loss": last}, as_json)

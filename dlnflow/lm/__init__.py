@@ -31,6 +31,7 @@ _MODULES = {
     "intervene": "dlnflow.lm.intervene",
     "losses": "dlnflow.lm.runs.losses",
     "model": "dlnflow.lm.runs.model",
+    "processes": "dlnflow.lm.runs.processes",
     "queries": "dlnflow.lm.exact.queries",
     "spelling": "dlnflow.lm.data.spelling",
     "token_classes": "dlnflow.lm.data.token_classes",

@@ -28,7 +28,7 @@ from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.torch_rules import TunedRule
 from dlnflow.lm.exact.points import Point, split
 from dlnflow.lm.runs.model import RunSettings, build
-from dlnflow.lm.runs.train import BETAS, CLIP, WEIGHT_DECAY, learning_rate
+from dlnflow.lm.runs.progression import BETAS, CLIP, WEIGHT_DECAY, learning_rate
 
 Query = Callable[[torch.nn.Module], Tensor]
 """Model -> one number that can be differentiated."""

@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support.progress import Progress
 from dlnflow.lm.exact.points import Point, split
-from dlnflow.lm.runs.train import Progression, batch, learning_rate
+from dlnflow.lm.runs.progression import Progression, learning_rate
+from dlnflow.lm.runs.train import batch
 
 if TYPE_CHECKING:
     from dlnflow.lm.data.tokenizer import Tokens

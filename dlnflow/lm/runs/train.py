@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import shutil
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,21 +17,20 @@ from dlnflow._support.files import atomic_path, write_atomic, write_json
 from dlnflow.lm.data import corpus as corpora
 from dlnflow.lm.data.batches import mixture
 from dlnflow.lm.data.hub import first_line
-from dlnflow.lm.data.spelling import exact, separator_id, vocabulary_size
+from dlnflow.lm.data.spelling import exact, vocabulary_size
 from dlnflow.lm.data.tokenizer import Tokens, encode, load_tokenizer, train_bpe
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.runs.device import usable_device
+from dlnflow.lm.runs.device import keep_freed_memory, usable_device
 from dlnflow.lm.runs.folder import AGAIN, check_settings, claim, locked, read_record, spelled
-from dlnflow.lm.runs.losses import token_losses
-from dlnflow.lm.runs.model import RunSettings, build
+from dlnflow.lm.runs.model import RunSettings
+from dlnflow.lm.runs.processes import Processes
+from dlnflow.lm.runs.progression import Progression, learning_rate, mark
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Weigh = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(step, rows (n_rows, context + 1)) -> weight of every row's loss."""
-WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
-"""Pythia's optimiser: AdamW with decay on matrices, gradients clipped to norm 1."""
 PARTS = ("training", "held_out")
 DATA_AGAIN = AGAIN.replace("it", "data.json", 1)
 """The way out if one of the files that `prepare` wrote is damaged."""
@@ -207,15 +206,6 @@ def batch(settings: RunSettings, tokens: Tokens, step: int) -> NDArray[np.int32]
     )
 
 
-def learning_rate(settings: RunSettings, step: int) -> float:
-    """Return the step size: linear warm-up, then cosine to `final_lr` at the horizon."""
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    share = min(1.0, (step - settings.warmup) / max(1, settings.horizon - settings.warmup))
-    low = settings.final_lr
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
-
-
 def train(
     settings: RunSettings,
     out: str | Path,
@@ -230,7 +220,8 @@ def train(
 
     Minimises (1/n) sum_rows w_row l_row, with l the mean next-token loss of a row in nats.
     Killed at any moment, the next call goes on from the last checkpoint and ends with the same
-    bits (same machine, device and number of threads).
+    bits (same machine, device and number of threads and processes). Processes of a group that
+    torch.distributed was given share the rows of every step; the first one writes.
 
     Parameters
     ----------
@@ -259,7 +250,9 @@ def train(
     ------
     ValueError
         If `out` holds a run with other settings, data or weights of rows, or damaged files, or
-        another process is training there.
+        another process is training there; also if there are more processes than rows of a step.
+    ConnectionError
+        If another process of the group is gone.
     FloatingPointError
         If the loss stops being finite.
     """
@@ -267,14 +260,22 @@ def train(
     if data is not None and tokenizer is not None:
         raise ValueError("`data` have a tokenizer already; give `data` or `tokenizer`.")
     usable_device(device)
-    check_settings(settings, out)
-    with locked(out):
-        data = _data(settings, out, tokenizer) if data is None else data
-        state = Progression(settings, out, device)
-        _check_weights(state, data.training, weigh)
+    keep_freed_memory()
+    processes = Processes.here()
+    processes.check(settings.rows * settings.accumulate)
+    processes.in_turn(lambda: check_settings(settings, out))
+    with ExitStack() as held:
+        if processes.first:
+            processes.in_turn(lambda: held.enter_context(locked(out)))
+        else:
+            processes.in_turn(lambda: None)
+        data = processes.in_turn(lambda: _data(settings, out, tokenizer)) if data is None else data
+        state = Progression(settings, out, device, processes=processes)
+        processes.in_turn(lambda: _check_weights(state, data.training, weigh))
         # a folder belongs to the run only now that nothing is left to fail before its first step
-        claim(settings, out, data.training, data.tokenizer)
+        processes.in_turn(lambda: claim(settings, out, data.training, data.tokenizer))
         _advance(state, data, weigh, progress)
+        processes.wait()
     return Checkpoints.from_directory(out)
 
 
@@ -289,13 +290,40 @@ def _advance(
     if state.step == 0:
         state.save(data.tokenizer)
     state.keep_losses()  # killed after the state of the last checkpoint, they are one short
-    for step in range(state.step, settings.n_steps):
-        rows = batch(settings, data.training, step)
+    steps = range(state.step, settings.n_steps)
+    make = partial(batch, settings, data.training)
+    for step, rows in ahead(make, steps) if state.on_gpu else ((k, make(k)) for k in steps):
         loss = state.advance(rows, _weights(weigh, step, rows), learning_rate(settings, step))
         if progress is not None:
             progress(step, loss)
         if step + 1 in targets:
             state.save(data.tokenizer)
+
+
+def ahead(
+    make: Callable[[int], NDArray[np.int32]], steps: range
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Yield steps and their rows, while a thread makes those of the next step.
+
+    Parameters
+    ----------
+    make : callable
+        Step -> rows.
+    steps : range
+        In this order.
+
+    Yields
+    ------
+    (int, int32 array)
+        Step and rows.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        pending = [thread.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            rows = pending.pop().result()
+            if step + steps.step in steps:
+                pending.append(thread.submit(make, step + steps.step))
+            yield step, rows
 
 
 def _data(settings: RunSettings, out: Path, tokenizer: Tokenizer | None) -> Data:
@@ -329,122 +357,3 @@ def _check_weights(state: Progression, tokens: Tokens, weigh: Weigh | None) -> N
                 f"`weigh` gives the rows of step {step} other weights than the run in "
                 f"{state.out} had. Use another folder."
             )
-
-
-def mark(weights: NDArray[np.float32]) -> int:
-    """Return a number for the weights of a step's rows: 0 if all are 1, else their checksum."""
-    plain = bool((weights == 1).all())
-    return 0 if plain else zlib.crc32(np.ascontiguousarray(weights, np.float32).tobytes()) or 1
-
-
-class Progression:
-    """Model and optimiser at one step, saved and restored together; `out` None keeps no files."""
-
-    def __init__(
-        self, settings: RunSettings, out: Path | None, device: str, *, double: bool = False
-    ):
-        import torch
-
-        self.settings, self.out, self.device, self.step = settings, out, device, 0
-        self.losses: list[float] = []
-        self.marks: list[int | None] = []  # of the weights of every step's rows; None: not known
-        self.model = build(settings).to(usable_device(device))
-        if double:
-            self.model.double()
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": WEIGHT_DECAY},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=BETAS,
-            eps=1e-8,
-            fused=True,
-        )
-        if out is not None and (out / "resume.pt").exists():
-            self._restore(out / "resume.pt")
-
-    def _restore(self, path: Path) -> None:
-        import torch
-
-        try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.losses = saved["step"], saved["losses"]
-        except Exception as error:  # RuntimeError, UnpicklingError, KeyError and others
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                raise
-            raise ValueError(
-                f"{path} is damaged ({first_line(error)}). Delete it and call `dlnflow lm train` "
-                "again: it computes the run from step 0 and keeps the checkpoints that are there."
-            ) from error
-        self.marks = saved.get("marks", [None] * self.step)
-
-    def advance(self, rows: NDArray[np.int32], weights: NDArray[np.float32], rate: float) -> float:
-        """Take one optimiser step of size `rate`; return the weighted loss before it."""
-        import torch
-
-        s, n = self.settings, len(rows)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        total = torch.zeros((), device=self.device)
-        for start in range(0, n, s.rows):
-            ids = torch.from_numpy(rows[start : start + s.rows]).long().to(self.device)
-            w = torch.from_numpy(weights[start : start + s.rows]).to(self.device)
-            losses = token_losses(self.model, ids, bf16=s.precision == "bf16")
-            loss = (w * losses.mean(1)).sum() / n
-            loss.backward()
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        value = float(total)
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {self.step}; lower `learning_rate` (now "
-                f"{s.learning_rate}) and train into a new folder."
-            )
-        self.losses.append(value)
-        self.marks.append(mark(weights))
-        self.step += 1
-        return value
-
-    def save(self, tokenizer: Tokenizer) -> None:
-        """Write step folder and resume state; each appears complete or not at all."""
-        import torch
-        from safetensors.torch import save_file
-
-        folder, partial = self.out / f"step{self.step}", self.out / f".step{self.step}.partial"
-        if not folder.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            end = separator_id(tokenizer, "auto")
-            self.model.config.update({"bos_token_id": end, "eos_token_id": end})
-            self.model.config.save_pretrained(partial)
-            weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
-            save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-            tokenizer.save(str(partial / "tokenizer.json"))
-            partial.rename(folder)
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "losses": self.losses,
-            "marks": self.marks,
-        }
-        write_atomic(self.out / "resume.pt", lambda p: torch.save(state, p))
-        self.keep_losses()
-
-    def keep_losses(self) -> None:
-        """Write the losses so far, unless the file has just them."""
-        path, losses = self.out / "losses.npy", np.asarray(self.losses)
-        try:
-            known = np.load(path)
-        except (OSError, ValueError, EOFError):
-            known = None
-        if known is not None and np.array_equal(known, losses):
-            return
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, losses)

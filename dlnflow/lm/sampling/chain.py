@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlnflow import sampling
 from dlnflow.lm import named_components
 from dlnflow.lm.runs.model import SHORT
 from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
-from dlnflow.sampling import chains
+from dlnflow.sampling.evaluators.module import matching
 from dlnflow.sampling.fixed_step import FixedStep, Repeated, captured, same_bits
-from dlnflow.sampling.noise import StepNoise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -132,7 +132,7 @@ class Chain:
             unit.gradient,
             unit.observed,
             key,
-            parameters=names or sampler.parameters,
+            parameters=names or matching(shared.weights, sampler.parameters),
             precision=sampler.precision,
             weights=shared.weights,
             text=shared.text,
@@ -140,20 +140,20 @@ class Chain:
         start = evaluator.observe(evaluator.center)[0]
         self._draws = Blocks(unit.draws - unit.done, start)
         self._start, self._seen = start.cpu().numpy(), torch.empty_like(start)
-        kernel, self._posterior = chains.around(
+        kernel, self._posterior = sampling.chains.around(
             evaluator, evaluator.center, sampler.kernel, sampler.settings, entries
         )
         center = self._posterior.center
         state = kernel.init(center)
         if unit.state is not None:
             state = unpacked(state, unit.state, center.device)
-        self._noise = StepNoise(key, center)
+        self._noise = sampling.noise.StepNoise(key, center)
         self._chain = FixedStep(kernel, state, self._noise, self._repeated)
 
     def steps(self) -> Iterator[None]:
         """Take the steps that are left, one at each call of `next`."""
         lengths = self._unit.sampler.settings.lengths() | {"draws": self._unit.draws}
-        for step, drawn in chains.schedule(lengths, self._unit.done):
+        for step, drawn in sampling.chains.schedule(lengths, self._unit.done):
             with self._launching():
                 self._noise.step, self._evaluator.step = step, step + 1
                 self._chain.take()

@@ -15,7 +15,7 @@ import pytest
 
 from dlnflow._support.files import atomic_path, leftovers
 from dlnflow.lm import experiment
-from dlnflow.lm.runs import train as training
+from dlnflow.lm.runs import progression
 from dlnflow.lm.runs.folder import half_made, locked
 from dlnflow.lm.runs.train import train
 from tests.lm.runs.test_folder import options
@@ -43,7 +43,7 @@ def test_killed_while_the_last_checkpoint_is_written(tiny, tmp_path, monkeypatch
             return own(*arguments)
         raise Killed
 
-    target = training.Progression if point == "keep_losses" else training
+    target = progression.Progression if point == "keep_losses" else progression
     own = getattr(target, point)
     monkeypatch.setattr(target, point, killed)
     with pytest.raises(Killed):
