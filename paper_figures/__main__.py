@@ -100,21 +100,40 @@ def torch_models(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT
 
 
 @app.command()
-def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
+def lm(
+    only: Only = None,
+    scale: Annotated[
+        str, typer.Option(help="quick, paper, gpu (your text), or twin (gpu's code on a CPU).")
+    ] = Scale.quick,
+    out: Out = OUT,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="text, tokenizer, device, chains, draws, checkpoints, or any setting of the run "
+            "or the sampler; repeat.",
+        ),
+    ] = None,
+) -> None:
     """Draw the figures of the language model: train, sample, draw; goes on if it was stopped.
 
     Runs and traces are kept in the folder lm of --out.
     """
+    from dlnflow.checks import one_of
     from dlnflow.lm.runs.device import usable_device
     from paper_figures import _lm_data
 
-    numbers = _chosen(LM, only)
-    writable(out)
     try:
+        one_of("scale", scale, list(_lm_data.LmScale))
+        numbers = _chosen(_figures(_lm_data.SIZES[scale].figures), only)
+        writable(out)
+        size = _lm_data.with_settings(_lm_data.LmScale(scale), setting or [])
         if {*numbers} - ON_CPU:
-            usable_device(_lm_data.SIZES[scale].device)
+            usable_device(size.device)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--scale") from error
+        raise typer.BadParameter(str(error), param_hint="--scale, --set") from error
+    _lm_data.SIZES[scale] = size
     _lm_data.OUT = out / "lm"
     drawn = {}
     with _progress() as progress:
@@ -124,6 +143,11 @@ def lm(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT) -> None:
             _lm_data.say("")
             drawn[number] = draw_one(LM[number], scale, out)
     _report(drawn, out)
+
+
+def _figures(numbers: tuple[int, ...]) -> dict[int | str, str]:
+    """Return the figures of the language model that a scale has; empty: all."""
+    return {number: LM[number] for number in numbers} or LM
 
 
 @app.command()

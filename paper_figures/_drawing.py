@@ -22,7 +22,7 @@ def draw_one(name: str, scale: Scale, out: Path) -> Drawn:
     files = influence_plots.save_figure(figure, out / name, title=about.title, alt=about.alt)
     files.append(_claims.write(out / f"{name}.json", claims, scale))
     # Expectations are stored for the quick scale; other scales average over other seeds.
-    failed = _claims.failures(name, claims) if scale is Scale.quick else []
+    failed = _claims.failures(name, claims) if scale == Scale.quick else []
     headlines = "\n".join(
         text.format(claims[key]) for key, text in module.HEADLINES.items() if key in claims
     )

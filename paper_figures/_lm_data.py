@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 import xarray as xr
 
+from dlnflow.cli.language_models import changed
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.data.tokenizer import load_tokenizer
 from dlnflow.lm.runs.checkpoints import Checkpoints
@@ -23,20 +28,34 @@ PROCESSES = 2
 """Chains, or retrainings, that run at the same time."""
 
 
+class LmScale(StrEnum):
+    """How much is computed: `gpu` on a text of the user's, `twin` the same code on a CPU."""
+
+    quick = "quick"
+    paper = "paper"
+    gpu = "gpu"
+    twin = "twin"
+
+
 @dataclass(frozen=True)
 class Size:
     """Configuration, checkpoints, chains, draws and observed rows of a scale."""
 
     configuration: str
-    steps: tuple[int, ...]
+    steps: tuple[int, ...] | int
+    """Checkpoints that are sampled; a number: so many, dense around the transition."""
     chains: int
     draws: dict[str, int]
     rows: dict[str, int]
     device: str
     tokenizer: str | None = None
-    """Of which model on the hub; None: one is trained."""
+    """Of which model on the hub, or a file; None: one is trained."""
     settings: tuple[tuple[str, float], ...] = ()
     """Of the sampler; what is not given is chosen from the model."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What differs from the configuration."""
+    figures: tuple[int, ...] = ()
+    """Figures that can be drawn; empty: all."""
 
 
 SIZES = {
@@ -59,19 +78,67 @@ SIZES = {
         "cuda",
         "EleutherAI/pythia-14m",
     ),
+    LmScale.gpu: Size(
+        "pythia-14m",
+        10,
+        8,
+        {"repeats": 250, "text": 250},
+        {"repeats": 64, "text": 32},
+        "cuda",
+        "EleutherAI/pythia-14m",
+        # the induction transition of this architecture on natural text is over by step 2,000
+        changes={
+            "corpus": "",
+            "context": 512,
+            "rows": 32,
+            "accumulate": 1,
+            "learning_rate": 2e-3,
+            "warmup": 200,
+            "horizon": 6_000,
+            "n_steps": 3_000,
+            "every": 100,
+        },
+        figures=(5, 14, 15),
+    ),
+    LmScale.twin: Size(
+        "fast",
+        5,
+        8,
+        {"repeats": 40, "text": 40},
+        {"repeats": 48, "text": 32},
+        "cpu",
+        # a smaller `fast` with more repeats
+        changes={
+            "vocab_size": 512,
+            "context": 64,
+            "learning_rate": 3e-3,
+            "n_steps": 1_500,
+            "every": 100,
+            "repeat_share": 0.5,
+        },
+        figures=(5, 14, 15),
+    ),
 }
+SAMPLING = ("n_beta", "localization", "step_size", "burn_in", "thin")
+"""Settings of the sampler that `--set` may change."""
+BEFORE, AFTER = 2, 2
+"""Checkpoints before and after the transition, of those chosen around it."""
+LEAST_SCORE = 0.1
+"""Score of a layer below which there was no transition."""
 tell: list[Callable[[str], None]] = []
 """Called with a word on what is being done; the command shows it."""
 
 
 def settings(scale: Scale, seed: int = 0) -> RunSettings:
     """Return the settings of the run of a seed."""
-    return replace(CONFIGURATIONS[SIZES[scale].configuration], seed=seed)
+    size = SIZES[scale]
+    return replace(CONFIGURATIONS[size.configuration], seed=seed, **size.changes)
 
 
 def folder(scale: Scale, seed: int = 0) -> Path:
     """Return where the run of a seed is."""
-    return OUT / f"{SIZES[scale].configuration}-seed{seed}"
+    size = SIZES[scale]
+    return OUT / f"{scale if size.changes else size.configuration}-seed{seed}"
 
 
 @cache
@@ -104,11 +171,13 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
     """Return loss traces and classes of held-out text or of repeated sequences."""
     size, run = SIZES[scale], folder(scale, seed)
     ladder(scale, seed)
-    plan = experiment.plan(run, observe=observe, steps=list(size.steps), rows=size.rows[observe])
+    steps = list(size.steps) if isinstance(size.steps, tuple) else around(scores(scale, seed), size)
+    plan = experiment.plan(run, observe=observe, steps=steps, rows=size.rows[observe])
     sampler = experiment.sampler(
         chains=size.chains, draws=size.draws[observe], device=size.device, **dict(size.settings)
     )
-    with pool() as executor:
+    # the chains of a checkpoint share a GPU; on a CPU each has a process
+    with pool() if torch.device(size.device).type == "cpu" else nullcontext() as executor:
         sampled = experiment.sample(
             plan,
             sampler,
@@ -117,6 +186,100 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
             progress=lambda done, total: say(f"sampling {observe}, chain {done} of {total}"),
         )
     return sampled, plan.classes
+
+
+def around(measured: xr.Dataset, size: Size) -> list[int]:
+    """Choose checkpoints before, in and after the rise of the induction score.
+
+    The rise goes from a tenth to nine tenths of the largest score of a layer. Without one the
+    checkpoints are evenly spaced, and that is said.
+
+    Parameters
+    ----------
+    measured : Dataset
+        Scores at every checkpoint.
+    size : Size
+        How many are wanted.
+
+    Returns
+    -------
+    list of int
+        Increasing steps; fewer if the ladder is too coarse.
+    """
+    ladder, count = measured.time.values, size.steps
+    score = measured.layer_induction.max("layer").values
+    even = ladder[np.unique(np.linspace(0, len(ladder) - 1, count).round().astype(int))]
+    if not np.nanmax(score) >= LEAST_SCORE:
+        say("no induction head has formed: checkpoints are evenly spaced")
+        return even.tolist()
+    low, high = (int(np.flatnonzero(score >= p * np.nanmax(score))[0]) for p in (0.1, 0.9))
+    late = np.flatnonzero(ladder >= ladder[-1] // 20)  # the first, dense ones are all alike
+    parts = (
+        (late[late < low], BEFORE),
+        (np.arange(low, high + 1), count - BEFORE - AFTER),
+        (np.arange(high + 1, len(ladder)), AFTER),
+    )
+    chosen = [_spread(part, number) for part, number in parts]
+    return ladder[np.unique(np.concatenate(chosen))].tolist()
+
+
+def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Return so many of some numbers, with the first and the last."""
+    at = np.linspace(0, max(len(numbers) - 1, 0), min(count, len(numbers)))
+    return numbers[at.round().astype(int)]
+
+
+def with_settings(scale: LmScale, given: list[str]) -> Size:
+    """Apply NAME=VALUE to a scale.
+
+    Parameters
+    ----------
+    scale : LmScale
+        Of which size.
+    given : list of str
+        text, tokenizer, device, chains, draws, checkpoints, settings of the run or of the sampler.
+
+    Returns
+    -------
+    Size
+        Changed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such setting, or the scale lacks its text.
+    """
+    size, run = SIZES[scale], CONFIGURATIONS[SIZES[scale].configuration]
+    of_run = [f.name for f in fields(RunSettings) if f.name not in ("corpus", "seed")]
+    own = ("text", "tokenizer", "device", "chains", "draws", "checkpoints")
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in (*own, *of_run, *SAMPLING):
+            raise ValueError(
+                f"`--set` expects NAME=VALUE with NAME one of {', '.join((*own, *SAMPLING))}, or a "
+                f"setting of the run ({', '.join(of_run)}); got {one!r}."
+            )
+        if name == "text":
+            size = replace(size, changes=size.changes | {"corpus": value})
+        elif name in ("tokenizer", "device"):
+            size = replace(size, **{name: value})
+        elif name in SAMPLING:
+            number = int(value) if name in ("burn_in", "thin") else float(value)
+            size = replace(size, settings=(*size.settings, (name, number)))
+        elif name in of_run:
+            changes = size.changes | {name: getattr(changed(run, [one]), name)}
+            size = replace(size, changes=changes)
+        elif name == "draws":
+            size = replace(size, draws=dict.fromkeys(size.draws, int(value)))
+        else:
+            size = replace(size, **{{"checkpoints": "steps"}.get(name, name): int(value)})
+    if size.changes.get("corpus") == "":
+        raise ValueError(
+            f"`--scale {scale}` trains on your text: name a file or folder, `--set text=FOLDER`. "
+            "`--scale twin` goes the same way on a CPU, with text that is always there."
+        )
+    replace(run, **size.changes)  # refuses what cannot be a run
+    return size
 
 
 def pool() -> AbstractContextManager[Executor | None]:

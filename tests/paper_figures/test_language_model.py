@@ -196,3 +196,94 @@ def test_paper_scale_needs_its_device(monkeypatch, tmp_path):
     monkeypatch.setitem(_lm_data.SIZES, Scale.paper, size)
     shown = CliRunner().invoke(app, ["lm", "--scale", "paper", "--out", str(tmp_path)])
     assert shown.exit_code == 2 and "cuda" in shown.stderr
+
+
+def scored(steps, layer):
+    return xr.Dataset(
+        {"layer_induction": (("time", "layer"), np.stack([np.zeros(len(steps)), layer], 1))},
+        coords={"time": steps},
+    )
+
+
+def test_checkpoints_are_dense_around_the_transition():
+    steps = np.array([0, 1, 2, 4, 8, 16, 32, 64, *range(100, 2_001, 100)])
+    score = 0.8 / (1 + np.exp(-(steps - 1_000) / 80))
+    size = replace(_lm_data.SIZES["gpu"], steps=8)
+    chosen = _lm_data.around(scored(steps, score), size)
+    assert len(chosen) == 8 and chosen[0] >= 100 and chosen[-1] == 2_000
+    inside = [k for k in chosen if 900 <= k <= 1_200]
+    assert len(inside) == 4 and inside[0] == 900 and inside[-1] == 1_200
+    told = []
+    _lm_data.tell[:] = [told.append]
+    even = _lm_data.around(scored(steps, np.zeros(len(steps))), size)
+    assert even[0] == 0 and even[-1] == 2_000 and "no induction head" in told[0]
+    _lm_data.tell.clear()
+
+
+def test_settings_of_a_scale():
+    given = ["text=/data", "device=cpu", "draws=9", "checkpoints=4", "layers=2", "thin=3"]
+    size = _lm_data.with_settings(_lm_data.LmScale.gpu, [*given, "step_size=1e-6", "chains=2"])
+    assert size.changes["corpus"] == "/data" and size.changes["layers"] == 2
+    assert size.changes["context"] == 512 and size.draws == {"repeats": 9, "text": 9}
+    assert (size.device, size.steps, size.chains) == ("cpu", 4, 2)
+    assert dict(size.settings) == {"thin": 3, "step_size": 1e-6}
+    with pytest.raises(ValueError, match="`--scale gpu` trains on your text"):
+        _lm_data.with_settings(_lm_data.LmScale.gpu, [])
+    with pytest.raises(ValueError, match=r"NAME one of text, .*got 'corpus=x'"):
+        _lm_data.with_settings(_lm_data.LmScale.twin, ["corpus=x"])
+    with pytest.raises(ValueError, match="multiple of `heads`"):
+        _lm_data.with_settings(_lm_data.LmScale.twin, ["heads=3"])
+
+
+def test_scales_on_the_command_line(tmp_path):
+    def refused(*words):
+        found = CliRunner().invoke(app, ["lm", "--out", str(tmp_path), *words])
+        assert found.exit_code == 2
+        return " ".join(found.output.replace("│", " ").split())
+
+    assert "trains on your text" in refused("--scale", "gpu")
+    assert "no figure 16 here; there are 5, 14, 15" in refused("--scale", "twin", "--only", "16")
+    assert "`scale` must be one of" in refused("--scale", "huge")
+    assert "names" not in refused("--scale", "gpu", "--set", "text=x", "--set", "device=cuda:99")
+
+
+@pytest.mark.slow
+def test_the_gpu_scale_on_a_cpu(tmp_path):
+    """A tiny model through the whole way, and again from what is there."""
+    text = tmp_path / "text"
+    text.mkdir()
+    for k in range(60):
+        words = (f"word{(k * j * j) % 97} is ({(j * k) % 31})" for j in range(400))
+        (text / f"{k}.txt").write_text("\n".join(words))
+    tokenizer = train_bpe(Corpus("t", tuple(p.read_text() for p in text.iterdir())), 420)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    changes = {
+        "text": text,
+        "tokenizer": tmp_path / "tokenizer.json",
+        "device": "cpu",
+        "vocab_size": 420,
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "context": 48,
+        "rows": 4,
+        "n_steps": 20,
+        "every": 5,
+        "chains": 2,
+        "draws": 8,
+        "burn_in": 3,
+        "thin": 1,
+        "checkpoints": 3,
+    }
+    options = [part for k, v in changes.items() for part in ("--set", f"{k}={v}")]
+    before = dict(_lm_data.SIZES)
+    try:
+        found = CliRunner().invoke(app, ["lm", "--scale", "gpu", "--out", str(tmp_path), *options])
+    finally:
+        _lm_data.SIZES.update(before)
+        for made in (_lm_data.ladder, _lm_data.scores, _lm_data.traces):
+            made.cache_clear()
+    assert found.exit_code == 0, found.output
+    for name in ("fig05_classes", "fig14_neighbours", "fig15_induction"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert (tmp_path / "lm" / "gpu-seed0-text" / "results.json").exists()

@@ -51,9 +51,9 @@ class Sampler:
         ``"layer1.head3"``, or a mapping of parameter names to bool masks of entries; empty: all.
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
-        hides the rounding; ``"bf16"``: observed losses too, with rounding noise of about 1e-3
-        nats in each that lowers correlations; ``"tf32"``: as bf16-gradient, and observed losses
-        with the TF32 products of a GPU (docs/language_models.md states their noise).
+        hides the rounding; ``"bf16"``: observed losses too, and ``"tf32"``: those with the TF32
+        products of a GPU. Rounding is then noise of about 2e-2 and 2e-3 nats in a loss, which
+        lowers correlations (docs/language_models.md).
     device : str
         Torch device.
     threads : int
