@@ -22,6 +22,40 @@ Restrict = str | Sequence[str] | Mapping[str, ArrayLike]
 """Names of components or parameters (`*` matches anything), or parameter -> mask."""
 
 
+def matching(known: Iterable[str], patterns: str | Sequence[str] | None) -> list[str]:
+    """Return the names that match a pattern, in their own order.
+
+    Parameters
+    ----------
+    known : iterable of str
+        Names of all parameters that may move.
+    patterns : str or sequence of str, optional
+        Whole names, in which `*` matches anything; None or empty: all.
+
+    Returns
+    -------
+    list of str
+        The chosen names.
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches no name.
+    """
+    known = list(known)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or "*")
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
+            more = ", ..." if len(known) > 8 else ""
+            hint = f" Write '*{pattern}*' for all names that contain it."
+            raise ValueError(
+                f"`parameters` pattern {pattern!r} matches none of {', '.join(known[:8])}{more} "
+                "(those that require a gradient)."
+                + (hint if any(pattern in name for name in known) else "")
+            )
+    return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
 def masks(
     shapes: Mapping[str, tuple[int, ...]],
     restrict: Restrict,

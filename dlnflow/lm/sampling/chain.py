@@ -22,7 +22,6 @@ from dlnflow import sampling
 from dlnflow.lm import named_components
 from dlnflow.lm.runs.model import SHORT
 from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
-from dlnflow.sampling.evaluators.module import matching
 from dlnflow.sampling.fixed_step import FixedStep, Repeated, captured, same_bits
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class Chain:
             unit.gradient,
             unit.observed,
             key,
-            parameters=names or matching(shared.weights, sampler.parameters),
+            parameters=names or sampler.parameters,
             precision=sampler.precision,
             weights=shared.weights,
             text=shared.text,

@@ -14,6 +14,7 @@ from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.losses import token_losses
 from dlnflow.sampling.noise import MINIBATCH
 from dlnflow.sampling.posterior import Evaluation
+from dlnflow.sampling.restriction import matching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,7 @@ class LanguageModelEvaluator:
     key : (seed, checkpoint, chain)
         Names the minibatches, together with the attribute `step`.
     parameters : sequence of str
-        Names of those that move; empty: all.
+        Only parameters whose names match move; empty: all.
     precision : str
         As in `dlnflow.lm.sampling.unit.Sampler`.
     weights : mapping of str to Tensor, optional
@@ -68,7 +69,7 @@ class LanguageModelEvaluator:
         self._model, self._precision = model, precision
         every = dict(model.named_parameters())
         weights = {name: p.data for name, p in every.items()} if weights is None else weights
-        names = tuple(name for name in every if not parameters or name in parameters)
+        names = matching(every, parameters)
         for name, p in every.items():
             p.data, p.grad = weights[name], None
             p.requires_grad_(name in names)

@@ -4,8 +4,7 @@ vmap over the chains where the model allows, else one chain after another; the m
 never changed.
 """
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,45 +14,11 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from dlnflow import checks
 from dlnflow.sampling.posterior import Evaluation
-from dlnflow.sampling.restriction import Mask, Restrict, masks
+from dlnflow.sampling.restriction import Mask, Restrict, masks, matching
 
 Batch = tuple[Tensor, ...]
 ItemLosses = Callable[[Callable[..., Any], Batch], Tensor]
 """(model, batch) -> losses (n,) or (n, k); `model` is called like the module."""
-
-
-def matching(known: Iterable[str], patterns: str | Sequence[str] | None) -> list[str]:
-    """Return the names that match a pattern, in their own order.
-
-    Parameters
-    ----------
-    known : iterable of str
-        Names of all parameters that may move.
-    patterns : str or sequence of str, optional
-        Whole names, in which `*` matches anything; None or empty: all.
-
-    Returns
-    -------
-    list of str
-        The chosen names.
-
-    Raises
-    ------
-    ValueError
-        If a pattern matches no name.
-    """
-    known = list(known)
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or "*")
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
-            more = ", ..." if len(known) > 8 else ""
-            hint = f" Write '*{pattern}*' for all names that contain it."
-            raise ValueError(
-                f"`parameters` pattern {pattern!r} matches none of {', '.join(known[:8])}{more} "
-                "(those that require a gradient)."
-                + (hint if any(pattern in name for name in known) else "")
-            )
-    return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def emulated(function):
 def units(tiny):
     """Three chains of one checkpoint, with draws beyond one block of minibatches."""
     plan = experiment.plan(tiny[1], steps=[4], rows=2)
-    sampler = experiment.sampler(chains=3, draws=30, burn_in=8, thin=2)
+    known = {"n_beta": 1e4, "localization": 1e4, "step_size": 2e-6}
+    sampler = experiment.sampler(chains=3, draws=30, burn_in=8, thin=2, **known)
     return [
         Unit(plan.checkpoints, 4, k, 30, plan.gradient, plan.observed, sampler) for k in range(3)
     ]
