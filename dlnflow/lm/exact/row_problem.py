@@ -17,7 +17,7 @@ from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.torch_steps import Pair, Tensors, TorchProblem, TorchState
 from dlnflow.dynamics.torch_sweeps import TorchMoment
 from dlnflow.lm.exact.points import split
-from dlnflow.lm.runs.train import BETAS, CLIP, WEIGHT_DECAY, learning_rate
+from dlnflow.lm.runs.progression import BETAS, CLIP, WEIGHT_DECAY, learning_rate
 
 if TYPE_CHECKING:
     from dlnflow.lm.exact.derivatives import Query, StepDerivatives

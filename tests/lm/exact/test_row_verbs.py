@@ -13,7 +13,8 @@ from dlnflow import lm
 from dlnflow.dynamics import torch_operators
 from dlnflow.lm.exact.derivatives import row_losses
 from dlnflow.lm.runs.model import build
-from dlnflow.lm.runs.train import BETAS, CLIP, WEIGHT_DECAY, learning_rate, load_data
+from dlnflow.lm.runs.progression import BETAS, CLIP, WEIGHT_DECAY, learning_rate
+from dlnflow.lm.runs.train import load_data
 
 STEPS = 4
 
