@@ -145,14 +145,14 @@ def _table(axis: Axes, found: xr.Dataset) -> None:
     """One row per estimator in the colour of its curve; no entry where it is its own reference."""
     axis.set_axis_off()
     axis.set(xlim=(0, 1), ylim=(len(NAMES) + 0.2, -1.4))
-    columns = np.linspace(0.41, 0.96, len(COLUMNS))
+    columns = np.linspace(0.47, 0.97, len(COLUMNS))
     for x, (_, head, _) in zip(columns, COLUMNS, strict=True):
         axis.text(x, -0.75, head, ha="center", va="center", fontsize=5.7)
     axis.plot((0, 1), (-0.1, -0.1), color="0.6", linewidth=0.6)
     for row, (name, color) in enumerate(zip(NAMES, COLORS, strict=True)):
         y = row + 0.5
         axis.plot((0.0, 0.05), (y, y), color=color, linewidth=2.0)
-        axis.text(0.07, y, title(name), va="center", fontsize=6.8)
+        axis.text(0.06, y, title(name).replace(" (", "\n("), va="center", fontsize=6.8)
         for x, (key, _, form) in zip(columns, COLUMNS, strict=True):
             value = float(found[key].sel(estimator=name))
             text = form.format(value) if np.isfinite(value) else "\u2013"

@@ -10,6 +10,7 @@ from latex2mathml.converter import convert
 @functools.cache
 def mathml(latex: str, *, display: str) -> str:
     """Return a MathML element; amounts of space that a browser would drop are kept."""
+    latex = re.sub(r"\\(log|ln|arctan)\s+(?=[A-Za-z\\])", r"\\\1\\, ", latex)
     return convert(re.sub(r"\s+", " ", latex).strip(), display=display)
 
 
@@ -23,9 +24,10 @@ def block(translator, node: nodes.math_block) -> None:
     """Write a formula of its own, with its number if it has one."""
     label = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
     latex = node.astext()
-    if "\\\\" in latex and "\\begin" not in latex:
-        latex = f"\\begin{{aligned}}{latex}\\end{{aligned}}"
-    translator.body.append(f'<div class="math">{mathml(latex, display="block")}{label}</div>')
+    kind = "math"
+    if re.search(r"&\s*(=|\\quad)", latex):  # rows that stand below each other at a sign
+        kind, latex = "math aligned", f"\\begin{{align*}}{latex}\\end{{align*}}"
+    translator.body.append(f'<div class="{kind}">{mathml(latex, display="block")}{label}</div>')
     raise nodes.SkipNode
 
 
