@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from paper_figures import _gallery
 from paper_figures.__main__ import LM, TORCH, TOY
 from paper_figures._captions import FOLDER, caption
 
@@ -31,3 +33,12 @@ def test_a_file_that_is_no_caption_is_refused(tmp_path, monkeypatch):
     (tmp_path / "fig.md").write_text("# Figure\n\nNo words for those who cannot see it.\n\nText.")
     with pytest.raises(ValueError, match="`alt: `"):
         caption("fig")
+
+
+def test_figures_are_taken_into_the_gallery_in_fewer_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(_gallery, "GALLERY", tmp_path / "gallery")
+    Image.new("RGB", (1584, 792), "white").save(tmp_path / "digits.png")
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "of_no_figure.png")
+    assert _gallery.take(tmp_path) == ["digits"]
+    with Image.open(tmp_path / "gallery" / "digits.png") as image:
+        assert image.size == (1080, 540)

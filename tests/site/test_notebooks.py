@@ -30,6 +30,7 @@ def test_a_notebook_has_code_and_no_outputs(path):
 
 
 def test_options_of_a_cell_and_the_header_are_left_out():
-    page = "---\nkernel: x\n---\n\n# A\n\n```{code-cell} python\n---\nimage: y\n---\n1 + 1\n```\n\nB.\n"
+    cell = "```{code-cell} python\n---\nimage: y\n---\n1 + 1\n```"
+    page = f"---\nkernel: x\n---\n\n# A\n\n{cell}\n\nB.\n"
     cells = json.loads(made["notebook"](page))["cells"]
     assert ["".join(cell["source"]) for cell in cells] == ["# A", "1 + 1", "B."]
