@@ -71,5 +71,6 @@ napoleon_use_ivar = True  # else attributes are described twice
 napoleon_use_rtype = False
 suppress_warnings = [
     "config.cache",
+    "toc.not_included",  # a page that only others link to is a page all the same
     "ref.python",  # what a package offers from one of its modules is described in both places
 ]
