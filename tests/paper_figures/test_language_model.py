@@ -252,16 +252,18 @@ def test_the_gpu_scale_on_a_cpu(tmp_path):
     """A tiny model through the whole way, and again from what is there."""
     text = tmp_path / "text"
     text.mkdir()
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     for k in range(60):
-        words = (f"word{(k * j * j) % 97} is ({(j * k) % 31})" for j in range(400))
-        (text / f"{k}.txt").write_text("\n".join(words))
-    tokenizer = train_bpe(Corpus("t", tuple(p.read_text() for p in text.iterdir())), 420)
+        words = ("".join(letters[rng.integers(0, 26, rng.integers(2, 6))]) for _ in range(400))
+        (text / f"{k}.txt").write_text(" (".join(words) + ")\n")
+    tokenizer = train_bpe(Corpus("t", tuple(p.read_text() for p in text.iterdir())), 800)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     changes = {
         "text": text,
         "tokenizer": tmp_path / "tokenizer.json",
         "device": "cpu",
-        "vocab_size": 420,
+        "vocab_size": 800,
         "layers": 1,
         "width": 16,
         "heads": 2,
