@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,6 +64,17 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return run
+
+
+def fraction(part: str | None) -> tuple[int, int]:
+    """Read K/N, the whole if it is not given."""
+    found = re.fullmatch(r"(\d+)/(\d+)", part or "1/1")
+    k, n = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"`--part` expects K/N with 1 <= K <= N, e.g. 3/64 for the third of 64; got {part!r}."
+        )
+    return k, n
 
 
 def _notes(error: BaseException) -> list[str]:

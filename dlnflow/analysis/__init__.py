@@ -4,6 +4,7 @@
 scikit-learn is loaded only where it is used.
 """
 
+from dlnflow._support.shared_folder import WorkFolder
 from dlnflow.analysis.all_pairs import all_pairs
 from dlnflow.analysis.compare import compare, summary
 from dlnflow.analysis.ensemble import ensemble, event_shares
@@ -17,6 +18,7 @@ from dlnflow.analysis.most_influential import most_influential
 from dlnflow.analysis.shapes import shapes
 
 __all__ = [
+    "WorkFolder",
     "all_pairs",
     "clusters",
     "compare",

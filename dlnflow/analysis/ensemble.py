@@ -1,8 +1,12 @@
 """Curves of several runs that differ in their seed: what holds for a task, not for one start."""
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +15,15 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from dlnflow import checks, dynamics, result
-from dlnflow._support import FloatArray, IntArray
+from dlnflow._support import VERSION, FloatArray, IntArray
+from dlnflow._support.files import write_json
+from dlnflow._support.hashes import sha256_array, sha256_text
 from dlnflow._support.progress import Progress
+from dlnflow._support.shared_folder import WorkFolder
 from dlnflow.analysis.events import events
 from dlnflow.dynamics import Dynamics
 from dlnflow.dynamics.loops import DivergenceError
-from dlnflow.influence import ESTIMATORS
-from dlnflow.influence.estimator import Items
+from dlnflow.influence import ESTIMATORS, Items
 from dlnflow.task import Task
 
 TOLERANCE = 0.05
@@ -30,7 +36,7 @@ def ensemble(
     estimator: str | Sequence[str] = "tangent",
     steps: ArrayLike | None = None,
     *,
-    executor: Executor | None = None,
+    executor: Executor | WorkFolder | None = None,
     train: Items = None,
     query: Items = None,
     errors: str = "raise",
@@ -52,7 +58,9 @@ def ensemble(
         Default: the grid of a run of the common length.
     executor : concurrent.futures.Executor, optional
         Computes the seeds, say a ProcessPoolExecutor or the one of a dask client; by default one
-        after another in this process. The numbers are the same.
+        after another in this process. The numbers are the same. A `WorkFolder` keeps the curves of
+        every seed and estimator in a file, which later calls read; several calls, also of other
+        processes and machines, may fill it at the same time, each all of it or a part.
     train, query : item names, optional
         Default: all.
     errors : {"raise", "drop"}
@@ -65,7 +73,8 @@ def ensemble(
     xarray.DataArray
         dims (seed, time, query, train), with the dim estimator before them if a list of names is
         given. The attributes ``n_steps`` and ``learning_rate`` are common to all seeds, ``common``
-        says how they came about, and ``dropped_seeds`` names those that diverged.
+        says how they came about, and ``dropped_seeds`` names those that diverged. After a part of
+        a `WorkFolder` the seeds that are there, with a warning that names the others.
 
     Raises
     ------
@@ -95,7 +104,10 @@ def ensemble(
     }
     parts = _parts(task)
     jobs = [(parts, settings | {"seed": seed}, names, steps, options) for seed in numbers]
-    done = dict(zip(numbers, _computed(jobs, executor), strict=True))
+    if isinstance(executor, WorkFolder):
+        done = _in_folder(executor, numbers, jobs)
+    else:
+        done = dict(zip(numbers, _computed(jobs, executor), strict=True))
     kept, dropped = _without_diverged(done, errors)
     curves = [
         result.joined(column, "seed", list(kept)) for column in zip(*kept.values(), strict=True)
@@ -177,6 +189,87 @@ def _computed(
     finally:  # where one fails, those that wait are not begun
         for future in futures:
             future.cancel()
+
+
+@dataclass(frozen=True)
+class SeedJob:
+    """The curves of one estimator on one run; arguments as of `curves_of_one_seed`."""
+
+    folder: Path
+    parts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    estimator: str
+    steps: IntArray
+    options: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """Return a name of everything that the curves depend on."""
+        what = [VERSION, self.settings, self.estimator, self.steps, self.options, self.parts]
+        kinds = {np.ndarray: sha256_array, np.generic: np.generic.item}
+
+        def plain(value: Any) -> Any:
+            known = next((kinds[kind] for kind in kinds if isinstance(value, kind)), repr)
+            return known(value)
+
+        text = json.dumps(what, sort_keys=True, default=plain)
+        return f"{self.estimator}-{sha256_text([text])[:24]}"
+
+    @property
+    def claim(self) -> Path:
+        """Locked while the curves are computed."""
+        return self.folder / f"{self.name}.lock"
+
+    def done(self) -> bool:
+        """Whether they are there, or the reason why the run diverges."""
+        return self.result() is not None
+
+    def result(self) -> xr.DataArray | str | None:
+        """Return the curves, or why the run diverges; None if there is no sound file."""
+        try:
+            return result.load(self.folder / f"{self.name}.nc")
+        except (FileNotFoundError, ValueError):
+            pass
+        try:
+            reason = json.loads((self.folder / f"{self.name}.json").read_text(encoding="utf-8"))
+            return reason["diverges"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def compute(self) -> None:
+        """Write the curves, or why the run diverges."""
+        arguments = self.parts, self.settings, [self.estimator], self.steps, self.options
+        found = curves_of_one_seed(*arguments)
+        if isinstance(found, str):
+            write_json(self.folder / f"{self.name}.json", {"diverges": found})
+        else:
+            result.save(found[0], self.folder / f"{self.name}.nc")
+
+
+def _in_folder(
+    shared: WorkFolder, seeds: Sequence[int], jobs: Sequence[tuple[Any, ...]]
+) -> dict[int, list[xr.DataArray] | str]:
+    """Return what `curves_of_one_seed` gives for every seed that is there, all from files."""
+    single = {
+        seed: [SeedJob(shared.folder, parts, settings, name, *more) for name in names]
+        for seed, (parts, settings, names, *more) in zip(seeds, jobs, strict=True)
+    }
+    every = [job for row in single.values() for job in row]
+    left = shared.fill(every, "curves", together=len(every) // len(seeds))
+    found: dict[int, list[xr.DataArray] | str] = {}
+    for seed, row in single.items():
+        read = [job.result() for job in row]
+        if reasons := [one for one in read if isinstance(one, str)]:
+            found[seed] = reasons[0]
+        elif not any(one is None for one in read):
+            found[seed] = read
+    if left:
+        missing = ", ".join(str(seed) for seed in seeds if seed not in found)
+        text = f"{len(found)} of {len(seeds)} seeds are complete in {shared.folder}, not {missing}"
+        if not found:
+            raise ValueError(f"{text}; the other parts compute them.")
+        warnings.warn(f"{text}; these curves are without them.", stacklevel=4)
+    return found
 
 
 def curves_of_one_seed(

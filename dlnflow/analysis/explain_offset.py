@@ -12,7 +12,7 @@ from dlnflow.analysis import extrema
 from dlnflow.analysis.compare import compare
 from dlnflow.checks import SMALLEST_FRACTION
 from dlnflow.dynamics import Dynamics
-from dlnflow.influence.estimator import Items
+from dlnflow.influence import Items
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
 """Default shares of an item's weight that are removed."""

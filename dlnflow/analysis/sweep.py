@@ -10,6 +10,8 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -20,11 +22,12 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from dlnflow import checks, result
+from dlnflow import checks, influence, result
 from dlnflow._support import IntArray
 from dlnflow._support.files import write_json
+from dlnflow._support.shared_folder import WorkFolder
 from dlnflow.dynamics import Dynamics
-from dlnflow.influence import ESTIMATORS, bif
+from dlnflow.influence import ESTIMATORS
 from dlnflow.sampling.linear_run import trace_run
 from dlnflow.sampling.settings import REVISION, Settings
 
@@ -54,6 +57,8 @@ def sweep(
         "tangent",
     ),
     executor: Executor | None = None,
+    workers: int = 1,
+    part: tuple[int, int] = (1, 1),
     **fixed: Any,
 ) -> pd.DataFrame:
     """Score every combination of settings.
@@ -67,22 +72,27 @@ def sweep(
     grid : mapping of option name to values
         Options of `dlnflow.influence.bif` or of the kernel; all combinations are run.
     folder : path-like
-        One JSON file per setting; existing ones are not run again unless they are damaged.
+        One JSON file per setting; existing ones are not run again unless they are damaged. Other
+        calls, also of other processes and machines that see it, may fill it at the same time.
     references : sequence or mapping of estimator name or influence array
         What to correlate with. Arrays must hold all steps and items of the sweep, in any order.
         In a sequence each is named by its estimator; two windowed ablations need a mapping, e.g.
         {"short": windowed(run, steps, window=50), "long": windowed(run, steps, window=400)}.
     executor : concurrent.futures.Executor, optional
         Runs the settings; default one after another in this process.
+    workers : int
+        Or so many processes of this machine run them.
+    part : (int, int)
+        Only every n-th setting from the k-th on is run, (k, n), beside calls for the others.
     **fixed
         Options shared by all settings, e.g. kernel="rmsprop_sgld", normalised=True.
 
     Returns
     -------
     pandas.DataFrame
-        One row per setting: the options, `<reference>` and `<reference>_pooled`, the number of
-        checkpoints per verdict, the largest `relative_step` (see `bif`) of kernels that have one,
-        and `error` where a setting was refused.
+        One row per setting, after a part of those that are there: the options, `<reference>` and
+        `<reference>_pooled`, the number of checkpoints per verdict, the largest `relative_step`
+        (see `bif`) of kernels that have one, and `error` where a setting was refused.
 
     Raises
     ------
@@ -96,25 +106,68 @@ def sweep(
         raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
     steps = checks.recorded_steps(steps, run.n_steps)
     truth = aligned(run, steps, references)
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`folder` {str(folder)!r} is a file; name a folder.")
+    shared = WorkFolder(folder, workers, part)
     settings = [
         dict(zip(grid, values, strict=True)) | fixed for values in itertools.product(*grid.values())
     ]
-    paths = [folder / f"{_key(run, steps, setting, truth)}.json" for setting in settings]
     jobs = [
-        (run, np.asarray(steps), setting, truth, path)
-        for setting, path in zip(settings, paths, strict=True)
-        if _read(path, setting) is None
+        SettingJob(
+            run,
+            tuple(steps.tolist()),
+            setting,
+            truth,
+            shared.folder / f"{_key(run, steps, setting, truth)}.json",
+        )
+        for setting in settings
     ]
-    if executor is None:
-        for job in jobs:
-            _score(*job)
-    else:
-        for done in [executor.submit(_score, *job) for job in jobs]:
-            done.result()
-    return pd.DataFrame([_read(*pair) for pair in zip(paths, settings, strict=True)])
+    if executor is not None or workers > 1:
+        files = _by_reference(shared.folder, truth)
+        jobs = [replace(job, truth=files) for job in jobs]
+    shared.fill(jobs, "settings", executor)
+    rows = [_read(job.path, job.setting) for job in jobs]
+    return pd.DataFrame([row for row in rows if row is not None])
+
+
+@dataclass(frozen=True)
+class SettingJob:
+    """One setting of a sweep; references are arrays, or files where they are sent elsewhere."""
+
+    run: Dynamics
+    steps: tuple[int, ...]
+    setting: Mapping[str, Any]
+    truth: Mapping[str, xr.DataArray | Path]
+    path: Path
+
+    @property
+    def claim(self) -> Path:
+        """Locked while the setting is run."""
+        return self.path.with_suffix(".lock")
+
+    def done(self) -> bool:
+        """Whether its row is there."""
+        return _read(self.path, self.setting) is not None
+
+    def compute(self) -> None:
+        """Write its row."""
+        truth = {
+            name: _loaded(one) if isinstance(one, Path) else one for name, one in self.truth.items()
+        }
+        _score(self.run, np.asarray(self.steps), self.setting, truth, self.path)
+
+
+def _by_reference(folder: Path, truth: Mapping[str, xr.DataArray]) -> dict[str, Path]:
+    """Write references to files that are named by what they hold."""
+    found = {}
+    for name, array in truth.items():
+        found[name] = (folder / "references" / f"{result.checksum(array)[:24]}.nc").absolute()
+        if not found[name].exists():
+            result.save(array, found[name])
+    return found
+
+
+@lru_cache(maxsize=16)
+def _loaded(path: Path) -> xr.DataArray:
+    return result.load(path)
 
 
 def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
@@ -185,14 +238,16 @@ def _score(
 def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
     """Return the BIF of one setting; what neither `bif` nor `Settings` knows is the kernel's."""
     known = {
-        *signature(bif).parameters,
+        *signature(influence.bif).parameters,
         *signature(trace_run).parameters,
         *Settings.__dataclass_fields__,
     }
     rest = {k: v for k, v in setting.items() if k in known}
     options = {k: v for k, v in setting.items() if k not in known}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
-    return bif(run, steps, **({"errors": False} | rest))  # scores need values and verdicts only
+    return influence.bif(
+        run, steps, **({"errors": False} | rest)
+    )  # scores need values and verdicts only
 
 
 def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str, float | None]:

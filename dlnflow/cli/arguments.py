@@ -9,6 +9,8 @@ import typer
 
 import dlnflow as dln
 from dlnflow import datasets
+from dlnflow._support.command import fraction
+from dlnflow.analysis import WorkFolder
 from dlnflow.analysis.ensemble import common_settings
 from dlnflow.checks import did_you_mean
 from dlnflow.cli import table_defaults, user_run
@@ -133,6 +135,29 @@ def seeds(text: str | None, settings: list[str], options: list[str]) -> list[int
     if options:
         raise typer.BadParameter("--option does not go with --seeds", param_hint="--option")
     return numbers
+
+
+def shared(
+    folder: Path | None, workers: int | None, part: str | None, seeds: Sequence[int] | None
+) -> WorkFolder | None:
+    """Return where the curves of every seed are kept, and by whom they are computed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part, or the folder is a file.
+    typer.BadParameter
+        If an option lacks the one that it belongs to.
+    """
+    if folder is None:
+        if workers is not None or part is not None:
+            raise typer.BadParameter(
+                "--workers and --part share a folder; name it with --folder", param_hint="--folder"
+            )
+        return None
+    if seeds is None:
+        raise typer.BadParameter("--folder keeps the curves of --seeds", param_hint="--folder")
+    return WorkFolder(folder, workers or 1, fraction(part))
 
 
 def known(names: list[str], hint: str) -> None:

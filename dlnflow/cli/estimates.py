@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import xarray as xr
 import dlnflow as dln
 from dlnflow import result
 from dlnflow._support import IntArray
+from dlnflow.analysis import WorkFolder
 from dlnflow.dynamics import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, Grid, Items
 
@@ -53,7 +54,13 @@ class Interrupted(KeyboardInterrupt):
         self.curves, self.left = curves, left
 
 
-def run_all(run: Dynamics, asked: Asked, *, seeds: list[int] | None = None) -> Estimates:
+def run_all(
+    run: Dynamics,
+    asked: Asked,
+    *,
+    seeds: list[int] | None = None,
+    shared: WorkFolder | None = None,
+) -> Estimates:
     """Run estimators by name, each once; what has begun is written to standard error.
 
     Parameters
@@ -62,6 +69,9 @@ def run_all(run: Dynamics, asked: Asked, *, seeds: list[int] | None = None) -> E
     asked : Asked
     seeds : list of int, optional
         Several runs, in processes of their own; their curves have a dim ``seed``.
+    shared : WorkFolder, optional
+        Where the curves of every seed are kept. After a part, seeds that lack an estimator are
+        left out.
 
     Raises
     ------
@@ -83,7 +93,7 @@ def run_all(run: Dynamics, asked: Asked, *, seeds: list[int] | None = None) -> E
     curves: list[xr.DataArray] = []
     seconds = {}
     try:  # around all of it: a signal can also come between two estimators
-        with _curves_by_name(run, steps, asked, seeds) as compute:
+        with _curves_by_name(run, steps, asked, seeds, shared) as compute:
             for number, name in enumerate(names, start=1):
                 print(f"{name} ({number} of {len(names)})", file=sys.stderr, flush=True)
                 started = time.perf_counter()
@@ -92,13 +102,20 @@ def run_all(run: Dynamics, asked: Asked, *, seeds: list[int] | None = None) -> E
     except KeyboardInterrupt as stop:
         finished = result.stack(*curves) if curves else None
         raise Interrupted(finished, names[len(curves) :]) from stop
+    if shared is not None:
+        there = set.intersection(*(set(one.seed.values.tolist()) for one in curves))
+        curves = [one.sel(seed=[s for s in seeds or [] if s in there]) for one in curves]
     retrained = {n: int(c.attrs.get("retrainings", 0)) for n, c in zip(names, curves, strict=True)}
     return Estimates(result.stack(*curves), seconds, retrained)
 
 
 @contextmanager
 def _curves_by_name(
-    run: Dynamics, steps: IntArray, asked: Asked, seeds: list[int] | None
+    run: Dynamics,
+    steps: IntArray,
+    asked: Asked,
+    seeds: list[int] | None,
+    shared: WorkFolder | None,
 ) -> Iterator[Callable[[str], xr.DataArray]]:
     """Give a function that runs one estimator, on one run or on all seeds in parallel."""
     given = {"train": asked.train, "query": asked.query}
@@ -106,7 +123,11 @@ def _curves_by_name(
         yield lambda name: _curve(run, name, steps, given | dict(asked.options.get(name, {})))
         return
     settings = {name: getattr(run, name) for name in SHARED}
-    with ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), get_context("spawn")) as pool:
+    pool: Any = nullcontext(shared)
+    if shared is None:
+        count = min(len(seeds), os.cpu_count() or 1)
+        pool = ProcessPoolExecutor(count, get_context("spawn"))
+    with pool as pool:
         yield lambda name: dln.ensemble(
             run.task, seeds, name, steps, executor=pool, **given, **settings
         )

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import math
-import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from dlnflow._support.command import explained, on_interrupt, requires, writable
+from dlnflow._support.command import explained, fraction, on_interrupt, requires, writable
 from dlnflow._support.terminal import say, visible
 
 app = typer.Typer(
@@ -214,6 +213,10 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
             "damaged chains again.",
         ),
     ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(help="tokens: every loss; classes: sums over classes, for groups, figure 5."),
+    ] = "tokens",
     part: Annotated[
         str | None,
         typer.Option(metavar="K/N", help="Only part K of N, from 1/N to N/N, beside the others."),
@@ -230,10 +233,13 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
 
     from dlnflow import lm
     from dlnflow._support.progress import Progress
+    from dlnflow.checks import one_of
 
-    share = _fraction(part)
+    share = fraction(part)
+    one_of("keep", keep, ["tokens", "classes"])
     chosen = changed(Sampling(), setting or [])
     plan = chosen.plan(folder, text, observe=observe, steps=ordered(step))
+    plan = plan.of_class_sums() if keep == "classes" else plan
     sampler = lm.experiment.sampler(draws=draws, **chosen.for_sampler())
     chains = chosen.chains or lm.experiment.CHAINS
     total = len(range(share[0] - 1, chains * len(plan.checkpoints), share[1]))
@@ -296,12 +302,11 @@ def groups(folder: Model, store: StoreFolder, as_json: AsJson = False) -> None:
     """Print the influence of every class on every class, with 95 % intervals and a verdict."""
     requires("lm")
     from dlnflow import lm
-    from dlnflow.traces import groups as between
-    from dlnflow.traces import interval
+    from dlnflow import traces as readers
 
     traces, members = lm.experiment.read(folder, store)
-    found = between(traces, members, exclude=lm.experiment.left_out(members))
-    ends = interval(found)
+    found = readers.groups(traces, members, exclude=lm.experiment.left_out(members))
+    ends = readers.interval(found)
     rows = [
         {
             "step": int(t),
@@ -333,10 +338,10 @@ def knn(
     """Print how often nearest neighbours in influence tell a token's class, against chance."""
     requires("lm")
     from dlnflow import lm
-    from dlnflow.traces import neighbours
+    from dlnflow import traces as readers
 
     traces, members = lm.experiment.read(folder, store)
-    found = neighbours(traces, members, k=k, exclude=lm.experiment.left_out(members))
+    found = readers.neighbours(traces, members, k=k, exclude=lm.experiment.left_out(members))
     rows = [
         {
             "step": int(t),
@@ -478,17 +483,6 @@ def _truth(word: str) -> bool:
     if word not in ("true", "false"):
         raise ValueError("expected true or false")
     return word == "true"
-
-
-def _fraction(part: str | None) -> tuple[int, int]:
-    """Read K/N, the whole if it is not given."""
-    found = re.fullmatch(r"(\d+)/(\d+)", part or "1/1")
-    k, n = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= k <= n:
-        raise ValueError(
-            f"`--part` expects K/N with 1 <= K <= N, e.g. 3/64 for the third of 64; got {part!r}."
-        )
-    return k, n
 
 
 def ordered(steps: list[int] | None) -> list[int] | None:

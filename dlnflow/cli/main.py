@@ -11,12 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dlnflow import __version__
+from dlnflow import __version__, analysis
 from dlnflow._support import terminal
 from dlnflow._support.command import explained, requires, writable
 from dlnflow._support.terminal import say
-from dlnflow.analysis import compare as compare_curves
-from dlnflow.analysis import summary
 from dlnflow.cli import (
     arguments,
     estimates,
@@ -136,6 +134,17 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     train: TrainItems = None,
     query: QueryItems = None,
     seeds: Seeds = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="With --seeds: keep the curves of every seed here, and go on from them."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --folder: processes of this machine.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="With --folder: only part K of N, beside the others."),
+    ] = None,
     run: Settings = None,
     option: Options = None,
     points: Points = 200,
@@ -145,6 +154,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     """Compute influence curves; print events and what they belong to; --out writes files."""
     arguments.known(estimator or [], "--estimator")
     numbers = arguments.seeds(seeds, run or [], option or [])
+    shared = arguments.shared(folder, workers, part, numbers)
     described = arguments.run(data, run or [], reading, estimator or [], numbers)
     chosen = table_defaults.estimators(described, train, estimator, n_runs=len(numbers or [0]))
     options = arguments.options(option or [], chosen.names)
@@ -162,7 +172,7 @@ def influence(  # noqa: PLR0913  (one parameter per option of the command)
     if out is not None:
         output.prepare(out)
     try:
-        found = estimates.run_all(described, asked, seeds=numbers)
+        found = estimates.run_all(described, asked, seeds=numbers, shared=shared)
     except estimates.Interrupted as stop:
         output.keep(stop, out)
         raise
@@ -244,7 +254,7 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
     options = arguments.options(option or [], names)
     found = estimates.run_all(described, estimates.Asked(names, points, train, query, options))
     verdicts = report.verdicts(found.curves)
-    tables = {name: compare_curves(found.curves, reference=name) for name in references}
+    tables = {name: analysis.compare(found.curves, reference=name) for name in references}
     if as_json:
         _print_json(
             described,
@@ -255,13 +265,14 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
             references=references,
             pairs={name: report.records(table) for name, table in tables.items()},
             summary={
-                name: report.records(summary(table).reset_index()) for name, table in tables.items()
+                name: report.records(analysis.summary(table).reset_index())
+                for name, table in tables.items()
             },
         )
         return
     report.print_run(described)
     for name, table in tables.items():
-        report.print_comparison(summary(table), name)
+        report.print_comparison(analysis.summary(table), name)
     report.print_cost(found.seconds, found.retrainings)
     report.print_verdicts(verdicts)
     report.print_line(chosen.note())

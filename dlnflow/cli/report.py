@@ -10,8 +10,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from dlnflow import analysis
 from dlnflow._support.terminal import visible
-from dlnflow.analysis import event_shares, events
 from dlnflow.dynamics import Dynamics
 
 MAX_ROWS = 16
@@ -62,7 +62,7 @@ def print_run(run: Dynamics, seconds: dict[str, float] | None = None) -> None:
 
 def event_table(curves: xr.DataArray) -> pd.DataFrame:
     """Events of stacked curves; of several seeds, with the share of the seeds that have them."""
-    table = events(curves) if "seed" not in curves.dims else event_shares(curves)
+    table = analysis.events(curves) if "seed" not in curves.dims else analysis.event_shares(curves)
     table.attrs["estimators"] = curves["estimator"].values.tolist()
     return table
 

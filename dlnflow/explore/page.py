@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
+from dlnflow import traces as readers
 from dlnflow.explore import document
 from dlnflow.explore.quantised import QuantisedTraces, quantise
-from dlnflow.traces import groups, interval, summary
+from dlnflow.traces import interval, summary
 
 LEVEL = 0.95
 """Probability of the intervals that a page draws."""
@@ -75,7 +76,7 @@ def write_page(
         "words": list(words),
         **{name: traces[name].values.tolist() for name in ("row", "position", "token")},
         "classes": _classes(classes),
-        "between": between(groups(traces, classes, exclude=exclude)),
+        "between": between(readers.groups(traces, classes, exclude=exclude)),
         "checkpoints": checkpoints(judged, quantised),
     }
     size = document.write(out, data, "page", SCRIPTS)

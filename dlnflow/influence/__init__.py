@@ -11,7 +11,7 @@ from dlnflow.influence.closed_form_loo import closed_form_loo
 from dlnflow.influence.damped_gauss_newton import damped_gauss_newton
 from dlnflow.influence.damped_hessian import damped_hessian
 from dlnflow.influence.dvemb import dvemb
-from dlnflow.influence.estimator import ESTIMATORS, Estimator, estimator
+from dlnflow.influence.estimator import ESTIMATORS, Estimator, Items, estimator
 from dlnflow.influence.laplace_bif import laplace_bif
 from dlnflow.influence.leave_one_out import leave_one_out
 from dlnflow.influence.per_step import per_step
@@ -23,6 +23,7 @@ from dlnflow.influence.windowed import windowed
 __all__ = [
     "ESTIMATORS",
     "Estimator",
+    "Items",
     "analytic",
     "bif",
     "closed_form_loo",

@@ -16,7 +16,7 @@ from dlnflow.lm.runs import folder as runs
 from dlnflow.lm.runs.checkpoints import Checkpoints, check_vocabulary
 from dlnflow.lm.runs.ladder import stored, tensors
 from dlnflow.lm.runs.train import load_data
-from dlnflow.lm.sampling import results
+from dlnflow.lm.sampling import results, stored_sums
 from dlnflow.lm.sampling.manifest import Manifest
 from dlnflow.lm.sampling.store import Reader, half_made, in_use
 
@@ -228,18 +228,34 @@ def _store(folder: Path) -> Iterator[Finding]:
     if in_use(folder):
         yield Finding("note", "lock", "processes are sampling into this store")
     if (folder / "traces.nc").exists():
-        yield _tried("results", lambda: " x ".join(map(str, results.load(folder)[0].shape)))
+        yield _tried("results", lambda: _results(folder))
     else:
         yield Finding("note", "results", "none yet: sampling is not finished")
+
+
+def _results(folder: Path) -> str:
+    """Read the description of traces."""
+    traces, _ = results.load(folder)
+    sizes = ", ".join(f"{name} {size}" for name, size in traces.sizes.items())
+    return sizes if hasattr(traces, "shape") else f"class sums: {sizes}"
 
 
 def _draws(folder: Path, units: list[tuple[int, int]]) -> str:
     """Compare every unit with its record."""
     reader = Reader(folder)
-    damaged = [said for unit in units if (said := reader.verified(*unit))]
+    reduced = {step for step, _ in units if stored_sums.is_reduced(reader, step)}
+    damaged = [
+        said for unit in units if unit[0] not in reduced and (said := reader.verified(*unit))
+    ]
+    for step in sorted(reduced):
+        try:
+            stored_sums.read(reader, step)
+        except OSError as error:
+            damaged.append(str(error))
     if damaged:
         raise ValueError("\n".join(damaged))
-    return f"those of {len(units)} chains are as they were written"
+    sums = f", of {len(reduced)} steps as class sums" if reduced else ""
+    return f"those of {len(units)} chains{sums} are as they were written"
 
 
 def _rests(folder: Path) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from dlnflow.lm.watched import halves as halves
 
 if TYPE_CHECKING:
     from dlnflow.lm.sampling.unit import Sampler
+    from dlnflow.traces.class_sums import ClassSums
 
 CHAINS, DRAWS = 4, 250
 """Chains at each checkpoint, and draws of each, by default."""
@@ -69,6 +70,10 @@ class Experiment:
             return self.checkpoints.select(spread(self.checkpoints.steps.tolist(), count))
         steps = spread(sorted(step_folders(self.folder)), count)
         return Checkpoints.from_directory(self.folder, steps)
+
+    def of_class_sums(self) -> Experiment:
+        """Return the same, of which sums over the classes are all that is kept."""
+        return replace(self, observed=replace(self.observed, classes=self.classes))
 
 
 def plan(
@@ -312,7 +317,7 @@ def sample(
     *,
     repair: bool = False,
     executor: Executor | None = None,
-) -> xr.DataArray:
+) -> xr.DataArray | ClassSums:
     """Sample a plan into a store, with the classes of its items beside them."""
     sample_part(plan, sampler, store, (1, 1), progress, repair=repair, executor=executor)
     return results.load(Path(store))[0]
@@ -350,13 +355,13 @@ def sample_part(
     return left
 
 
-def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataArray]:
+def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray | ClassSums, xr.DataArray]:
     """Read traces and classes that `sample` wrote.
 
     Returns
     -------
-    (DataArray, DataArray)
-        Loss traces and classes.
+    (DataArray or ClassSums, DataArray)
+        Loss traces, or what was kept in their place, and classes.
 
     Raises
     ------
@@ -383,7 +388,7 @@ def read(folder: str | Path, store: str | Path) -> tuple[xr.DataArray, xr.DataAr
         ) from error
 
 
-def sequences(traces: xr.DataArray) -> NDArray[np.int64]:
+def sequences(traces: xr.DataArray | ClassSums) -> NDArray[np.int64]:
     """Return the sequences u u that traces of `plan(observe="repeats")` belong to.
 
     Returns
@@ -396,7 +401,8 @@ def sequences(traces: xr.DataArray) -> NDArray[np.int64]:
     ValueError
         If the observed sequences do not repeat themselves.
     """
-    targets = traces.token.values.reshape(len(np.unique(traces["row"])), -1).astype(np.int64)
+    tokens, rows = (np.asarray(traces.coords[name]) for name in ("token", "row"))
+    targets = tokens.reshape(len(np.unique(rows)), -1).astype(np.int64)
     period = (targets.shape[1] + 1) // 2
     found = np.concatenate([targets[:, period - 1 : period], targets], axis=1)
     if not np.array_equal(found[:, :period], found[:, period:]):

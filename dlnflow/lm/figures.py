@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from dlnflow import traces as readers
 from dlnflow.lm import experiment
 from dlnflow.lm.induction import crossing, measure
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from dlnflow.plots import influence_plots, tokens
-from dlnflow.traces import groups, neighbours
+
+if TYPE_CHECKING:
+    from dlnflow.traces.class_sums import ClassSums
 
 NEIGHBOURS = 30
 """k of the recall; a thirtieth of the tokens where there are few."""
@@ -55,24 +59,28 @@ def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
     ]
 
 
-def of_text(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Figure]:
+def of_text(traces: xr.DataArray | ClassSums, classes: xr.DataArray) -> dict[str, Figure]:
     """Draw figures 5 and 14, each also without pairs of one vocabulary id.
+
+    Of class sums, figure 5 alone: neighbours are single tokens.
 
     Returns
     -------
     dict of str to Figure
         By name.
     """
-    k = max(1, min(NEIGHBOURS, traces.sizes["item"] // NEIGHBOURS))
-    between = [groups(traces, classes, exclude=e) for e in ("item", "token")]
-    near = [neighbours(traces, classes, k=k, exclude=e) for e in ("item", "token")]
-    return {
-        "fig05_classes": tokens.class_influence(between[0], traces, between[1]),
-        "fig14_neighbours": tokens.recall(*near),
-    }
+    between = [readers.groups(traces, classes, exclude=e) for e in ("item", "token")]
+    drawn = {"fig05_classes": tokens.class_influence(between[0], traces, between[1])}
+    if isinstance(traces, xr.DataArray):
+        k = max(1, min(NEIGHBOURS, traces.sizes["item"] // NEIGHBOURS))
+        near = [readers.neighbours(traces, classes, k=k, exclude=e) for e in ("item", "token")]
+        drawn["fig14_neighbours"] = tokens.recall(*near)
+    return drawn
 
 
-def of_repeats(traces: xr.DataArray, classes: xr.DataArray, ladder: Checkpoints) -> Figure:
+def of_repeats(
+    traces: xr.DataArray | ClassSums, classes: xr.DataArray, ladder: Checkpoints
+) -> Figure:
     """Draw figure 15; induction scores are measured on the observed sequences themselves.
 
     Returns
@@ -81,7 +89,9 @@ def of_repeats(traces: xr.DataArray, classes: xr.DataArray, ladder: Checkpoints)
         Not saved.
     """
     exclude = experiment.left_out(classes)
-    plain, fast = (groups(traces, classes, exclude=exclude, differences=d) for d in (False, True))
+    plain, fast = (
+        readers.groups(traces, classes, exclude=exclude, differences=d) for d in (False, True)
+    )
     scores = measure(ladder, experiment.sequences(traces))
     return tokens.repeats(plain, fast, scores, rise(scores))
 

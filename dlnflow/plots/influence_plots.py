@@ -11,11 +11,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlnflow import checks, result
+from dlnflow import analysis, checks, result
 from dlnflow._support import Progress
 from dlnflow._support.files import atomic_path
-from dlnflow.analysis import events as find_events
-from dlnflow.analysis import explain_events, shapes
 from dlnflow.analysis.shapes import log_time
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, title
@@ -149,7 +147,7 @@ def overview(
         If a sweep dim other than ``estimator`` and ``seed`` is left.
     """
     curves = _with_estimators(influence)
-    found = shapes(curves, MOST_SHAPES)
+    found = analysis.shapes(curves, MOST_SHAPES)
     if explained is None and run is not None and not ESTIMATORS["analytic"].refusal(run):
         explained = _explained(run, curves, found.table)
     if marks is None and explained is not None:
@@ -165,7 +163,9 @@ def _explained(run: Dynamics, curves: xr.DataArray, table: pd.DataFrame) -> pd.D
         return None
     names = {dim: list(dict.fromkeys(table[dim])) for dim in ("query", "train")}
     first = panels.seed_mean(curves.isel(estimator=0, drop=True).sel(names))
-    return explain_events(run, first.assign_attrs(estimator=str(curves["estimator"].values[0])))
+    return analysis.explain_events(
+        run, first.assign_attrs(estimator=str(curves["estimator"].values[0]))
+    )
 
 
 def save_figure(
@@ -268,7 +268,7 @@ def _line_cell(
     panels.draw_marks(axis, marks, labelled=first)
     if not events:
         return
-    table = find_events(_as_result(panels.seed_mean(cell.dropna(over, how="all"))))
+    table = analysis.events(_as_result(panels.seed_mean(cell.dropna(over, how="all"))))
     for k, name in enumerate(names):
         rows = table[table["query" if over == "query" else "estimator"] == name]
         panels.draw_events(axis, rows, color=OKABE_ITO[k % MAX_LINES], time=time)

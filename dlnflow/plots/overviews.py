@@ -12,8 +12,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
+from dlnflow import analysis
 from dlnflow._support import FloatArray, IntArray
-from dlnflow.analysis import events
 from dlnflow.analysis.shapes import CurveShapes, by_similarity, primary
 from dlnflow.influence.estimator import title
 from dlnflow.plots import keys, panels
@@ -133,7 +133,7 @@ def _panel(curves: xr.DataArray, number: int, row: tuple, explained: pd.DataFram
     """Curves and events of the pair in one row of the table of shapes."""
     pair = curves.sel(query=[row.query], train=[row.train]).load()
     first = primary(pair)
-    shown = keys.clear(events(first), float(np.abs(first.values).max()))
+    shown = keys.clear(analysis.events(first), float(np.abs(first.values).max()))
     explanations = keys.explanations(shown, explained)
     own = pair.isel(query=0, train=0)
     return Panel(number, row.train, row.query, row.count, own, shown, explanations)

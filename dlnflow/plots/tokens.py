@@ -217,8 +217,9 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
     L here is the loss of the observed text, not that of the gradient data. Bars are 95 %
     intervals from the spread of the chains.
     """
-    loss = traces.checkpoint_loss.mean("item")
-    away = (item_means(traces) - loss).mean("draw", skipna=False)
+    means = item_means(traces)
+    loss = means.checkpoint_loss
+    away = (means - loss).mean("draw", skipna=False)
     by_chain = traces.attrs["n_beta"] * away.transpose("time", "chain").values
     kept = np.isfinite(by_chain)  # diverged chains are left out
     with np.errstate(divide="ignore", invalid="ignore"):  # NaN where too few are left

@@ -12,6 +12,7 @@ Influence, negative = the train item helps
     matrix              of every item on every item, in blocks, without errors
     top_k               the items that help each item most, without holding the matrix
     neighbours          how often the items that help most are of the same class, against chance
+    class_sums          all that `groups` needs of many tokens, in a hundredth of their size
     llc                 the local learning coefficient
     susceptibility      response of an observable to every token or class, per component
 
@@ -24,6 +25,7 @@ Can it be believed?
                         of the products that a covariance averages
 """
 
+from dlnflow.traces.class_sums import class_sums
 from dlnflow.traces.diagnostics import (
     diverged,
     ess,
@@ -43,6 +45,7 @@ from dlnflow.traces.susceptibility import susceptibility
 
 __all__ = [
     "check_traces",
+    "class_sums",
     "diverged",
     "ess",
     "ess_products",

@@ -20,9 +20,9 @@ regular model with P parameters. Losses may be negative (minus the log of a dens
 Diverged chains are left out of everything here and named by `diverged`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from dlnflow._support import FloatArray
-from dlnflow.traces.format import at, check_traces
+from dlnflow.traces.format import KeptSums, at, check_traces
 
 R_HAT_LIMIT = 1.05
 """Above this, chains disagree."""
@@ -48,13 +48,13 @@ LOSS_BOUND = 100.0
 """Multiple of the expected scale of the loss beyond which a chain counts as diverged."""
 
 
-def summary(traces: xr.DataArray) -> xr.Dataset:
+def summary(traces: xr.DataArray | KeptSums) -> xr.Dataset:
     """Judge every checkpoint.
 
     Parameters
     ----------
     traces : DataArray, dims (time, chain, draw, item)
-        Loss traces.
+        Loss traces, or their class sums.
 
     Returns
     -------
@@ -68,6 +68,8 @@ def summary(traces: xr.DataArray) -> xr.Dataset:
     TypeError, ValueError
         If they are no loss traces.
     """
+    if isinstance(traces, KeptSums):
+        return judged(traces.mean_losses(), traces.judged())
     traces = check_traces(traces)
     found = list(map(_judged, checkpoints(traces)))
     return judged(traces, found)
@@ -124,12 +126,27 @@ def ess_products(traces: xr.DataArray) -> xr.DataArray:
 
 def loss_bound(traces: xr.DataArray) -> float:
     """Return the excess over the checkpoint's mean loss beyond which a chain has diverged."""
-    scale = float(np.abs(traces.checkpoint_loss).max())
-    excess = traces.attrs["n_parameters"] / (2 * np.min(traces.attrs["n_beta"]))
-    return LOSS_BOUND * (scale + float(excess))
+    return excess_bound(float(np.abs(traces.checkpoint_loss).max()), traces.attrs)
 
 
-def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
+def excess_bound(scale: float, attrs: Mapping[str, Any]) -> float:
+    """Return `loss_bound` from the largest |loss| at the checkpoints, and the attributes."""
+    return LOSS_BOUND * (scale + float(attrs["n_parameters"] / (2 * np.min(attrs["n_beta"]))))
+
+
+def level(losses: NDArray) -> FloatArray:
+    """Return the mean over items at every draw of losses (chains, draws, K), (chains, draws)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return losses.mean(-1, dtype=np.float64)
+
+
+def below(highest: FloatArray, bound: float) -> NDArray[np.bool_]:
+    """Return which chains never passed a bound, from their highest mean loss (chains,)."""
+    with np.errstate(invalid="ignore"):
+        return highest <= bound
+
+
+def diverged(traces: xr.DataArray | KeptSums, bound: float | None = None) -> xr.DataArray:
     """Say which chains diverged.
 
     Parameters
@@ -149,8 +166,12 @@ def diverged(traces: xr.DataArray, bound: float | None = None) -> xr.DataArray:
     TypeError, ValueError
         If they are no loss traces.
     """
-    traces = check_traces(traces)
-    bad = ~np.array(list(map(attrgetter("good"), checkpoints(traces, bound))))
+    if isinstance(traces, KeptSums) and bound is None:
+        bad = np.array([one.diverged for one in traces.judged()])
+        traces = traces.mean_losses()
+    else:
+        traces = check_traces(traces)
+        bad = ~np.array(list(map(attrgetter("good"), checkpoints(traces, bound))))
     coords = {"time": traces.time.values, "chain": traces.chain.values}
     return xr.DataArray(bad, coords, ("time", "chain"), name="diverged")
 
@@ -167,9 +188,13 @@ class Checkpoint(NamedTuple):
 
         One is enough where only one was run.
         """
-        if self.good.all():
-            return self.losses
-        return self.losses[self.good if self.good.sum() >= min(2, len(self.good)) else slice(0)]
+        return self.losses if self.good.all() else self.losses[self.which]
+
+    @property
+    def which(self) -> list[int]:
+        """Return the positions of the chains in `kept`."""
+        enough = self.good.sum() >= min(2, len(self.good))
+        return np.flatnonzero(self.good).tolist() if enough else []
 
 
 def checkpoints(traces: xr.DataArray, bound: float | None = None) -> Iterator[Checkpoint]:
@@ -197,21 +222,38 @@ def checkpoints(traces: xr.DataArray, bound: float | None = None) -> Iterator[Ch
 
 
 def _checkpoint(losses: NDArray, highest: float) -> Checkpoint:
-    with np.errstate(invalid="ignore", over="ignore"):
-        worst = losses.mean(-1, dtype=np.float64).max(1)
-        return Checkpoint(losses, worst <= highest)
+    with np.errstate(invalid="ignore"):
+        worst = level(losses).max(1)
+    return Checkpoint(losses, below(worst, highest))
 
 
-def blocks_of(losses: NDArray) -> Iterator[FloatArray]:
-    """Yield the losses (chains, draws, K) of `BLOCK` items at a time, in float64."""
+def blocks_of(losses: NDArray, which: Sequence[int]) -> Iterator[FloatArray]:
+    """Yield the losses (chains, draws, K) of some chains and `BLOCK` items, in float64."""
     for start in range(0, losses.shape[-1], BLOCK):
-        yield losses[..., start : start + BLOCK].astype(np.float64)
+        yield losses[..., start : start + BLOCK][which].astype(np.float64)
 
 
 def stuck(losses: FloatArray) -> bool:
     """Say whether a chain of losses (chains, draws, items) never moves: one point, not a sample."""
-    # Items whose loss cannot change are harmless beside others that move.
-    return bool((np.ptp(losses, axis=1) == 0).all(axis=-1).any())
+    return bool(_still(losses).any())
+
+
+def _still(losses: FloatArray) -> NDArray[np.bool_]:
+    """Return which chains never move; items that cannot are harmless beside others that do."""
+    return (np.ptp(losses, axis=1) == 0).all(axis=-1)
+
+
+def item_excess(one: Checkpoint, start: FloatArray) -> FloatArray:
+    """Return what every kept chain finds for every item, E[l_k] - l_k(theta_t), (chains, K)."""
+    # differences first: the excess may be far smaller than the losses
+    parts = [
+        [
+            (one.losses[c][:, k : k + BLOCK] - start[k : k + BLOCK]).mean(0)
+            for k in range(0, len(start), BLOCK)
+        ]
+        for c in one.which
+    ]
+    return np.array([np.concatenate(part) for part in parts])
 
 
 def split_r_hat(values: FloatArray) -> FloatArray:
@@ -319,25 +361,24 @@ def _autocovariance(series: FloatArray) -> FloatArray:
 
 def _judged(one: Checkpoint) -> Judged:
     """Return what is found of all items and of their squared deviations."""
-    return Judged(*judge(one.kept), ~one.good)
+    return Judged(*judge(one), ~one.good)
 
 
-def judge(losses: NDArray) -> tuple[float, float]:
-    """Return the worst R-hat and the smallest ESS of losses (chains, draws, items) and squares."""
+def judge(one: Checkpoint) -> tuple[float, float]:
+    """Return the worst R-hat and the smallest ESS of kept losses and of their squares."""
     # The products of an item with itself stand for all products: the slowest direction shows in
     # the variances.
-    if len(losses) == 0:
+    if not one.which:
         return np.inf, 0.0
-    if stuck(losses):
-        return np.inf, 1.0
-    worst, least = -np.inf, np.inf
-    for block in blocks_of(losses):
+    worst, least, moves = -np.inf, np.inf, False
+    for block in blocks_of(one.losses, one.which):
+        moves = moves | ~_still(block)
         d = block - block.mean(axis=1, keepdims=True)
         both = np.concatenate([block, d**2], axis=2)
         # maximum and minimum keep NaN, as those over all items at once do
         worst = float(np.maximum(worst, split_r_hat(both).max()))
         least = float(np.minimum(least, effective_size(both).min()))
-    return worst, least
+    return (worst, least) if np.all(moves) else (np.inf, 1.0)
 
 
 def _verdict(worst_r: float, least: float) -> str:
@@ -355,7 +396,7 @@ def _per_item(
     traces = check_traces(traces)
 
     def measured(one: Checkpoint) -> FloatArray:
-        return np.concatenate([measure(block) for block in blocks_of(one.kept)])
+        return np.concatenate([measure(block) for block in blocks_of(one.losses, one.which)])
 
     values = np.stack(list(map(measured, checkpoints(traces))))
     coords = {"time": traces.time.values, "item": traces["item"].values}

@@ -5,6 +5,7 @@ A DataArray `losses` with dims (time, chain, draw, item). Its coordinate `checkp
 n_beta, localization, n_train (N), n_parameters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,42 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks
+from dlnflow._support import FloatArray
 
 DIMS = ("time", "chain", "draw", "item")
+ROWS = 64
+"""Draws that are held in float64 at the same time."""
 LEAST_DRAWS = 4
 """Fewer give no variance of each half of a chain."""
+
+
+class KeptSums(ABC):
+    """What was kept in place of the losses of items."""
+
+    @abstractmethod
+    def judged(self) -> list[Any]:
+        """Return the worst R-hat and the smallest ESS, and which chains diverged, by checkpoint."""
+
+    @abstractmethod
+    def mean_losses(self) -> xr.DataArray:
+        """Return the mean loss over all items as loss traces with one item."""
+
+    @abstractmethod
+    def item_means(self) -> xr.DataArray:
+        """Return the mean over the items at every draw, dims (time, chain, draw)."""
+
+    @abstractmethod
+    def item_excess(self) -> list[FloatArray]:
+        """Return E[l_k] - l_k(theta_t) of every kept chain and item, (chains, K), by checkpoint."""
+
+    @abstractmethod
+    def averages(self, members: FloatArray, names: Sequence[str]) -> xr.DataArray:
+        """Return the mean losses of classes, or of all items, as loss traces in float64."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Return numbers of checkpoints, chains, draws and items."""
 
 
 def labelled(
@@ -104,6 +137,11 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
         If dims, attributes or the coordinate checkpoint_loss are missing, an attribute is out of
         range, or there are fewer than four draws.
     """
+    if isinstance(traces, KeptSums):
+        raise ValueError(
+            "`traces` are class sums, which hold no losses of single items; `groups`, `summary`, "
+            "`diverged` and `llc` take them. Keep the losses of tokens for anything else."
+        )
     if not isinstance(traces, xr.DataArray):
         raise TypeError(f"`traces` must be an xarray.DataArray, got {type(traces).__name__}.")
     if set(traces.dims) != set(DIMS):
@@ -128,6 +166,26 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
     return traces.transpose(*DIMS)
 
 
+def enough_draws(traces: xr.DataArray, differences: bool) -> xr.DataArray:
+    """Return loss traces in standard order, refused where differences of draws are too few.
+
+    Raises
+    ------
+    TypeError
+        If they are no DataArray.
+    ValueError
+        If they are no loss traces, or have too few draws.
+    """
+    traces = check_traces(traces)
+    least = LEAST_DRAWS + differences
+    if traces.sizes["draw"] < least:
+        raise ValueError(
+            f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
+            f"least {least}. Sample more: the store continues the chains."
+        )
+    return traces
+
+
 def at(traces: xr.DataArray, t: int) -> NDArray:
     """Return the losses of one checkpoint as they are stored, read now if they lie on disk.
 
@@ -146,7 +204,26 @@ def at(traces: xr.DataArray, t: int) -> NDArray:
     return traces.variable.isel(time=t).values
 
 
-def item_means(traces: xr.DataArray) -> xr.DataArray:
+def mean_excess(losses: NDArray, start: NDArray) -> NDArray:
+    """Return the mean of losses (chains, draws, K) over items, from excesses over `start` (K,)."""
+    # differences first: the excess may be far smaller than the losses; draw by draw, for memory
+    with np.errstate(invalid="ignore", over="ignore"):
+        excess = [[(draw - start).mean() for draw in chain] for chain in losses]
+    return np.array(excess) + start.mean()
+
+
+def averages(losses: NDArray, weights: FloatArray) -> FloatArray:
+    """Return weighted means (chains, draws, G) of losses (chains, draws, K), in float64."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.stack(
+            [
+                np.concatenate([chain[k : k + ROWS] @ weights for k in range(0, len(chain), ROWS)])
+                for chain in losses
+            ]
+        )
+
+
+def item_means(traces: xr.DataArray | KeptSums) -> xr.DataArray:
     """Return the mean loss over the items at every draw, one checkpoint in memory at a time.
 
     Parameters
@@ -157,12 +234,21 @@ def item_means(traces: xr.DataArray) -> xr.DataArray:
     Returns
     -------
     DataArray, dims (time, chain, draw), float64
-        Not finite where a loss is not.
+        Not finite where a loss is not; with the mean losses at the checkpoints as coordinate.
     """
+    if isinstance(traces, KeptSums):
+        return traces.item_means()
     traces = check_traces(traces)
     with np.errstate(invalid="ignore", over="ignore"):
         values = [at(traces, t).mean(-1, dtype=np.float64) for t in range(len(traces))]
-    return xr.DataArray(np.stack(values), {"time": traces.time.values}, DIMS[:3])
+    start = traces.checkpoint_loss.transpose("time", "item").values.mean(1)
+    return means_of_items(np.stack(values), traces.time.values, start)
+
+
+def means_of_items(values: FloatArray, time: NDArray, start: FloatArray) -> xr.DataArray:
+    """Label what `item_means` returns."""
+    coords = {"time": time, "checkpoint_loss": ("time", start)}
+    return xr.DataArray(values, coords, DIMS[:3])
 
 
 def positions(traces: xr.DataArray, names: Sequence[str] | None, side: str) -> NDArray[np.intp]:

@@ -2,17 +2,7 @@
 
     G[g, h] = mean over k in g, l in h, k != l of the influence of l on k
 
-With z the standardised loss, s_g = sum_{k in g} z_k and pairs of the same item taken out,
-
-    sum_{k in g, l in h} z_k z_l - sum_{k in g and h} z_k^2 = s_g s_h - sum_{k in g and h} z_k^2,
-
-so one pass over the losses gives every entry. With s_v[g] the sum of z over the items of class g
-whose vocabulary id is v, and s_rv[g] that in row r, pairs of the same id are taken out by
-
-    same id:                sum_v s_v[g] s_v[h]
-    same id, without row r: sum_v (s_v - s_rv)[g] (s_v - s_rv)[h]
-
-so a pass over the rows gives both, and a second one is needed for the jackknife over rows.
+The pairs are summed by `dlnflow.traces.pair_sums`, never one by one.
 
 Chains and rows are both samples, and every chain sees every row. The variance of the mean is that
 of two crossed random effects,
@@ -24,28 +14,27 @@ over rows of the differences between chains. Every chain enters with its own cor
 moves with its standard deviations too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dlnflow import result
 from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
-from dlnflow.traces.columns import about, blocks, enough_draws, membership, scale_of
-from dlnflow.traces.excluded_pairs import excluded, numbered
-from dlnflow.traces.format import labelled
-
-BYTES = 1 << 28
-"""Sums of ids that are held at the same time; if there are more, the draws are taken in parts."""
+from dlnflow.traces.class_sums import KINDS, ClassSums, class_weights, means_of, reduced, weighed
+from dlnflow.traces.columns import about, scale_of
+from dlnflow.traces.excluded_pairs import excluded
+from dlnflow.traces.format import enough_draws, labelled
+from dlnflow.traces.membership import membership
+from dlnflow.traces.pair_sums import Layout, Sums
 
 
 def groups(
-    traces: xr.DataArray,
-    classes: xr.DataArray | ArrayLike,
+    traces: xr.DataArray | ClassSums,
+    classes: xr.DataArray | ArrayLike | None = None,
     *,
     normalised: bool = True,
     exclude: str | Sequence[str] = "item",
@@ -56,10 +45,11 @@ def groups(
     Parameters
     ----------
     traces : DataArray, dims (time, chain, draw, item)
-        Loss traces.
+        Loss traces, or what `class_sums` made of them.
     classes : DataArray or (K, G) bool array
         From `dlnflow.lm.data.token_classes.classify` on the observed sequences, or dims
-        (item, token_class). Classes may overlap.
+        (item, token_class). Classes may overlap. Class sums have their own: all are taken, or
+        those that are named here.
     normalised : bool
         Minus the Pearson correlation; else -(n_beta / N) Cov.
     exclude : {"item", "row", "token"} or several of them
@@ -86,39 +76,26 @@ def groups(
         If a class has no tokens, draws are too few, or shapes disagree.
     """
     without = excluded(exclude)
-    traces = enough_draws(traces, differences)
-    members, names = membership(classes, traces.sizes["item"])
-    layout = _layout(traces, members, without)
-    ones = np.ones((1, 1, traces.sizes["item"]))
-    pairs = layout.sums(lambda parts=None: ((p, ones[:, :, p]) for p in parts or [slice(None)]))
-    weights = (members / members.sum(0)).astype(traces.dtype)
-    found, means = [], []
-    for one in diagnostics.checkpoints(traces):
-        with np.errstate(invalid="ignore"):  # a diverged chain: NaN in all its classes
-            means.append(one.losses @ weights)
-        losses = one.kept
-        if len(losses) == 0:
-            nothing = np.full((len(Estimate._fields), *pairs.by_chain[0].shape), np.nan)
-            found.append(Estimate(*nothing))
-            continue
-        z = partial(blocks, losses, normalised=normalised, differences=differences)
-        pooled = layout.sums(z)
-        single = layout.sums(partial(z, by_chain=True)) if normalised else pooled.times(len(losses))
-        found.append(_estimate(pooled, single, pairs))
-        del one, losses, z
+    options = {"normalised": normalised, "differences": differences, "exclude": without}
+    if isinstance(traces, ClassSums):
+        read = _from_sums(traces, traces.chosen(classes), **options)
+    else:
+        read = _from_losses(enough_draws(traces, differences), classes, **options)
+    means, pairs, found = read
+    names, time = means["item"].values.tolist(), means.time.values
     scale = scale_of(traces, normalised)
     stacked = {name: np.stack([getattr(e, name) for e in found]) for name in Estimate._fields}
     array = result.influence(
         scale * stacked.pop("value"),
-        traces.time.values,
+        time,
         names,
         names,
         estimator="bif",
-        flow_time=np.full(traces.sizes["time"], np.nan),
+        flow_time=np.full(len(time), np.nan),
         attrs=about(traces, normalised)
         | {"differences": int(differences), "exclude": ", ".join(sorted(without))},
     )
-    judged = diagnostics.summary(_class_means(traces, means, weights, names))
+    judged = diagnostics.summary(means)
     return array.assign_coords(
         dof=(array.dims, stacked.pop("dof")),
         pairs=(("query", "train"), pairs.by_chain[0]),
@@ -137,160 +114,65 @@ class Estimate(NamedTuple):
     dof: FloatArray
 
 
-class Sums(NamedTuple):
-    """Sums of z_k z_l over kept pairs: by chain (C, G, G), and without each row (R, C, G, G)."""
-
-    by_chain: FloatArray
-    without_row: FloatArray
-
-    def times(self, factor: float) -> "Sums":
-        """Return them, multiplied by a factor."""
-        return Sums(factor * self.by_chain, factor * self.without_row)
+Read = tuple[xr.DataArray, Sums, list[Estimate]]
+"""Mean losses of the classes as loss traces, counts of pairs, and what is found by checkpoint."""
 
 
-class Layout(NamedTuple):
-    """Who is in which class (K, G) and row (K,), the id of every item, and what is left out."""
-
-    members: FloatArray
-    row_of: NDArray[np.intp]
-    ids: NDArray[np.intp] | None
-    without: frozenset[str]
-
-    @property
-    def rows(self) -> list[NDArray[np.intp]]:
-        """Return the items of every row."""
-        return [np.flatnonzero(self.row_of == r) for r in range(self.row_of.max() + 1)]
-
-    def sums(self, z: Callable) -> Sums:
-        """Sum over pairs; `z` gives blocks of standardised losses, of ones to count pairs."""
-        by_row, own = _sums(z(), self.members, self.row_of)
-        total = by_row.sum(0)
-        every = np.einsum("cdg,cdh->cgh", total, total)
-        rest = total - by_row
-        every_rest = np.einsum("rcdg,rcdh->rcgh", rest, rest, optimize=True)
-        if self.ids is not None:
-            by_rows = partial(z, parts=self.rows)
-            or_row = "row" in self.without
-            within, lost = same_token(by_rows, self.members, self.ids, or_row=or_row)
+def _from_losses(
+    traces: xr.DataArray,
+    classes: xr.DataArray | ArrayLike | None,
+    *,
+    normalised: bool,
+    differences: bool,
+    exclude: frozenset[str],
+) -> Read:
+    """Sum over pairs, one checkpoint after another."""
+    if classes is None:
+        raise ValueError(
+            "`classes` must say of each item which classes it is in; only class sums know theirs."
+        )
+    members, names = membership(classes, traces.sizes["item"])
+    layout = Layout.of(traces, members, [exclude])
+    pairs = layout.pairs(exclude)
+    weights = class_weights(members, traces.dtype)
+    kinds = KINDS[:2] if normalised else KINDS[2:]
+    found, means = [], []
+    for one in diagnostics.checkpoints(traces):
+        means.append(means_of(one.losses, weights))
+        if one.which:
+            sums = reduced(one, layout, kinds, differences, [exclude])
+            draws = one.losses.shape[1] - differences
+            both = weighed([sums[kind][exclude] for kind in kinds], draws)
+            found.append(_estimate(*both, pairs))
         else:
-            if "row" in self.without:
-                own = np.einsum("rcdg,rcdh->rcgh", by_row, by_row, optimize=True)
-            within, lost = own.sum(0), own
-        return Sums(every - within, every_rest - (within - lost))
+            found.append(_nothing(len(names)))
+        del one
+    start = traces.checkpoint_loss.transpose("time", "item").values
+    of_classes = labelled(
+        np.stack(means),
+        time=traces.time.values,
+        items=names,
+        checkpoint_loss=start @ weights,
+        attrs=traces.attrs,
+    )
+    return of_classes, pairs, found
 
 
-def _layout(traces: xr.DataArray, members: FloatArray, without: frozenset[str]) -> Layout:
-    """Number rows and ids from 0; one row if there are none."""
-    known = "row" in without or "row" in traces.coords
-    row_of = numbered(traces, "row") if known else np.zeros(len(members), np.intp)
-    ids = numbered(traces, "token") if "token" in without else None
-    return Layout(members, row_of, ids, without)
+def _from_sums(sums: ClassSums, chosen: list[int], **options: Any) -> Read:
+    """Read sums over pairs of some classes that were kept."""
+    sums.judged()  # the chains are those that have not diverged
+    found = []
+    for t in range(len(sums.time)):
+        pairs, both = sums.sums(t, **options)
+        parts = [one.part(chosen) for one in both]
+        pairs = pairs.part(chosen)
+        found.append(_estimate(*parts, pairs) if parts else _nothing(len(chosen)))
+    return sums.class_means(chosen), pairs, found
 
 
-def _sums(z_blocks, members: FloatArray, row_of: NDArray[np.intp]):
-    """Return s[r] (R, chains, draws, G) and own[r] (R, chains, G, G), sum over k of z_k^2."""
-    sums = own = None
-    for part, z in z_blocks:
-        if sums is None:
-            n_rows, n_classes = row_of.max() + 1, members.shape[1]
-            sums = np.zeros((n_rows, *z.shape[:2], n_classes))
-            own = np.zeros((n_rows, z.shape[0], n_classes, n_classes))
-        squares = np.einsum("cdk,cdk->ck", z, z)
-        for r in np.unique(row_of[part]):
-            mine = np.flatnonzero(row_of[part] == r)
-            # rows are stretches of items, so these are views and not copies
-            mine = slice(mine[0], mine[-1] + 1) if len(mine) == np.ptp(mine) + 1 else mine
-            m = members[part][mine]
-            sums[r] += z[:, :, mine] @ m
-            own[r] += np.einsum("ck,kg,kh->cgh", squares[:, mine], m, m, optimize=True)
-    return sums, own
-
-
-Rows = Callable[[], Iterator[tuple[NDArray[np.intp], FloatArray]]]
-"""Gives, again at every call, the items of each row and their z (chains, draws, items)."""
-
-
-class Within(NamedTuple):
-    """Sums over pairs to leave out: by chain (C, G, G), those lost without a row (R, C, G, G)."""
-
-    total: FloatArray
-    by_row: FloatArray
-
-
-def same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], *, or_row: bool) -> Within:
-    """Sum z_k z_l over k in g and l in h with the same id, or with the same id or row.
-
-    Parameters
-    ----------
-    rows : callable
-        See `Rows`.
-    members : (K, G) array
-        Which item is in which class.
-    ids : (K,) int array
-        Vocabulary ids, numbered from 0 without gaps.
-    or_row : bool
-        Add pairs of the same row.
-
-    Returns
-    -------
-    Within
-        The sums.
-    """
-    first = next(iter(rows()))[1]
-    chains, draws = first.shape[:2]
-    width = max(1, BYTES // (8 * chains * (ids.max() + 1) * members.shape[1]))
-    found = [
-        _same_token(partial(_some_draws, rows, slice(start, start + width)), members, ids, or_row)
-        for start in range(0, draws, width)
-    ]
-    return Within(sum(one.total for one in found), sum(one.by_row for one in found))
-
-
-def _some_draws(rows: Rows, draws: slice) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
-    """Give rows with a part of their draws; sums of products add up over the parts."""
-    return ((items, z[:, draws]) for items, z in rows())
-
-
-def _same_token(rows: Rows, members: FloatArray, ids: NDArray[np.intp], or_row: bool) -> Within:
-    """Do the work of `same_token` with sums of every id at every draw in memory."""
-    of_id = None
-    for items, z in rows():
-        if of_id is None:
-            shape = len(z), ids.max() + 1, members.shape[1], z.shape[1]
-            of_id = np.zeros(shape)  # draws last: what is gathered is contiguous
-        here, sums = _by_id(z, members[items], ids[items])
-        of_id[:, here] += sums
-    total = _products(of_id, of_id)
-    by_row = []
-    for items, z in rows():
-        here, sums = _by_id(z, members[items], ids[items])
-        crossed = _products(of_id[:, here], sums)
-        own = _products(sums, sums)
-        lost = crossed + crossed.swapaxes(1, 2) - own
-        if or_row:
-            row = sums.sum(1, keepdims=True)
-            # pairs that share both would count twice
-            extra = _products(row, row) - own
-            total += extra
-            lost += extra
-        by_row.append(lost)
-    return Within(total, np.stack(by_row))
-
-
-def _products(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Sum products of classes over ids and draws, (C, V, G, D) and the same to (C, G, G)."""
-    return np.matmul(a, b.swapaxes(-1, -2)).sum(1)
-
-
-def _by_id(
-    z: FloatArray, members: FloatArray, ids: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], FloatArray]:
-    """Return the ids of a row and the sums (chains, id, class, draws) over their items."""
-    here, number = np.unique(ids, return_inverse=True)
-    spread = np.zeros((len(here), members.shape[1], len(ids)))
-    spread[number, :, np.arange(len(ids))] = members
-    sums = np.matmul(spread.reshape(-1, len(ids)), z.swapaxes(1, 2))
-    return here, sums.reshape(len(z), *spread.shape[:2], -1)
+def _nothing(n_classes: int) -> Estimate:
+    """Return NaN for a checkpoint with too few chains."""
+    return Estimate(*np.full((len(Estimate._fields), n_classes, n_classes), np.nan))
 
 
 def _estimate(pooled: Sums, single: Sums, pairs: Sums) -> Estimate:
@@ -331,17 +213,3 @@ def _jackknife(without: FloatArray) -> FloatArray:
 def _ratio(numerator: FloatArray, pairs: FloatArray) -> FloatArray:
     """Divide, NaN where there are no pairs."""
     return np.where(pairs > 0, numerator / np.where(pairs > 0, pairs, 1.0), np.nan)
-
-
-def _class_means(
-    traces: xr.DataArray, means: list[FloatArray], weights: FloatArray, names: list[str]
-) -> xr.DataArray:
-    """Return the mean loss of every class as loss traces."""
-    start = traces.checkpoint_loss.transpose("time", "item").values
-    return labelled(
-        np.stack(means),
-        time=traces.time.values,
-        items=names,
-        checkpoint_loss=start @ weights,
-        attrs=traces.attrs,
-    )

@@ -14,19 +14,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dlnflow._support import FloatArray
 from dlnflow.checks import one_of
 from dlnflow.traces import diagnostics
 from dlnflow.traces.class_means import Estimated, class_means
-from dlnflow.traces.columns import BLOCK, membership
 from dlnflow.traces.excluded_pairs import numbered
-from dlnflow.traces.format import at, check_traces, labelled
+from dlnflow.traces.format import KeptSums, at, averages, check_traces, labelled, mean_excess
 from dlnflow.traces.intervals import t_quantile
+from dlnflow.traces.membership import membership
 
 
-def llc(traces: xr.DataArray, of: str | xr.DataArray | ArrayLike | None = None) -> xr.Dataset:
+def llc(
+    traces: xr.DataArray | KeptSums, of: str | xr.DataArray | ArrayLike | None = None
+) -> xr.Dataset:
     """Estimate the local learning coefficient at every checkpoint: whole, by class, by item.
 
     Under traces sampled with `restrict=` it is weight-restricted: that of L as a function of the
@@ -36,7 +38,7 @@ def llc(traces: xr.DataArray, of: str | xr.DataArray | ArrayLike | None = None) 
     Parameters
     ----------
     traces : DataArray, dims (time, chain, draw, item)
-        Sampled with unit item weights.
+        Sampled with unit item weights, or class sums of them, which lack single items.
     of : {"observed", "item"}, DataArray or (K, G) bool array, optional
         Whose losses. Default: the mean of *all* training items, which the traces must hold.
         "observed": the mean of what was observed, e.g. held-out text. "item": every item. Classes
@@ -59,7 +61,8 @@ def llc(traces: xr.DataArray, of: str | xr.DataArray | ArrayLike | None = None) 
         If `of` is left out and the traces lack training items (the mean over a part is another
         quantity), they were sampled with item weights other than 1, or `of` is unknown.
     """
-    traces = check_traces(traces)
+    if not isinstance(traces, KeptSums) or (isinstance(of, str) and of == "item"):
+        traces = check_traces(traces)
     if "weight" in traces.coords and not (traces.weight == 1).all():
         raise ValueError(
             "`traces` were sampled with item weights other than 1; the learning coefficient is "
@@ -87,7 +90,8 @@ def _whole(traces: xr.DataArray) -> xr.Dataset:
             "the learning coefficient needs the mean over all of them. Observe every item, or ask "
             'for that of the observed ones by of="observed".'
         )
-    mean, n_beta = _mean_losses(traces), traces.attrs["n_beta"]
+    mean = traces.mean_losses() if isinstance(traces, KeptSums) else _mean_losses(traces)
+    n_beta = traces.attrs["n_beta"]
     starts = mean.checkpoint_loss.values
     read = zip(diagnostics.checkpoints(mean), starts, strict=True)
     rows = np.array([diagnostics.mean_and_error(one.kept - s) for one, s in read])[..., 0]  # (T, 3)
@@ -105,50 +109,57 @@ def _items(traces: xr.DataArray) -> xr.Dataset:
     def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Estimated:
         still = len(one.kept) > 0 and diagnostics.stuck(one.kept)
         parts = [
-            diagnostics.mean_and_error(one.kept[..., k : k + BLOCK] - start[k : k + BLOCK])
-            for k in range(0, len(start), BLOCK)
+            diagnostics.mean_and_error(
+                one.kept[..., k : k + diagnostics.BLOCK] - start[k : k + diagnostics.BLOCK]
+            )
+            for k in range(0, len(start), diagnostics.BLOCK)
         ]
         value, error, dof = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Estimated(value, np.full(error.shape, np.nan) if still else error, dof)
 
     found = list(map(estimate, diagnostics.checkpoints(traces), starts))
-    return _labelled(traces, found, "item", traces["item"].values)
+    judged = diagnostics.summary(traces)
+    return _labelled(traces, found, "item", traces["item"].values, judged)
 
 
-def _classes(traces: xr.DataArray, classes: xr.DataArray | ArrayLike) -> xr.Dataset:
+def _classes(traces: xr.DataArray | KeptSums, classes: xr.DataArray | ArrayLike) -> xr.Dataset:
     """Return the coefficient of every class."""
     members, names = membership(classes, traces.sizes["item"])
     rows = numbered(traces, "row") if "row" in traces.coords else None
-    starts = traces.checkpoint_loss.transpose("time", "item").values
+    if isinstance(traces, KeptSums):
+        excesses, means = traces.item_excess(), traces.averages(members, names)
+    else:
+        starts = traces.checkpoint_loss.transpose("time", "item").values
+        excesses = map(diagnostics.item_excess, diagnostics.checkpoints(traces), starts)
+        means = _averages(traces, members, names)
 
-    def estimate(one: diagnostics.Checkpoint, start: FloatArray) -> Estimated:
-        if len(one.kept) == 0:
+    def estimate(single: FloatArray) -> Estimated:
+        if len(single) == 0:
             return Estimated(*np.full((3, len(names)), np.nan))
-        # differences first: the excess may be far smaller than the losses
-        single = np.stack([(chain - start).mean(0) for chain in one.kept])
         return class_means(single.mean(0), single, members, rows)
 
-    found = list(map(estimate, diagnostics.checkpoints(traces), starts))
-    return _labelled(traces, found, "token_class", names, members / members.sum(0))
+    judged = diagnostics.summary(means)
+    return _labelled(traces, list(map(estimate, excesses)), "token_class", names, judged)
+
+
+def _averages(traces: xr.DataArray, members: FloatArray, names: Sequence[str]) -> xr.DataArray:
+    """Return the mean losses of classes as loss traces."""
+    start = traces.checkpoint_loss.transpose("time", "item").values
+    weights = members / members.sum(0)
+    about = {"time": traces.time.values, "items": names, "attrs": traces.attrs}
+    means = [averages(at(traces, t), weights) for t in range(len(start))]
+    classes = labelled(np.stack(means), checkpoint_loss=start @ weights, **about)
+    return classes.assign_coords(chain=traces.chain.values)
 
 
 def _labelled(
-    traces: xr.DataArray,
+    traces: xr.DataArray | KeptSums,
     found: Sequence[Estimated],
     dim: str,
     names: ArrayLike,
-    weights: FloatArray | None = None,
+    judged: xr.Dataset,
 ) -> xr.Dataset:
-    """Return estimates with the verdict of the items, or of their means with `weights`."""
-    if weights is None:
-        judged = diagnostics.summary(traces)
-    else:
-        start = traces.checkpoint_loss.transpose("time", "item").values
-        with np.errstate(invalid="ignore", over="ignore"):
-            means = [at(traces, t) @ weights for t in range(len(start))]
-        about = {"time": traces.time.values, "items": names, "attrs": traces.attrs}
-        classes = labelled(np.stack(means), checkpoint_loss=start @ weights, **about)
-        judged = diagnostics.summary(classes.assign_coords(chain=traces.chain.values))
+    """Return estimates with a verdict."""
     n_beta, dims = traces.attrs["n_beta"], ("time", dim)
     value, error, dof = (np.stack(part) for part in zip(*found, strict=True))
     return (
@@ -161,8 +172,7 @@ def _labelled(
 def _mean_losses(traces: xr.DataArray) -> xr.DataArray:
     """Return traces of the mean loss as their only item, one checkpoint in memory at a time."""
     start = traces.checkpoint_loss.transpose("time", "item").values
-    with np.errstate(invalid="ignore", over="ignore"):
-        means = [_means(at(traces, t), one) for t, one in enumerate(start)]
+    means = [mean_excess(at(traces, t), one) for t, one in enumerate(start)]
     return labelled(
         np.stack(means)[..., None],
         time=traces.time.values,
@@ -170,9 +180,3 @@ def _mean_losses(traces: xr.DataArray) -> xr.DataArray:
         checkpoint_loss=start.mean(1, keepdims=True),
         attrs=traces.attrs,
     ).assign_coords(chain=traces.chain.values)
-
-
-def _means(losses: NDArray, start: FloatArray) -> FloatArray:
-    """Return the mean of losses (chains, draws, K) over items."""
-    # differences first: the excess may be far smaller than the losses
-    return np.stack([(chain - start).mean(-1) for chain in losses]) + start.mean()

@@ -15,9 +15,11 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._support import FloatArray
-from dlnflow.traces.columns import BLOCK, about, enough_draws, membership, standardised
+from dlnflow.traces.columns import BLOCK, about, standardised
 from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded, numbered
+from dlnflow.traces.format import enough_draws
+from dlnflow.traces.membership import membership
 from dlnflow.traces.pairs import ENTRIES, checked_k, nearest
 
 TOO_RARE = 30

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from dlnflow import result
 from dlnflow._support import FloatArray
 from dlnflow.checks import positive_integer
-from dlnflow.traces.columns import BLOCK, about, enough_draws, scale_of, standardised
+from dlnflow.traces.columns import BLOCK, about, scale_of, standardised
 from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs
-from dlnflow.traces.format import positions
+from dlnflow.traces.format import enough_draws, positions
 
 ENTRIES = 1 << 24
 """Similarities that are held at the same time."""

@@ -24,9 +24,10 @@ from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow.traces import diagnostics
 from dlnflow.traces.class_means import Estimated, class_means
-from dlnflow.traces.columns import BLOCK, about, membership
+from dlnflow.traces.columns import BLOCK, about
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import check_traces
+from dlnflow.traces.membership import membership
 
 SIGN = "negative = more of the item lowers the observable (the mean loss: it helps)"
 UNITS = {"mixture": "per share of the data", "weight": "per unit of item weight"}

@@ -33,8 +33,8 @@ def test_what_is_no_loss_traces_is_refused(name):
     if name == "labelled":
         return
     reader = getattr(traces, name)
-    more = {"groups": (np.eye(3),), "neighbours": (np.eye(3),), "top_k": (1,)}.get(name, ())
+    more = {"top_k": (1,)} | dict.fromkeys(("groups", "neighbours", "class_sums"), (np.eye(3),))
     whole = samples.traces(samples.correlated(2, 10, 0.0)[0][None])
     for wrong, error in ((whole.values, TypeError), (whole.isel(time=0), ValueError)):
         with pytest.raises(error):
-            reader(wrong, *more)
+            reader(wrong, *more.get(name, ()))

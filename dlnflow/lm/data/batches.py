@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks
 from dlnflow._support.hashes import sha256_array
+from dlnflow.traces.membership import membership
 
 if TYPE_CHECKING:
     from dlnflow.lm.data.tokenizer import Tokens
@@ -190,10 +192,14 @@ class Observed:
         Token ids; each row gives T - 1 losses.
     rows : (n,) int array, optional
         Numbers of the rows in whatever they came from, stored with the traces.
+    classes : DataArray, dims (sequence, position, token_class), optional
+        If given, sums over these classes are kept in place of the losses of tokens, see
+        `dlnflow.traces.class_sums`.
     """
 
     ids: NDArray[np.int64] = field(repr=False)
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
+    classes: xr.DataArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         wanted = "`ids` of observed sequences must be (n, T >= 2) integers"
@@ -205,6 +211,8 @@ class Observed:
             raise ValueError("`rows` must give every observed sequence a different number.")
         object.__setattr__(self, "ids", ids.astype(np.int64))
         object.__setattr__(self, "rows", rows)
+        if self.classes is not None:
+            membership(self.classes, self.n_targets)
 
     @classmethod
     def held_out(
@@ -257,8 +265,21 @@ class Observed:
         return sha256_array(np.column_stack([self.rows, self.ids]))
 
     def key(self) -> dict[str, object]:
-        """Return what identifies these sequences in a manifest."""
-        return {"sha256": self.sha256, "rows": len(self.ids), "length": self.ids.shape[1]}
+        """Return what identifies these sequences, and what is kept of them, in a manifest."""
+        key = {"sha256": self.sha256, "rows": len(self.ids), "length": self.ids.shape[1]}
+        if self.classes is None:
+            return key
+        return key | {"classes": self.names, "members_sha256": sha256_array(self.members)}
+
+    @cached_property
+    def members(self) -> NDArray[np.bool_]:
+        """Which target is in which of the classes, (K, G)."""
+        return membership(self.classes, self.n_targets)[0].astype(bool)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes, none if the losses of tokens are kept."""
+        return [] if self.classes is None else [str(n) for n in self.classes.token_class.values]
 
     @property
     def n_targets(self) -> int:

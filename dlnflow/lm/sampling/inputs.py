@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from dlnflow._support.files import atomic_path
+from dlnflow._support.hashes import sha256_array
 from dlnflow.lm.data.batches import GradientData, Observed
 
 
@@ -26,6 +28,10 @@ class Inputs:
         Hashes of the data.
     settings : tuple of (str, object)
         The other fields of the gradient data.
+    members : str
+        File of which target is in which class, empty where no class sums are asked for.
+    names : tuple of str
+        Names of the classes.
     """
 
     gradient: str
@@ -33,6 +39,8 @@ class Inputs:
     gradient_sha256: str
     observed_sha256: str
     settings: tuple[tuple[str, Any], ...]
+    members: str = ""
+    names: tuple[str, ...] = ()
 
 
 def keep(folder: Path, gradient: GradientData, observed: Observed) -> Inputs:
@@ -53,12 +61,15 @@ def keep(folder: Path, gradient: GradientData, observed: Observed) -> Inputs:
     file = mapped_file(gradient.ids) or _kept(folder, gradient.sha256, gradient.ids)
     both = np.column_stack([observed.rows, observed.ids])
     names = ("rows", "length", "repeat_share", "segment", "text_sha256")
+    members = observed.members if observed.classes is not None else None
     return Inputs(
         str(file),
         str(_kept(folder, observed.sha256, both)),
         gradient.sha256,
         observed.sha256,
         tuple((name, getattr(gradient, name)) for name in names),
+        "" if members is None else str(_kept(folder, sha256_array(members), members)),
+        tuple(observed.names),
     )
 
 
@@ -78,7 +89,8 @@ def opened(inputs: Inputs) -> tuple[GradientData, Observed]:
     """
     both = _read(inputs.observed, inputs.observed_sha256)
     gradient = GradientData(_read(inputs.gradient, inputs.gradient_sha256), **dict(inputs.settings))
-    observed = Observed(both[:, 1:], both[:, 0])
+    classes = _classes(inputs, len(both)) if inputs.members else None
+    observed = Observed(both[:, 1:], both[:, 0], classes)
     for file, there, known in (
         (inputs.gradient, gradient.sha256, inputs.gradient_sha256),
         (inputs.observed, observed.sha256, inputs.observed_sha256),
@@ -89,6 +101,20 @@ def opened(inputs: Inputs) -> tuple[GradientData, Observed]:
                 f"not {known[:8]}). Call again: a file of the store is written anew."
             )
     return gradient, observed
+
+
+def _classes(inputs: Inputs, rows: int) -> xr.DataArray:
+    """Read classes of targets; position 0 has none."""
+    members = _read(inputs.members, Path(inputs.members).stem)
+    if sha256_array(members) != Path(inputs.members).stem:
+        raise ValueError(
+            f"{inputs.members} has other classes than its name says. Call again: a file of the "
+            "store is written anew."
+        )
+    members = members.reshape(rows, -1, len(inputs.names))
+    whole = np.pad(members, ((0, 0), (1, 0), (0, 0)))
+    dims = ("sequence", "position", "token_class")
+    return xr.DataArray(whole, {"token_class": list(inputs.names)}, dims)
 
 
 def mapped_file(array: NDArray[Any]) -> Path | None:

@@ -127,7 +127,7 @@ class Manifest:
             raise CorruptedError(
                 f"`store`: {path} is damaged, so chain {chain} at step {step} is lost. {REPAIR}"
             )
-        if record != record | self._signature(step):
+        if record != record | self.signature(step):
             raise CorruptedError(
                 f"`store`: {path} is of other weights or settings than "
                 f"manifest.json, so chain {chain} at step {step} is not taken. "
@@ -137,7 +137,7 @@ class Manifest:
 
     def write_record(self, step: int, chain: int, record: dict[str, Any]) -> None:
         """Write a unit's record, with what its draws belong to."""
-        write_json(self.record_path(step, chain), record | self._signature(step))
+        write_json(self.record_path(step, chain), record | self.signature(step))
 
     def record_path(self, step: int, chain: int) -> Path:
         """Return where the record of a unit lies."""
@@ -152,7 +152,8 @@ class Manifest:
                 found[int(name[1]), int(name[2])] = record
         return found
 
-    def _signature(self, step: int) -> dict[str, Any]:
+    def signature(self, step: int) -> dict[str, Any]:
+        """Return what is repeated beside everything that belongs to a step."""
         return self.entries[step] | {"key": self.key_sha256}
 
     def _read(self, repair: bool) -> dict[int, dict[str, Any]] | None:

@@ -3,8 +3,9 @@
     traces.nc, classes.nc   coordinates and attributes of the traces; classes of the tokens
     results.json            sha256 of both, written last
 
-The losses are those of the units, read when they are asked for and compared with the hashes of
-their records. Nothing is written, so the disk may be one that cannot be.
+The losses are those of the units, or sums over classes in their place, read when they are asked
+for and compared with the hashes of their records. Nothing is written, so the disk may be one that
+cannot be.
 """
 
 import hashlib
@@ -16,99 +17,35 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 from dlnflow._support.files import write_atomic, write_json
-from dlnflow.lm.sampling.store import Reader
-from dlnflow.traces import format as loss_traces
+from dlnflow.lm.sampling.stored_losses import lazy
+from dlnflow.lm.sampling.stored_sums import StoredSums
+from dlnflow.traces.class_sums import ClassSums
 
 FILES = ("traces.nc", "classes.nc")
 
 
-class StoredLosses(BackendArray):
-    """Losses (time, chain, draw, item) of a store, as an array of xarray that stays on disk.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the store.
-    steps : sequence of int
-        Checkpoints.
-    shape : (int, int, int)
-        Chains, draws and items.
-    """
-
-    def __init__(self, folder: Path, steps: Sequence[int], shape: tuple[int, int, int]) -> None:
-        self.folder, self.steps = folder, tuple(steps)
-        self.shape, self.dtype = (len(self.steps), *shape), np.dtype(np.float32)
-        self._intact: set[tuple[int, int]] = set()
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> NDArray[np.float32]:
-        """Read a part."""
-        kind = indexing.IndexingSupport.OUTER
-        return indexing.explicit_indexing_adapter(key, self.shape, kind, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[np.float32]:
-        """Read what a part needs, one unit at a time."""
-        kept = [np.arange(n)[k] for n, k in zip(self.shape, key, strict=True)]
-        draws, items = (slice(k, k + 1) if isinstance(k, int | np.integer) else k for k in key[2:])
-        found = np.empty([k.size for k in kept], np.float32)
-        reader = Reader(self.folder)
-        for a, time in enumerate(kept[0].ravel().tolist()):
-            for b, chain in enumerate(kept[1].ravel().tolist()):
-                unit = self.steps[time], chain
-                whole = reader.read(*unit, self.shape[2], trusted=unit in self._intact)
-                self._intact.add(unit)
-                found[a, b] = whole[draws][:, items]
-        return found.reshape([n for k in kept for n in k.shape])
+def sums(
+    folder: Path,
+    steps: Sequence[int],
+    classes: Sequence[str],
+    coords: Mapping[str, NDArray],
+    attrs: Mapping[str, Any],
+) -> ClassSums:
+    """Return the class sums of a store without having them in memory."""
+    about = {name: coords[name] for name in ("row", "token")}
+    checkpoints = StoredSums(folder.absolute(), steps)
+    return ClassSums(tuple(classes), np.asarray(steps, np.int64), checkpoints, attrs, about)
 
 
-def lazy(
-    folder: Path, steps: Sequence[int], coords: Mapping[str, NDArray], attrs: dict[str, Any]
-) -> xr.DataArray:
-    """Return the traces of a store without their losses in memory.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the store.
-    steps : sequence of int
-        Checkpoints.
-    coords : mapping
-        Names ("item") of the items, and what else is known of them.
-    attrs : dict
-        Of the traces, with the numbers of chains and draws.
-
-    Returns
-    -------
-    DataArray, dims (time, chain, draw, item)
-        As `dlnflow.traces.format.labelled` describes it.
-
-    Raises
-    ------
-    ValueError, OSError
-        If the store lacks one of the steps, or is damaged.
-    """
-    reader = Reader(folder)
-    start = np.stack([reader.checkpoint_loss(step) for step in steps])
-    shape = attrs["chains"], attrs["draws"], start.shape[1]
-    array = loss_traces.labelled(
-        np.broadcast_to(np.float32(0), (len(steps), *shape)),
-        time=steps,
-        items=coords["item"].tolist(),
-        checkpoint_loss=start,
-        attrs=attrs,
-    )
-    others = {name: ("item", value) for name, value in coords.items() if name != "item"}
-    losses = indexing.LazilyIndexedArray(StoredLosses(folder.absolute(), steps, shape))
-    stored = xr.Variable(array.dims, indexing.CopyOnWriteArray(losses))
-    return xr.DataArray(stored, array.coords, name=array.name, attrs=attrs).assign_coords(others)
-
-
-def save(store: Path, traces: xr.DataArray, classes: xr.DataArray) -> None:
+def save(store: Path, traces: xr.DataArray | ClassSums, classes: xr.DataArray) -> None:
     """Write what describes the traces of a store, and the classes of their items."""
-    about = traces.coords.to_dataset().drop_vars("checkpoint_loss").assign_attrs(traces.attrs)
+    if isinstance(traces, ClassSums):
+        coords = {"time": traces.time} | {n: ("item", v) for n, v in traces.coords.items()}
+        about = xr.Dataset(coords=coords, attrs={**traces.attrs, KEPT: CLASS_SUMS})
+    else:
+        about = traces.coords.to_dataset().drop_vars("checkpoint_loss").assign_attrs(traces.attrs)
     arrays = dict(zip(FILES, (about, classes.astype("int8")), strict=True))
     for name, array in arrays.items():
         write_atomic(store / name, lambda p, a=array: a.to_netcdf(p, engine="scipy"))
@@ -116,7 +53,7 @@ def save(store: Path, traces: xr.DataArray, classes: xr.DataArray) -> None:
     (store / "traces.npy").unlink(missing_ok=True)  # a copy that earlier versions kept
 
 
-def load(store: Path) -> tuple[xr.DataArray, xr.DataArray]:
+def load(store: Path) -> tuple[xr.DataArray | ClassSums, xr.DataArray]:
     """Return what `save` described, and the classes; stores of earlier versions have no hashes."""
     about, classes = (_netcdf(store / name) for name in FILES)
     if (store / "results.json").exists():
@@ -124,13 +61,20 @@ def load(store: Path) -> tuple[xr.DataArray, xr.DataArray]:
         for name in FILES:
             if not isinstance(known, dict) or known.get(name) != _sha256(store / name):
                 raise ValueError(f"{name} has other bytes than were written")
-    coords = {name: about[name].values for name in ("item", "row", "position", "token")}
-    attrs = about.losses.attrs if "losses" in about else about.attrs
-    traces = lazy(store, about.time.values.tolist(), coords, attrs)
     named = next(iter(classes.data_vars.values()))
-    return traces, named.rename(None if named.name == NO_NAME else named.name)
+    named = named.rename(None if named.name == NO_NAME else named.name)
+    described = about.losses.attrs if "losses" in about else about.attrs
+    attrs = {n: v.item() if isinstance(v, np.generic) else v for n, v in described.items()}
+    steps = about.time.values.tolist()
+    coords = {name: value.values for name, value in about.coords.items() if name != "time"}
+    if attrs.pop(KEPT, "") == CLASS_SUMS:
+        return sums(store, steps, named.token_class.values.tolist(), coords, attrs), named
+    coords = {name: coords[name] for name in ("item", "row", "position", "token")}
+    return lazy(store, steps, coords, attrs), named
 
 
+KEPT, CLASS_SUMS = "kept", "class sums"
+"""Attribute of a description, and its value where losses of tokens were not kept."""
 NO_NAME = "__xarray_dataarray_variable__"
 """What xarray calls an array without a name in a file."""
 

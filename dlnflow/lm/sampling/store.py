@@ -8,6 +8,7 @@
     units/<step>-<chain>-<draws>.state   how the chain goes on
     units/<step>-<chain>.lock   there while a process computes the chain
     inputs/<sha256>.npy   ids that the chains need
+    sums/   see `dlnflow.lm.sampling.summed`
     lock, manifest.lock   shared by all that write; held to change the manifest or the arrays' size
     settings.lock         held while settings are chosen, so that two processes choose the same
 
@@ -252,8 +253,8 @@ class Store(Reader):
         """Hold the manifest and the size of the arrays."""
         return locks.alone(self.folder / "manifest.lock")
 
-    def claimed(self, step: int, chain: int) -> AbstractContextManager[bool]:
-        """Compute a unit within the block; false if another process does."""
+    def claimed(self, step: int, chain: int | str) -> AbstractContextManager[bool]:
+        """Compute a unit, or what is named so, within the block; false if another process does."""
         return locks.claimed(self.folder / "units" / f"{step}-{chain}.lock")
 
     def _open(self, shape: tuple[int, int]) -> None:
@@ -404,7 +405,9 @@ def recorded_sampler(folder: Path, *, damaged: bool = False) -> dict[str, Any] |
 
 def half_made(folder: Path) -> list[Path]:
     """Return temporary files, and claims on units, that killed processes left in a store."""
-    mine = [path for place in (".", "units", "inputs") for path in leftovers(folder / place)]
+    mine = [
+        path for place in (".", "units", "inputs", "sums") for path in leftovers(folder / place)
+    ]
     of_zarr = ("zarr.*.partial", "losses/**/*.partial", "checkpoint_loss/**/*.partial")
     others = [path for name in ("units/*.lock", *of_zarr) for path in sorted(folder.glob(name))]
     return [*mine, *others]

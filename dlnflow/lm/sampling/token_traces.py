@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xarray as xr
 
@@ -17,12 +17,15 @@ from dlnflow._support.jobs import completed
 from dlnflow.lm import named_components
 from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.sampling import inputs, results
+from dlnflow.lm.sampling import inputs, results, summed
 from dlnflow.lm.sampling.chain import close
 from dlnflow.lm.sampling.store import CorruptedError, Store
 from dlnflow.lm.sampling.unit import Job, Sampler, together, work_together
 from dlnflow.sampling import chains
 from dlnflow.sampling.restriction import described
+
+if TYPE_CHECKING:
+    from dlnflow.traces.class_sums import ClassSums
 
 NO_MATTER = ("transformers_version", "torch_dtype", "dtype", "use_cache")
 """Entries of config.json that losses do not depend on."""
@@ -38,7 +41,7 @@ def sample_traces(
     executor: Executor | None = None,
     repair: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> xr.DataArray:
+) -> xr.DataArray | ClassSums:
     """Record the loss of every observed token at draws from the localised posterior.
 
         theta ~ exp(-n_beta L(theta) - (localization / 2) |theta - theta_t|^2),
@@ -56,7 +59,7 @@ def sample_traces(
         Text of the sampled loss; should be what the model was trained on.
     observed : Observed
         Sequences of equal length, independent of the gradient data: those of 32 ids or more must
-        not occur in its text.
+        not occur in its text. With `classes`, sums over them are all that is kept.
     sampler : Sampler
         Kernel, its settings, chains and draws.
     store : path, optional
@@ -76,7 +79,9 @@ def sample_traces(
         Named "losses", in nats; coordinates row, position and token of every item, and
         checkpoint_loss (time, item). Of a store, draws are read when they are asked for, and
         compared with their hashes. A chain that diverged is not finite and is found by
-        `dlnflow.traces.diagnostics`.
+        `dlnflow.traces.diagnostics`. Of observed `classes`, `dlnflow.traces.class_sums` of them:
+        their store has as many chains and draws as at first, since another chain or draw would
+        change every sum.
 
     Raises
     ------
@@ -91,10 +96,17 @@ def sample_traces(
         with tempfile.TemporaryDirectory() as folder:
             driver = Driver(parts, sampler, folder)
             driver.run(executor=executor, progress=progress)
-            return driver.traces().load()
+            return _in_memory(driver.traces())
     driver = Driver(parts, sampler, store, repair=repair)
     driver.run(executor=executor, progress=progress)
     return driver.traces()
+
+
+def _in_memory(traces: xr.DataArray | ClassSums) -> xr.DataArray | ClassSums:
+    """Read everything, so that the store can go."""
+    if isinstance(traces, xr.DataArray):
+        return traces.load()
+    return dataclasses.replace(traces, checkpoints=[dict(one) for one in traces.checkpoints])
 
 
 class Parts(NamedTuple):
@@ -145,6 +157,10 @@ class Driver:
             "sampler": sampler.key(),
             "version": VERSION,
         }
+        self._attrs: dict[str, Any] | None = None
+        if parts.observed.classes is not None:  # of these many, and no other, sums are kept
+            self._attrs = self._about()
+            self._key["class_sums"] = {name: self._attrs[name] for name in ("chains", "draws")}
         self._contents = _contents(parts.checkpoints)
         self._shape = (sampler.settings.chains, parts.observed.n_targets)
         self.files = Store(
@@ -167,8 +183,14 @@ class Driver:
         ]
 
     def left(self, part: tuple[int, int] = (1, 1)) -> list[tuple[int, int]]:
-        """Return the units of part k of n, from 1 to n, that are not complete."""
-        return [unit for unit in self._mine(part) if self.files.done(*unit) < self._draws]
+        """Return the units of part k of n, from 1 to n, with which something is left to do."""
+        done = {unit: self.files.done(*unit) >= self._draws for unit in self.grid}
+        chains, mine = range(self.sampler.settings.chains), self._mine(part)
+        if self._attrs is None:
+            return [unit for unit in mine if not done[unit]]
+        whole = {s for s, _ in self.grid if all(done[s, c] for c in chains)}
+        sums = {s for s in whole if not summed.is_reduced(self.files, s)}
+        return [unit for unit in mine if not done[unit] or unit[0] in sums]
 
     def run(
         self,
@@ -189,21 +211,24 @@ class Driver:
         mine = self._mine(part)
         with self.files.writing():
             wanted = dict.fromkeys(mine, self._draws)
+            if self._attrs is not None:
+                self._check_sums()
             lost = _drop_damaged(self.files, mine, self._repair)
             wanted |= {unit: max(lost[unit], wanted[unit]) for unit in lost}
             if mine:
                 self.files.make_room(self._shape[0], max(wanted.values()))
             jobs = [self._job(*unit, wanted[unit]) for unit in self.left(part)]
+            hopeless = (CorruptedError,)
             done, groups = len(mine) - len(jobs), together(jobs, self.sampler.device)
             try:
-                for group in completed(work_together, groups, executor, hopeless=(CorruptedError,)):
+                for group in completed(work_and_reduce, groups, executor, hopeless=hopeless):
                     done += len(group)
                     if progress is not None:
                         progress(done, len(mine))
             finally:
                 close()
 
-    def traces(self) -> xr.DataArray:
+    def traces(self) -> xr.DataArray | ClassSums:
         """Return the traces of the store once all its units are complete.
 
         Raises
@@ -211,6 +236,14 @@ class Driver:
         dlnflow.lm.sampling.store.CorruptedError
             If one is not, or damaged; that is noticed when it is read.
         """
+        checkpoints, _, observed = self.parts
+        where = self.files.folder, checkpoints.steps.tolist()
+        if self._attrs is not None:
+            return results.sums(*where, observed.names, observed.coords(), self._attrs)
+        return results.lazy(*where, observed.coords(), self._about())
+
+    def _about(self) -> dict[str, Any]:
+        """Return the attributes of the traces."""
         checkpoints, gradient, observed = self.parts
         s, steps = self.sampler.settings, checkpoints.steps.tolist()
         restrict = self.sampler.restrict or self.sampler.parameters
@@ -226,7 +259,20 @@ class Driver:
         }
         if restrict:
             attrs["restrict"] = described(restrict, n_parameters)
-        return results.lazy(self.files.folder, steps, observed.coords(), attrs)
+        return attrs
+
+    def _check_sums(self) -> None:
+        """Check stored sums; forget damaged ones if damage is repaired."""
+        for step in self.parts.checkpoints.steps.tolist():
+            if not summed.is_reduced(self.files, step):
+                continue
+            try:
+                summed.read(self.files, step)
+                summed.drop_draws(self.files, step)  # if who wrote the sums was killed before
+            except CorruptedError:
+                if not self._repair:
+                    raise
+                summed.forget(self.files, step)
 
     @property
     def _draws(self) -> int:
@@ -254,12 +300,31 @@ class Driver:
             draws,
             self._inputs,
             self.sampler,
+            self._attrs,
         )
 
 
 def _absolute(place: str, revision: str | None) -> str:
     """Return a folder as another process finds it; names on the hub are what they are."""
     return place if revision is not None else str(Path(place).absolute())
+
+
+def work_and_reduce(jobs: tuple[Job, ...]) -> bool:
+    """Compute chains of a checkpoint, as `work_together`, and its class sums if they are asked for.
+
+    Returns
+    -------
+    bool
+        False if another process is at it, so that it is not known when it will be complete.
+    """
+    one = jobs[0]
+    if not work_together(jobs):
+        return False
+    if one.attrs is None:
+        return True
+    files = Store(one.store, one.key, one.contents, one.shape)
+    with files.writing():
+        return summed.reduce(files, one)
 
 
 def check_parts(checkpoints: Checkpoints, gradient: GradientData, observed: Observed) -> None:
@@ -315,13 +380,15 @@ def _drop_damaged(
     lost = {}
     for step, chain in grid:
         with files.claimed(step, chain) as mine:
-            if not mine:  # whoever computes it has checked it
+            if not mine or summed.is_reduced(files, step):  # whoever computes it has checked it
                 continue
             try:
                 if done := files.done(step, chain):
                     files.read(step, chain, done)
                     files.state(step, chain)
             except CorruptedError:
+                if summed.is_reduced(files, step):  # meanwhile, so that the draws are gone
+                    continue
                 if not repair:
                     raise
                 lost[step, chain] = files.lost(step, chain)

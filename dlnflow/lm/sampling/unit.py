@@ -179,6 +179,9 @@ class Job:
         As in `dlnflow.lm.sampling.unit.Unit`.
     inputs : Inputs
         Where the ids lie.
+    attrs : dict, optional
+        Of the traces; if given, the draws of a checkpoint are replaced by class sums once all its
+        chains are complete.
     """
 
     store: str
@@ -191,6 +194,7 @@ class Job:
     draws: int
     inputs: Inputs = field(repr=False)
     sampler: Sampler
+    attrs: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def work(job: Job) -> bool:

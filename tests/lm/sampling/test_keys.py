@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import xarray as xr
 
 from dlnflow import sampling
 from dlnflow._support.hashes import identity
@@ -179,7 +180,10 @@ def test_every_field_of_gradient_data_identifies_it(name):
 
 @pytest.mark.parametrize("name", fields(Observed))
 def test_every_field_of_observed_rows_identifies_them(name):
-    other = {"ids": np.ones((2, 3), int), "rows": np.array([4, 2])}
+    classes = xr.DataArray(
+        np.ones((2, 3, 1), bool), {"token_class": ["a"]}, ("sequence", "position", "token_class")
+    )
+    other = {"ids": np.ones((2, 3), int), "rows": np.array([4, 2]), "classes": classes}
     data = Observed(np.zeros((2, 3), int))
     assert dataclasses.replace(data, **{name: other[name]}).key() != data.key()
 

@@ -18,7 +18,7 @@ from dlnflow.lm import experiment
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.train import load_data
-from dlnflow.lm.sampling import executors, inputs, unit
+from dlnflow.lm.sampling import executors, inputs, stored_losses, unit
 from dlnflow.lm.sampling.store import CorruptedError, Store, half_made, in_use
 from dlnflow.lm.sampling.token_traces import Driver, Parts, sample_traces
 from tests.lm.conftest import FIXED
@@ -248,7 +248,7 @@ def test_lazy_traces_read_what_is_asked_for(plan, sampler, whole, tmp_path):
     assert float(changed[0, 0].min()) == 1
     same(found, whole)
     (tmp_path / "units" / "12-1.json").unlink()
-    again = experiment.results.lazy(tmp_path, [4, 12], plan.observed.coords(), found.attrs)
+    again = stored_losses.lazy(tmp_path, [4, 12], plan.observed.coords(), found.attrs)
     same(again.isel(time=0), whole.isel(time=0))
     with pytest.raises(CorruptedError, match="chain 1 at step 12 has 0 of 6 draws"):
         again.load()
@@ -345,7 +345,8 @@ def test_a_worker_killed_while_it_samples(plan, sampler, whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_dask_cluster_with_a_worker_killed(tiny, plan, sampler, whole, tmp_path):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(
         2, threads_per_worker=1, dashboard_address=None, protocol="tcp://"
     ) as cluster:

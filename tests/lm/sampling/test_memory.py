@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dlnflow.lm.sampling import results
+from dlnflow.lm.sampling import stored_losses
 from dlnflow.lm.sampling.store import Store
 from dlnflow.traces import (
+    class_sums,
     diverged,
     ess,
     groups,
@@ -50,7 +51,7 @@ def opened(folder, steps, shape):
         "position": np.arange(items) % 10,
         "token": np.random.default_rng(1).integers(0, items // 4, items),
     }
-    return results.lazy(folder, steps, coords, attrs | {"chains": chains, "draws": draws})
+    return stored_losses.lazy(folder, steps, coords, attrs | {"chains": chains, "draws": draws})
 
 
 def classes(items):
@@ -59,6 +60,7 @@ def classes(items):
 
 
 MEASURES = {
+    "class_sums": lambda t: groups(class_sums(t, classes(ITEMS)), exclude="token"),
     "groups": lambda t: groups(t, classes(ITEMS)),
     "groups, other ids": lambda t: groups(t, classes(ITEMS), exclude=("row", "token")),
     "covariance, differences": lambda t: groups(
@@ -88,8 +90,13 @@ def stored(tmp_path_factory):
 def test_on_disk_as_in_memory(stored, name, monkeypatch):
     loaded = stored.copy().load()
     expected = MEASURES[name](loaded)
-    small = {"columns.BLOCK": 7, "pairs.ENTRIES": 5 * ITEMS, "diagnostics.BLOCK": 11}
-    small["groups.BYTES"] = 8 * CHAINS * 15 * 3 * 9  # nine draws
+    small = {
+        "columns.BLOCK": 7,
+        "pair_sums.BLOCK": 7,
+        "pairs.ENTRIES": 5 * ITEMS,
+        "diagnostics.BLOCK": 11,
+    }
+    small["pair_sums.BYTES"] = 8 * 15 * 3 * 9  # nine draws
     for where, size in small.items():
         module, constant = where.split(".")
         monkeypatch.setattr(import_module(f"dlnflow.traces.{module}"), constant, size)
@@ -100,7 +107,6 @@ def test_on_disk_as_in_memory(stored, name, monkeypatch):
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_with_dask_behind_them(stored, name):
-    pytest.importorskip("dask")
     expected = MEASURES[name](stored)
     xr.testing.assert_allclose(MEASURES[name](stored.chunk(chain=1, draw=16)), expected)
 
