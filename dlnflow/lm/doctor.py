@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -177,7 +178,12 @@ def _ladder(folder: Path) -> Iterator[Finding]:
 
 
 def _weights(path: Path) -> str:
-    """Read every tensor of a checkpoint."""
+    """Read every tensor of a checkpoint, and its config.json."""
+    config = path / "config.json"
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config} is damaged ({error}). Copy this checkpoint again.") from error
     for file in sorted({entry.file for entry in tensors(path)}):
         for name, tensor in stored(file):
             if tensor.is_floating_point() and not tensor.isfinite().all():

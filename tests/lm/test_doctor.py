@@ -176,3 +176,11 @@ def test_a_ladder_from_elsewhere(tiny, tmp_path, bpe):
 def test_folders_without_anything(tmp_path):
     assert "holds no run, checkpoints step<N>/ or store" in call("doctor", tmp_path, code=1).stderr
     assert "is no folder" in call("doctor", tmp_path / "gone", code=1).stderr
+
+
+def test_a_damaged_config_of_any_step_is_named(tiny, tmp_path):
+    shutil.copytree(tiny[1], tmp_path / "run")
+    (tmp_path / "run" / "step2" / "config.json").write_text("{")
+    shown = call("doctor", tmp_path / "run", code=1).stdout
+    line = next(one for one in shown.splitlines() if one.startswith("problem\tstep2\t"))
+    assert "config.json is damaged" in line
