@@ -24,6 +24,8 @@ def claims(name):
 @pytest.mark.filterwarnings("ignore:damped_hessian")  # its poles are part of what is shown
 @pytest.mark.parametrize("name", TORCH.values())
 def test_claims_hold_and_each_has_an_expectation(name):
+    if name == "bif_against_exact":
+        pytest.importorskip("curvlinops")
     assert _claims.failures(name, claims(name)) == []
     expected = json.loads((_claims.EXPECTED / f"{name}.json").read_text())
     assert set(expected) == set(claims(name))
