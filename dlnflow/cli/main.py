@@ -44,7 +44,7 @@ app.command()(examples.examples)
 
 FIRST = """\
 What to type first:
-  dlnflow demo                             draws whom dolphin helps and harms, and when
+  dlnflow demo                             draws whom dog helps, and a page to explore
   dlnflow examples                         lists tables to begin with
   dlnflow influence TABLE --train ITEM     curves, events, and what carries them
   dlnflow compare TABLE                    how well estimators predict retraining
@@ -283,13 +283,18 @@ def compare(  # noqa: PLR0913  (one parameter per option of the command)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder that is made.")] = Path("dlnflow_demo"),
 ) -> None:
-    """Copy a table of animals and compute whom dolphin helps and harms, and when."""
+    """Draw whom dog helps and harms, and when, as in the README, and write a page to explore it."""
     writable(out)
+    page = out / "page.html"
+    influence(data="hierarchy", run=["init_std=0.001"], out=out, html=page)
     table = out / "animals.csv"
     if not table.exists():
         tables.copy("animals", table)
-    influence(data=str(table), train=["dolphin"], out=out)
-    say(f"The figure is {out / 'influence.png'}; the same for your table: dlnflow influence --help")
+    drawn = output.draw_one(out, train="dog")
+    say(
+        f"Curves of dog: {drawn[0] if drawn else 'not drawn'}. Open {page} in a browser to click "
+        f"through all pairs.\nThe same for a table: dlnflow influence {table} --html page.html"
+    )
 
 
 @app.command()

@@ -45,6 +45,16 @@ def draw(curves: xr.DataArray, run: Dynamics, out: Path) -> list[Path]:
         raise
 
 
+def draw_one(out: Path, train: str) -> list[Path]:
+    """Draw the saved curves of one train item, an estimator in every panel; return the files."""
+    if lacking("figures"):
+        return []
+    from dlnflow import plots
+
+    curves = result.load(out / CURVES).sel(train=[train])
+    return plots.save_figure(plots.plot_influence(curves), out / train)
+
+
 def keep(stop: Interrupted, out: Path | None) -> None:
     """Save the finished curves of an interrupted run, and note how to go on."""
     rest = " ".join(f"-e {name}" for name in stop.left)

@@ -316,9 +316,9 @@ def test_the_demo_draws_a_figure_and_can_be_given_again(tmp_path):
     assert done.exit_code == 0, done.stderr
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {
         "animals.csv",
+        *(f"{name}.{kind}" for name in ("dog", "influence") for kind in ("pdf", "png", "svg")),
         "influence.nc",
-        "influence.pdf",
-        "influence.png",
-        "influence.svg",
+        "page.html",
     }
-    assert "Dolphin helps whale most" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "Dog helps cat most" in said and "page.html in a browser" in said
