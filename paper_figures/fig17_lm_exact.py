@@ -1,7 +1,7 @@
 """Figure 17: exact influence of every training row on the induction loss, step by step."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ RUNS = {
 }
 TIMES = {
     Scale.quick: ((750, 1_500), (1_000, 1_125, 1_250)),
-    Scale.paper: ((4_500,), (2_500, 3_500), (1_000, 1_250, 1_500, 2_000)),
+    Scale.paper: ((4_500,), (1_000, 1_250, 1_500, 2_000)),
 }
 """Times of the query; each group is a sweep of its own, of about equal cost."""
 SINCE = {Scale.quick: 600, Scale.paper: 0}
@@ -46,7 +46,10 @@ DEVICE = "cpu"
 """Both runs are small."""
 BIN = 50
 """Steps over which rows are averaged."""
-SATURATED = 0.95
+LARGEST = 0.1
+"""Spread of single rows (nats per unit of weight) beyond which rows are left out: a few hundred of
+them would move the loss by more than it is, so that the derivative predicts no removal."""
+SATURATED = 0.85
 """Share of the bins whose colour is not at the end of the bar: the last ones stand out."""
 KINDS = {"planted": "planted repeats", "other": "other rows"}
 COLORS = {"planted": "#D55E00", "other": "#0072B2"}
@@ -55,6 +58,7 @@ HEADLINES = {
     "total.other": "other rows: {:+.2f}",
     "share_of_last_steps.planted": "of it the last 50 steps: {:.2f}",
     "mean_over_spread.planted": "mean over spread of single planted rows: {:.2f}",
+    "reach": "spread of single rows below 0.1 nats for {:.0f} steps back from the last time",
 }
 
 
@@ -132,31 +136,41 @@ def windows(scale: Scale) -> dict[str, tuple[int, int]]:
 def show(
     influence: xr.DataArray, scores: xr.Dataset, windows: Mapping[str, tuple[int, int]]
 ) -> tuple[Figure, dict[str, float]]:
-    """Draw from results: losses, influence of planted and of other rows, one time in full."""
+    """Draw from results: losses, reach, one time in full, influence of planted and other rows."""
+    spread, first = _spread(influence), _first_within_reach(influence)
+    influence = influence.where(influence.step >= first)
     binned = {kind: _binned(influence, kind) for kind in KINDS}
     span = rise(scores)
     with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.6)
-        axes = figure.subplots(2, 2)
-        _draw_losses(axes[0, 0], scores, influence.time.values)
-        _draw_last_time(axes[0, 1], influence)
-        for axis in axes[0]:
-            axis.axvspan(*span, color="0.88", zorder=-2, linewidth=0)
+        axes = figure.subplot_mosaic([[*"aabbcc"], [*"dddeee"]])
+        _draw_losses(axes["a"], scores, influence.time.values)
+        _draw_spread(axes["b"], spread)
+        _draw_last_time(axes["c"], influence, int(first[-1]))
         limit = max(float(abs(one).quantile(SATURATED)) for one in binned.values())
-        for axis, kind in zip(axes[1], KINDS, strict=True):
-            mesh = _draw_heat(axis, binned[kind], limit)
+        marks = [*span, *np.ravel(list(windows.values()))]
+        for axis, kind in zip((axes["d"], axes["e"]), KINDS, strict=True):
+            mesh = _draw_heat(axis, binned[kind], limit, marks)
             axis.set_title(KINDS[kind])
-            for edge in span:
-                axis.axvline(edge, color="0.6", linewidth=0.8)
-            for edge in np.ravel(list(windows.values())):
-                axis.axvline(edge, color="0.2", linewidth=0.6, linestyle=":")
-        bar = figure.colorbar(mesh, ax=axes[1, 1], extend="both")
+        for name in "ac":
+            axes[name].axvspan(*span, color="0.88", zorder=-2, linewidth=0)
+        bar = figure.colorbar(mesh, ax=axes["e"], extend="both")
         bar.set_label(f"mean effect of a row\n(10$^{{-3}}$ nats)\n{panels.SIGNED}")
-        for axis in axes.flat:
-            axis.set_xlim(int(influence.step[0]), int(influence.time[-1]))
-        axes[0, 0].set_xlim(0)
-        panels.letters(axes.flat)
-    return figure, _claims(influence, binned, span)
+        panels.letters(axes.values())
+    claims = _claims(influence, binned, span)
+    return figure, claims | {"reach": float(influence.time[-1] - first[-1])}
+
+
+def _spread(influence: xr.DataArray) -> xr.DataArray:
+    """Standard deviation over rows, means over `BIN` steps, NaN after the time: (time, step)."""
+    each = influence.isel(query=0).std("row").where(influence.step < influence.time)
+    return each.rolling(step=BIN, min_periods=1).mean()
+
+
+def _first_within_reach(influence: xr.DataArray) -> xr.DataArray:
+    """First step from which on the spread of single rows stays below `LARGEST`, (time,)."""
+    steps = influence.step
+    return (steps + 1).where(_spread(influence) > LARGEST, int(steps[0])).max("step")
 
 
 def _rows(influence: xr.DataArray, kind: str) -> xr.DataArray:
@@ -177,36 +191,62 @@ def _draw_losses(axis: Axes, scores: xr.Dataset, times: NDArray[np.int64]) -> No
     second = np.interp(times, scores.time, scores.loss.sel(half="second"))
     axis.plot(times, second, "o", color="black", markersize=3, label="times of the query")
     axis.set(xlabel="training step", ylabel="loss on repeats (nats)")
+    low, high = axis.get_ylim()
+    axis.set_xlim(0)
+    axis.set_yticks([tick for tick in axis.get_yticks() if low <= tick <= high])
+    axis.set_ylim(low - 0.5 * (high - low), high)  # room for the legend
     axis.legend(loc="lower left", **_style.LEGEND)
 
 
-def _draw_heat(axis: Axes, binned: xr.DataArray, limit: float) -> QuadMesh:
-    count = binned.sizes["time"]
-    edges = np.append(binned.step.values - (BIN - 1) / 2, binned.step.values[-1] + (BIN + 1) / 2)
-    mesh = axis.pcolormesh(
-        edges,
-        np.arange(count + 1),
-        1e3 * np.ma.masked_invalid(binned.values),
-        cmap=panels.DIVERGING,
-        vmin=-1e3 * limit,
-        vmax=1e3 * limit,
-        rasterized=True,
-    )
+def _draw_spread(axis: Axes, spread: xr.DataArray) -> None:
+    """Spread of single rows against how long before the time of the query they were used."""
+    labelled = spread.time.values[[0, -1]].tolist()
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, spread.sizes["time"]))
+    for color, one in zip(colors, spread, strict=True):
+        one = one.dropna("step")
+        label = f"{int(one.time):,}" if int(one.time) in labelled else None
+        axis.plot(one.time - one.step, one, color=color, linewidth=1.1, label=label)
+    axis.axhline(LARGEST, color="0.5", linewidth=0.8, linestyle="--")
+    axis.set(yscale="log", xlabel="steps before the query", ylabel="spread of rows (nats)")
+    axis.set_xlim(0)
+    axis.legend(title="time", loc="best", **_style.LEGEND)
+
+
+def _draw_heat(axis: Axes, binned: xr.DataArray, limit: float, marks: Sequence[float]) -> QuadMesh:
+    """Mean effect of a row against how long before the query it was used; steps are marked."""
+    starts = binned.step.values - (BIN - 1) / 2
+    edges, count, longest = np.append(starts, starts[-1] + BIN), binned.sizes["time"], 0.0
+    for k, one in enumerate(binned):
+        before, known = float(one.time) - edges, np.isfinite(one.values)
+        longest = max(longest, before[:-1][known].max())
+        mesh = axis.pcolormesh(
+            before,
+            [k, k + 1],
+            1e3 * np.ma.masked_invalid(one.values)[None],
+            cmap=panels.DIVERGING,
+            vmin=-1e3 * limit,
+            vmax=1e3 * limit,
+            rasterized=True,
+        )
+        axis.vlines(float(one.time) - np.asarray(marks), k, k + 1, color="0.2", linewidth=0.8)
+    axis.set_facecolor("0.9")
+    axis.set_xlim(longest, 0)
     axis.set_yticks(np.arange(count) + 0.5, [f"{t:,}" for t in binned.time.values])
-    axis.set(xlabel="step of the row", ylabel="time of the query")
+    axis.set(xlabel="steps before the query", ylabel="time of the query", ylim=(0, count))
     return mesh
 
 
-def _draw_last_time(axis: Axes, influence: xr.DataArray) -> None:
-    """Sum of the effects of all rows up to a step, of each kind, on the loss at the last time."""
-    last = influence.isel(time=-1)
+def _draw_last_time(axis: Axes, influence: xr.DataArray, first: int) -> None:
+    """Sum of the effects of rows from `first` on, of each kind, on the loss at the last time."""
+    last = influence.isel(time=-1).sel(step=slice(first, None))
     for kind, color in COLORS.items():
         total = _rows(last, kind).sum("row").cumsum("step")
         axis.plot(last.step + 1, total, color=color, label=KINDS[kind])
     axis.axhline(0, color="0.5", linewidth=0.6)
-    axis.set_title(f"effect on the loss at step {int(last.time):,}")
+    axis.set_title(f"on step {int(last.time):,}")
     axis.set(xlabel="step of the row", ylabel=f"all rows so far (nats)\n{panels.SIGNED}")
-    axis.legend(loc="lower left", **_style.LEGEND)
+    axis.set_xlim(first, int(last.time))
+    axis.legend(loc="best", **_style.LEGEND)
 
 
 def _claims(

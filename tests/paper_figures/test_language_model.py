@@ -147,7 +147,7 @@ def small_exact(monkeypatch, tmp_path):
 
 def test_exact_influence_of_rows(small_exact):
     figure, claims = fig17_lm_exact.draw(Scale.quick)
-    assert len(figure.axes) == 5  # four panels and a colour bar
+    assert len(figure.axes) == 6  # five panels and a colour bar
     found = fig17_lm_exact.influence(Scale.quick)  # kept by now
     assert found.time.values.tolist() == [3, 6, 8] and found.step.values.tolist() == [*range(2, 8)]
     total = float(found.sel(time=8).sum())
@@ -158,6 +158,27 @@ def test_exact_influence_of_rows(small_exact):
     along = run.along({"planted": later & run.planted, "other": later & ~run.planted}, [8])
     for kind in ("planted", "other"):
         assert claims[f"total.{kind}"] == pytest.approx(along.sel(train=kind).item(), rel=1e-3)
+
+
+def test_rows_whose_effects_are_too_large_to_predict_a_removal_are_left_out(monkeypatch):
+    """Effects of alternating sign that grow tenfold with every step back, 0.01 for the last."""
+    monkeypatch.setattr(fig17_lm_exact, "BIN", 1)
+    sizes = np.array([10.0, 1.0, 0.11, 0.09, 0.01])
+    values = sizes[:, None] * np.array([1.0, -1.0])
+    influence = xr.DataArray(
+        values[None, None],
+        dims=("time", "query", "step", "row"),
+        coords={"time": [5], "query": ["q"], "step": np.arange(5), "row": [0, 1]},
+    ).assign_coords(planted=("row", [True, False]))
+    assert fig17_lm_exact._first_within_reach(influence).values.tolist() == [3]
+    scores = xr.Dataset(
+        {"loss": (("time", "half"), np.ones((2, 2))), "score": (("time", "head"), [[0.0], [1.0]])},
+        {"time": [0, 5], "half": ["first", "second"]},
+    )
+    monkeypatch.setattr(fig17_lm_exact, "rise", lambda _: (1.0, 2.0))
+    _, claims = fig17_lm_exact.show(influence, scores, {})
+    assert claims["reach"] == 2
+    assert claims["total.planted"] == pytest.approx(0.1)
 
 
 def test_paper_scale_reads_the_pile_with_pythias_tokenizer(monkeypatch, tmp_path, bpe):
