@@ -32,6 +32,9 @@ TOY: dict[int | str, str] = {
     "explain": "explain_offset",
     "bif_limits": "bif_limits",
     "selftest": "selftest_figure",
+    "susceptibility": "susceptibility",
+    "llc_over_training": "llc_over_training",
+    "map": "map",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
 ALONE = {1, 6, 12, "bif_limits", "selftest"}
