@@ -203,9 +203,12 @@ class _Problem(NamedTuple):
 
     def judge(self, members: FloatArray | None) -> tuple[float, float]:
         """Return the worst R-hat and smallest ESS of the observable and the items or classes."""
-        own = diagnostics.judge(self.phi[..., None])
         means = self.losses if members is None else self.losses @ (members / members.sum(0))
-        rest = diagnostics.judge(means)
+        every = np.ones(len(self.losses), bool)  # diverged chains were left out before
+        own, rest = (
+            diagnostics.judge(diagnostics.Checkpoint(values, every))
+            for values in (self.phi[..., None], means)
+        )
         return float(np.maximum(own[0], rest[0])), float(np.minimum(own[1], rest[1]))
 
     def _centred(self) -> FloatArray:
