@@ -285,6 +285,19 @@ def _differentiable(estimator: str, run: Dynamics) -> str:
 DIFFERENTIABLE = Need("a differentiable optimizer", _differentiable)
 
 
+def _displacement(estimator: str, run: Dynamics) -> str:
+    rule = getattr(run, "_rule", None)  # a language model's run has no rule to choose
+    if rule is None or hasattr(rule, "displacement"):
+        return ""
+    return (
+        f"`{estimator}` needs to know what the optimizer makes of a gradient, and optimizer="
+        f"{run.optimizer!r} has no method `displacement`. `leave_one_out` needs none."
+    )
+
+
+DISPLACEMENT = Need("", _displacement)  # every rule of the package has it
+
+
 def _narrow(estimator: str, run: Dynamics) -> str:
     if not run.linear:
         return ""

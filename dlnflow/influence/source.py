@@ -9,7 +9,16 @@ from numpy.typing import ArrayLike
 from dlnflow import checks
 from dlnflow._support import IntArray
 from dlnflow.dynamics.protocol import Dynamics, Segment, Vectors
-from dlnflow.influence.estimator import NARROW, STEPS, TWO_LAYERS, Grid, Items, estimator, verb
+from dlnflow.influence.estimator import (
+    DISPLACEMENT,
+    NARROW,
+    STEPS,
+    TWO_LAYERS,
+    Grid,
+    Items,
+    estimator,
+    verb,
+)
 
 DEFAULT_SEGMENTS = 3
 
@@ -18,7 +27,7 @@ DEFAULT_SEGMENTS = 3
     title="SOURCE",
     choice="Phi constant in a few segments of training",
     page="derivations/unrolling.md",
-    needs=[TWO_LAYERS, STEPS, NARROW, verb("segments")],
+    needs=[TWO_LAYERS, STEPS, NARROW, DISPLACEMENT, verb("segments")],
 )
 def source(
     run: Dynamics,

@@ -8,14 +8,14 @@ from scipy.integrate import cumulative_simpson, cumulative_trapezoid
 from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow.dynamics.protocol import Dynamics
-from dlnflow.influence.estimator import Grid, Items, estimator, verb
+from dlnflow.influence.estimator import DISPLACEMENT, Grid, Items, estimator, verb
 
 
 @estimator(
     title="TracIn",
     choice="Phi = identity, summed over steps",
     page="derivations/unrolling.md",
-    needs=[verb("moments")],
+    needs=[DISPLACEMENT, verb("moments")],
 )
 def tracin(
     run: Dynamics,

@@ -107,7 +107,10 @@ def test_a_rule_that_declares_nothing_is_refused_by_what_needs_a_trait():
         "per_step",
         "source",
         "tangent",
+        "tracin",
     }
+    with pytest.raises(ValueError, match="no method `displacement`"):
+        dln.influence.tracin(run)
     with pytest.raises(ValueError, match="declares no derivative"):
         dln.influence.windowed(run, [0], first_order=True)
     half = dln.Run(TASK, hidden=20, learning_rate=0.01, n_steps=20)
