@@ -62,7 +62,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
     content = json.loads(done.stdout)
     assert content["items"][0] == "dog" and content["run"]["n_steps"] == 400
     assert {e["kind"] for e in content["events"]} <= {"peak", "trough", "sign_flip"}
-    assert len(content["files"]) == 3
+    assert len(content["files"]) == 4
 
 
 def test_compare_prints_agreement_with_both_ways_of_retraining_and_cost():
@@ -273,7 +273,7 @@ def test_names_are_shown_letter_by_letter(tmp_path):
     done = _command("influence", path, "-e", "tangent", "--out", tmp_path / "o[x]", *FAST)
     assert done.returncode == 0, done.stderr
     assert "[/red]" in done.stdout and ":dog:" in done.stdout and "o[x]" in done.stdout
-    assert len(list((tmp_path / "o[x]").iterdir())) == 3
+    assert len(list((tmp_path / "o[x]").iterdir())) == 4
 
 
 def test_an_output_folder_that_is_a_file_is_refused_before_the_work(tmp_path):

@@ -123,7 +123,7 @@ def test_one_checkpoint_and_one_chain_can_be_drawn(model, text_file, tmp_path):
             *short,
         )
         call("figures", model, "--store", store, "--out", tmp_path / "out")
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").iterdir())) == 9
 
 
 def test_what_is_missing_is_said(model, text_file, tmp_path):

@@ -174,7 +174,7 @@ def test_diverged_chains_are_stored_and_drawn(tiny, tmp_path, observe):
     found, _ = experiment.read(folder, tmp_path / "store")
     np.testing.assert_array_equal(found, traces)
     files = figures.draw(folder, tmp_path / "store", tmp_path / "out")
-    assert len(files) == {"text": 4, "repeats": 2}[observe]
+    assert len(files) == {"text": 6, "repeats": 3}[observe]
     rows = answer("groups", folder, "--store", tmp_path / "store")["rows"]
     assert {r["verdict"] for r in rows if r["step"] == 4} == {"diverged"}
 
