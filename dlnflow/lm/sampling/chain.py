@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dlnflow import sampling
 from dlnflow.lm import named_components
+from dlnflow.lm.runs.device import usable_device
 from dlnflow.lm.runs.model import SHORT
 from dlnflow.lm.sampling.evaluator import LanguageModelEvaluator
 from dlnflow.sampling.fixed_step import FixedStep, Repeated, captured, same_bits
@@ -67,10 +68,12 @@ def advanced(units: Sequence[Unit]) -> list[Result]:
 
     Raises
     ------
+    ValueError
+        If this machine lacks the device.
     torch.OutOfMemoryError
         If not even one chain fits into the memory of the GPU.
     """
-    device = torch.device(units[0].sampler.device)
+    device = usable_device(units[0].sampler.device)
     if device.type != "cuda":
         return [_to_the_end([Chain(unit, opened(unit))])[0] for unit in units]
     # before the library of matrix products is first used, and only if the user did not choose
