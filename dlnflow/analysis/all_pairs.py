@@ -87,7 +87,7 @@ def all_pairs(
     >>> run = dln.Run(dln.semantic_hierarchy())
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     curves = all_pairs(run, f"{folder}/influence.zarr", steps=[400, 800])
-    ...     curves.dims, curves.sel(time=400, query="cat", train="dog").round(3).item()
+    ...     curves.dims, round(float(curves.sel(time=400, query="cat", train="dog")), 3)
     (('time', 'query', 'train'), -0.518)
     """
     chunked.zarr_library()

@@ -28,7 +28,7 @@ def item_tree(features: ArrayLike) -> NDArray[np.intp]:
 
     Examples
     --------
-    >>> item_tree([[0.0], [1.0], [5.0]]).tolist()
+    >>> [sorted(join) for join in item_tree([[0.0], [1.0], [5.0]]).tolist()]
     [[0, 1], [2, 3]]
     """
     features = np.asarray(features, dtype=np.float64)

@@ -60,7 +60,7 @@ def components(model: PreTrainedModel) -> dict[str, dict[str, NDArray[np.bool_]]
 
     Examples
     --------
-    >>> from dlnflow.lm.model import RunSettings, build
+    >>> from dlnflow.lm.runs.model import RunSettings, build
     >>> model = build(RunSettings(vocab_size=60, layers=1, width=8, heads=2, context=8))
     >>> sorted(components(model))[-4:]
     ['layer0.head1', 'layer0.mlp', 'layer0.norms', 'unembedding']

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from dlnflow.lm.data.hub import OFFLINE
@@ -19,6 +20,12 @@ CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length
 """Entries of config.json that bound the inputs, first match first."""
 SHOWN = 3
 """Names of tensors in a message."""
+
+_one_by_one = Lock()
+"""Reading changes flags of transformers for a while, which threads would restore out of order.
+
+Models that are made later in the process would then have their tied weights apart.
+"""
 
 
 def read_config(place: str, revision: str | None) -> PretrainedConfig:
@@ -82,7 +89,7 @@ def read_model(place: str, revision: str | None) -> PreTrainedModel:
 
     config = read_config(place, revision)
     try:
-        with _quiet():
+        with _one_by_one, _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 place,
                 config=config,
