@@ -22,6 +22,7 @@ from dlnflow.dynamics.optimizers import OPTIMIZERS
 from dlnflow.dynamics.protocol import Dynamics
 
 Items = str | Sequence[str] | None
+"""What `query` and `train` take: a name, several names, or None for all items."""
 MAX_ENTRIES = 10**8
 """Largest average of products of weights that SOURCE holds (800 MB)."""
 
