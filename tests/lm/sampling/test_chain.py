@@ -206,6 +206,7 @@ def test_chains_that_do_not_fit_together_run_in_halves(units, alone, monkeypatch
             raise torch.OutOfMemoryError
         return end(every)
 
+    monkeypatch.setattr(chain, "usable_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device", NoGpu)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
