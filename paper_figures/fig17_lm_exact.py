@@ -115,6 +115,7 @@ def sweep(
     folder: Path, sequences: NDArray[np.int64], times: tuple[int, ...], since: int
 ) -> xr.DataArray:
     """Return the influence of every row at some times; goes on where it was stopped."""
+    lm.experiment.one_thread()  # as it was trained, or the replay differs in rounding
     queries = {"induction loss": lm.queries.repeated_loss(sequences)}
     path = folder / f"influence-{'-'.join(map(str, times))}.npz"
     run = lm.TrainingRun.of(folder, queries, device=DEVICE)
