@@ -18,8 +18,8 @@ FORMAT = 2
 """Of the data in a page."""
 SIZE = "0" * 12
 """Stands in the data until the size of the page is known."""
-COMMON = "common"
-"""The style and the script that every page begins with."""
+HEAD, COMMON = "head", "common"
+"""The head of every page, which says what it may load and run, and its first style and script."""
 
 
 def write(out: str | Path, data: dict[str, Any], page: str, parts: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def write(out: str | Path, data: dict[str, Any], page: str, parts: Sequence[str]
     data : dict
         What the page's script reads; `format` and `bytes`, the size of the page, are added.
     page : str
-        Name of the template and of the style.
+        Name of the template of the body, and of the style.
     parts : sequence of str
         Names of scripts, in order.
 
@@ -46,7 +46,7 @@ def write(out: str | Path, data: dict[str, Any], page: str, parts: Sequence[str]
         If the page cannot be written.
     """
     files = resources.files("dlnflow.explore")
-    template = (files / f"{page}.html").read_text("utf-8")
+    template = "".join((files / f"{name}.html").read_text("utf-8") for name in (HEAD, page))
     style, script = (
         "".join((files / f"{name}.{kind}").read_text("utf-8") for name in (COMMON, *names))
         for kind, names in (("css", [page]), ("js", parts))
