@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from dlnflow import checks
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
+from dlnflow.dynamics.torch_graphs import tensors_in
 from dlnflow.dynamics.torch_losses import LOSSES, ItemLoss
-from dlnflow.dynamics.torch_steps import Pair
+from dlnflow.dynamics.torch_steps import Pair, started
 
 SAME = 1e-3
 """Relative difference of a loss alone and among others that rounding does not explain."""
@@ -270,15 +271,11 @@ def require_functional(rule: Any, name: str, weights: dict[str, Tensor]) -> None
         If it does.
     """
     given = [part.clone() for part in weights.values()]
-    gradients, state = [torch.ones_like(part) for part in given], rule.start(given)
-    state = {
-        key: value if isinstance(value, list | Tensor) else torch.tensor(value, dtype=torch.float64)
-        for key, value in state.items()
-    }
-    before = [part.clone() for part in [*given, *gradients, *_tensors(state)]]
+    gradients, state = [torch.ones_like(part) for part in given], started(rule, given)
     kept = dict(state)
+    before = [part.clone() for part in tensors_in((given, gradients, kept))]
     rule.update(given, gradients, state)
-    after = [*given, *gradients, *_tensors(kept)]
+    after = tensors_in((given, gradients, kept))
     if state.keys() != kept.keys() or any(
         not torch.equal(a, b) for a, b in zip(after, before, strict=True)
     ):
@@ -287,12 +284,6 @@ def require_functional(rule: Any, name: str, weights: dict[str, Tensor]) -> None
             "new weights and a new state, and this one changes what it is given. Write "
             "`w - rate * g` in place of `w -= rate * g`."
         )
-
-
-def _tensors(state: dict[str, Any]) -> list[Tensor]:
-    return [
-        part for value in state.values() for part in (value if isinstance(value, list) else [value])
-    ]
 
 
 class _Attention(TorchFunctionMode):

@@ -68,14 +68,8 @@ class TorchProblem:
         return list(self.weights.values())
 
     def start(self) -> TorchState:
-        """State before the first step; numbers become tensors in double precision."""
-        state, device = self.rule.start(self.initial), self.initial[0].device
-        return {
-            name: value
-            if isinstance(value, list | Tensor)
-            else torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in state.items()
-        }
+        """State before the first step."""
+        return started(self.rule, self.initial)
 
     def at_step(self, step: int) -> tuple[Pair, IntArray]:
         """Training data of a step, and which items they are."""
@@ -308,6 +302,17 @@ class Quick:
         self.step_adjoint = Graph(problem.step_adjoint)
         self.item_gradients = Graph(problem.item_gradients)
         self.derivatives = Graph(problem.derivatives)
+
+
+def started(rule: Any, weights: Tensors) -> TorchState:
+    """State of a rule before the first step; numbers become tensors in double precision."""
+    device = weights[0].device
+    return {
+        name: value
+        if isinstance(value, list | Tensor)
+        else torch.tensor(value, dtype=torch.float64, device=device)
+        for name, value in rule.start(weights).items()
+    }
 
 
 def take(pair: Pair, items: IntArray | None) -> Pair:
