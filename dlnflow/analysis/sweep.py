@@ -27,7 +27,6 @@ from dlnflow._support import IntArray
 from dlnflow._support.files import write_json
 from dlnflow._support.shared_folder import WorkFolder
 from dlnflow.dynamics import Dynamics
-from dlnflow.influence import ESTIMATORS
 from dlnflow.sampling.linear_run import trace_run
 from dlnflow.sampling.settings import REVISION, Settings
 
@@ -245,9 +244,8 @@ def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.
     rest = {k: v for k, v in setting.items() if k in known}
     options = {k: v for k, v in setting.items() if k not in known}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
-    return influence.bif(
-        run, steps, **({"errors": False} | rest)
-    )  # scores need values and verdicts only
+    rest = {"errors": False} | rest  # scores need values and verdicts only
+    return influence.bif(run, steps, **rest)
 
 
 def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str, float | None]:
@@ -300,7 +298,8 @@ def aligned(
     for key in named:
         reference = references[key]
         if isinstance(reference, str):
-            estimator = ESTIMATORS[checks.one_of("references", reference, list(ESTIMATORS))]
+            known = influence.ESTIMATORS
+            estimator = known[checks.one_of("references", reference, list(known))]
             reference = estimator(run, steps)
         name = key if isinstance(key, str) else str(reference.attrs.get("estimator"))
         if name in found:
