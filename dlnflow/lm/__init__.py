@@ -31,6 +31,7 @@ _MODULES = {
     "intervene": "dlnflow.lm.intervene",
     "losses": "dlnflow.lm.runs.losses",
     "model": "dlnflow.lm.runs.model",
+    "observables": "dlnflow.lm.observables",
     "processes": "dlnflow.lm.runs.processes",
     "queries": "dlnflow.lm.exact.queries",
     "spelling": "dlnflow.lm.data.spelling",

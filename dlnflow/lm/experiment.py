@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -248,6 +248,7 @@ def sampler(
     seed: int = 0,
     device: str = "cpu",
     threads: int = 1,
+    observables: tuple[Callable[[Any], float], ...] = (),
     **given: float | str,
 ) -> Sampler | Automatic:
     """Return RMSProp-SGLD, its preconditioner frozen after the burn-in.
@@ -258,6 +259,8 @@ def sampler(
         Chains at each checkpoint, recorded draws of each, and seed.
     device, threads : str, int
         Torch device, and CPU threads of a chain.
+    observables : tuple of callables
+        What is recorded beside the losses, as in `dlnflow.lm.Sampler`.
     **given
         n_beta, localization, step_size, burn_in, thin; "auto", the default of each, chooses it
         from the model (`suggest`).
@@ -271,6 +274,7 @@ def sampler(
     numbers = {name: value for name, value in given.items() if value != "auto"}
     lengths = {"chains": chains, "draws": draws, "seed": seed}
     options = {"precision": "bf16-gradient", "device": device, "threads": threads}
+    options |= {"observables": observables} if observables else {}
     chosen = Automatic(numbers, lengths, options)
     known = {"n_beta", "localization", "step_size"} <= set(numbers)
     return chosen.with_numbers({}) if known else chosen

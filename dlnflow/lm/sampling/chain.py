@@ -37,7 +37,10 @@ _opened = threading.local()
 
 
 class Result(NamedTuple):
-    """Losses (draws, K) in float32, losses (K,) at the checkpoint, and how to go on."""
+    """Losses (draws, K) in float32, losses (K,) at the checkpoint, and how to go on.
+
+    Behind the K losses stand the observables of the sampler.
+    """
 
     losses: NDArray[np.float32]
     checkpoint_loss: NDArray[np.float32]
@@ -139,7 +142,9 @@ class Chain:
             weights=shared.weights,
             text=shared.text,
         )
-        start = evaluator.observe(evaluator.center)[0]
+        losses = evaluator.observe(evaluator.center)[0]
+        self._targets = len(losses)
+        start = torch.cat([losses, evaluator.record(evaluator.center, sampler.observables)[0]])
         self._draws = Blocks(unit.draws - unit.done, start)
         self._start, self._seen = start.cpu().numpy(), torch.empty_like(start)
         kernel, self._posterior = sampling.chains.around(
@@ -154,18 +159,24 @@ class Chain:
 
     def steps(self) -> Iterator[None]:
         """Take the steps that are left, one at each call of `next`."""
-        lengths = self._unit.sampler.settings.lengths() | {"draws": self._unit.draws}
+        sampler = self._unit.sampler
+        lengths = sampler.settings.lengths() | {"draws": self._unit.draws}
         for step, drawn in sampling.chains.schedule(lengths, self._unit.done):
             with self._launching():
                 self._noise.step, self._evaluator.step = step, step + 1
                 self._chain.take()
                 if drawn:
                     self._repeated("observe", self._observe)
+                    if sampler.observables:  # any Python code, which nothing can capture
+                        theta = self._chain.state.theta
+                        recorded = self._evaluator.record(theta, sampler.observables)
+                        self._seen[self._targets :] = recorded[0]
                     self._draws.add(self._seen)
             yield
 
     def _observe(self) -> None:
-        self._seen.copy_(self._posterior.evaluate.observe(self._chain.state.theta)[0])
+        losses = self._posterior.evaluate.observe(self._chain.state.theta)[0]
+        self._seen[: self._targets].copy_(losses)
 
     def result(self) -> Result:
         """Wait for what was launched, and return what it gave."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -125,6 +125,15 @@ class LanguageModelEvaluator:
                 for ids in self._observed.split(rows)
             ]
             return torch.cat(parts).float()[None]
+
+    def record(
+        self, theta: Tensor, observables: Sequence[Callable[[PreTrainedModel], Tensor | float]]
+    ) -> Tensor:
+        """Return what functions of the model give, (1, M), in float32."""
+        self._place(theta)
+        with torch.no_grad():
+            found = [float(one(self._model)) for one in observables]
+        return torch.tensor([found], dtype=torch.float32, device=theta.device)
 
 
 class Minibatches:

@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dlnflow._support.files import write_atomic, write_json
-from dlnflow.lm.sampling.stored_losses import lazy
+from dlnflow.lm.sampling.stored_losses import lazy, recorded
 from dlnflow.lm.sampling.stored_sums import StoredSums
 from dlnflow.traces.class_sums import ClassSums
 
@@ -45,7 +45,9 @@ def save(store: Path, traces: xr.DataArray | ClassSums, classes: xr.DataArray) -
         coords = {"time": traces.time} | {n: ("item", v) for n, v in traces.coords.items()}
         about = xr.Dataset(coords=coords, attrs={**traces.attrs, KEPT: CLASS_SUMS})
     else:
-        about = traces.coords.to_dataset().drop_vars("checkpoint_loss").assign_attrs(traces.attrs)
+        names = recorded(traces.attrs)
+        left_out = ["checkpoint_loss", *names, *(f"checkpoint_{name}" for name in names)]
+        about = traces.coords.to_dataset().drop_vars(left_out).assign_attrs(traces.attrs)
     arrays = dict(zip(FILES, (about, classes.astype("int8")), strict=True))
     for name, array in arrays.items():
         write_atomic(store / name, lambda p, a=array: a.to_netcdf(p, engine="scipy"))

@@ -85,7 +85,8 @@ def lazy(
     Returns
     -------
     DataArray, dims (time, chain, draw, item)
-        As `dlnflow.traces.format.labelled` describes it.
+        As `dlnflow.traces.format.labelled` describes it; observables are coordinates (time, chain,
+        draw).
 
     Raises
     ------
@@ -95,14 +96,25 @@ def lazy(
     reader = Reader(folder)
     start = np.stack([reader.checkpoint_loss(step) for step in steps])
     shape = attrs["chains"], attrs["draws"], start.shape[1]
+    count = len(coords["item"])
     array = loss_traces.labelled(
-        np.broadcast_to(np.float32(0), (len(steps), *shape)),
+        np.broadcast_to(np.float32(0), (len(steps), *shape[:2], count)),
         time=steps,
         items=coords["item"].tolist(),
-        checkpoint_loss=start,
+        checkpoint_loss=start[:, :count],
         attrs=attrs,
     )
     others = {name: ("item", value) for name, value in coords.items() if name != "item"}
     losses = indexing.LazilyIndexedArray(StoredLosses(folder.absolute(), steps, shape))
     stored = xr.Variable(array.dims, indexing.CopyOnWriteArray(losses))
+    # behind the losses lie the observables
+    for column, name in enumerate(recorded(attrs), start=count):
+        others[name] = stored.isel(item=column)
+        others[f"checkpoint_{name}"] = ("time", start[:, column].astype(np.float64))
+    stored = stored.isel(item=slice(count)) if count < shape[2] else stored
     return xr.DataArray(stored, array.coords, name=array.name, attrs=attrs).assign_coords(others)
+
+
+def recorded(attrs: Mapping[str, Any]) -> list[str]:
+    """Return the names of the observables that were recorded beside the losses."""
+    return attrs["observables"].split(", ") if "observables" in attrs else []

@@ -336,7 +336,10 @@ def _pilot(
     """Return the sampler of a pilot: short, with draws less than half a relaxation apart."""
     relaxation = max(_relaxation(settings, g) for g in found)
     spacing = min(LONGEST_THIN, max(1, round(0.4 * relaxation)))
-    short = replace(automatic, given={}, lengths=dict(automatic.lengths) | PILOT)
+    # a pilot judges losses
+    options = {name: value for name, value in automatic.options.items() if name != "observables"}
+    lengths = dict(automatic.lengths) | PILOT
+    short = replace(automatic, given={}, lengths=lengths, options=options)
     return short.with_numbers({**settings, "thin": spacing})
 
 

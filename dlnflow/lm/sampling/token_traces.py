@@ -77,8 +77,9 @@ def sample_traces(
     -------
     DataArray, dims (time, chain, draw, item), float32
         Named "losses", in nats; coordinates row, position and token of every item, and
-        checkpoint_loss (time, item). Of a store, draws are read when they are asked for, and
-        compared with their hashes. A chain that diverged is not finite and is found by
+        checkpoint_loss (time, item). Observables of the sampler are coordinates (time, chain,
+        draw), and `checkpoint_<name>` (time). Of a store, draws are read when they are asked for,
+        and compared with their hashes. A chain that diverged is not finite and is found by
         `dlnflow.traces.diagnostics`. Of observed `classes`, `dlnflow.traces.class_sums` of them:
         their store has as many chains and draws as at first, since another chain or draw would
         change every sum.
@@ -159,10 +160,16 @@ class Driver:
         }
         self._attrs: dict[str, Any] | None = None
         if parts.observed.classes is not None:  # of these many, and no other, sums are kept
+            if sampler.observables:
+                raise ValueError(
+                    "`observables` are recorded beside the losses of tokens, and of `classes` only "
+                    "sums are kept; keep the losses of tokens (`--keep tokens`)."
+                )
             self._attrs = self._about()
             self._key["class_sums"] = {name: self._attrs[name] for name in ("chains", "draws")}
         self._contents = _contents(parts.checkpoints)
-        self._shape = (sampler.settings.chains, parts.observed.n_targets)
+        columns = parts.observed.n_targets + len(sampler.observables)
+        self._shape = (sampler.settings.chains, columns)
         self.files = Store(
             store,
             self._key,
@@ -257,6 +264,8 @@ class Driver:
             "units": "nats",
             "threads": self.sampler.threads,
         }
+        if self.sampler.observables:
+            attrs["observables"] = ", ".join(one.name for one in self.sampler.observables)
         if restrict:
             attrs["restrict"] = described(restrict, n_parameters)
         return attrs

@@ -7,10 +7,10 @@ anywhere that sees the store, twice, or not at all: the next one takes it up, wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from dlnflow.lm.sampling.inputs import Inputs, opened
 from dlnflow.lm.sampling.store import Store
 from dlnflow.sampling import kernels
 from dlnflow.sampling.settings import REVISION, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PRECISIONS = ("fp32", "bf16-gradient", "bf16", "tf32")
 """Where bfloat16 autocast is used; "tf32" on a GPU alone."""
@@ -49,6 +52,10 @@ class Sampler:
     restrict : tuple of str, str, or mapping
         In place of `parameters`: names of components (`dlnflow.lm.components`), e.g.
         ``"layer1.head3"``, or a mapping of parameter names to bool masks of entries; empty: all.
+    observables : tuple of callables
+        What is recorded beside the losses at every draw: each takes the model and returns a number,
+        and has a `name`. See `dlnflow.lm.observables`; one of your own is a frozen dataclass of a
+        module that workers can import, and gets another name when it changes.
     precision : str
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
         hides the rounding; ``"bf16"``: observed losses too, and ``"tf32"``: those with the TF32
@@ -67,8 +74,12 @@ class Sampler:
     device: str = "cpu"
     threads: int = 1
     restrict: tuple[str, ...] | Mapping[str, NDArray[np.bool_]] = ()
+    observables: tuple[Callable[[PreTrainedModel], float], ...] = ()
 
-    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {"settings": "its fields stand beside the others"}
+    NOT_IN_KEY: ClassVar[Mapping[str, str]] = {
+        "settings": "its fields stand beside the others",
+        "observables": "they are written with the names of their classes",
+    }
     """Fields that are not written as they are, and why."""
     SINCE: ClassVar[Mapping[str, Any]] = {"threads": 1, "restrict": ()}
     """Fields that older stores lack -> the value at which chains were run then."""
@@ -81,6 +92,8 @@ class Sampler:
             self, "parameters", (self.parameters,) if one else tuple(self.parameters)
         )
         object.__setattr__(self, "restrict", _as_given(self.restrict))
+        object.__setattr__(self, "observables", tuple(self.observables))
+        _check_observables(self.observables)
         if self.parameters and self.restrict:
             raise ValueError(
                 "`parameters` names whole parameters and `restrict` components or entries; give "
@@ -102,6 +115,11 @@ class Sampler:
         settings = identity(self.settings, leave_out=self.settings.NOT_IN_KEY)
         settings["options"] = settings.pop("kernel_options")  # its name in stores that exist
         own = identity(self, leave_out=self.NOT_IN_KEY, since=self.SINCE)
+        if self.observables:
+            own["observables"] = [
+                {"class": type(one).__qualname__} | identity(one, leave_out={}) | {"name": one.name}
+                for one in self.observables
+            ]
         return settings | own | {"device": torch.device(self.device).type, "revision": REVISION}
 
 
@@ -110,6 +128,29 @@ def _as_given(restrict: Any) -> tuple[str, ...] | dict[str, NDArray]:
     if isinstance(restrict, Mapping):
         return {str(name): np.asarray(mask) for name, mask in restrict.items()}
     return (restrict,) if isinstance(restrict, str) else tuple(restrict)
+
+
+def _check_observables(observables: tuple[Any, ...]) -> None:
+    """Refuse what cannot be recorded, or identified in a store.
+
+    Raises
+    ------
+    ValueError
+        If one is no dataclass with a name and a call, or two have one name.
+    """
+    for one in observables:
+        if not (is_dataclass(one) and callable(one) and isinstance(getattr(one, "name", 0), str)):
+            raise ValueError(
+                "`observables` must be dataclasses with a `name` that take the model and return a "
+                f"number, as those of dlnflow.lm.observables are; got {one!r:.80}."
+            )
+    names = [one.name for one in observables]
+    taken = {"item", "row", "position", "token", "time", "chain", "draw"} & set(names)
+    if len(set(names)) < len(names) or taken or any("," in name for name in names):
+        raise ValueError(
+            "`observables` must have different names without commas that no coordinate of traces "
+            f"has, got {names}."
+        )
 
 
 @dataclass(frozen=True)

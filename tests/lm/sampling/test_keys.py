@@ -16,6 +16,7 @@ import xarray as xr
 from dlnflow import sampling
 from dlnflow._support.hashes import identity
 from dlnflow.lm.data.batches import GradientData, Observed
+from dlnflow.lm.observables import LogitDifference
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling.unit import Sampler, Unit, run
 from dlnflow.sampling.settings import REVISION, Settings
@@ -52,6 +53,7 @@ OTHER_SAMPLER = {
     "device": "meta",
     "threads": 2,
     "restrict": ("layer0.head1",),
+    "observables": (LogitDifference(np.array([[1, 2, 3]]), right=4, wrong=5),),
 }
 LENGTHEN = {"chains", "draws"}
 """The only fields without an influence on the draws that a chain has already."""
@@ -136,7 +138,8 @@ def test_fields_left_out_have_a_reason_and_exist():
         assert set(record.NOT_IN_KEY) <= set(fields(record))
         assert all(record.NOT_IN_KEY.values())
     assert set(Settings.NOT_IN_KEY) == LENGTHEN
-    assert set(Sampler.NOT_IN_KEY) == {"settings"}  # its fields are tested one by one
+    # their fields are tested one by one, and with another observable
+    assert set(Sampler.NOT_IN_KEY) == {"settings", "observables"}
 
 
 @pytest.mark.parametrize("kernel", sampling.KERNELS)

@@ -1,0 +1,103 @@
+"""What can be recorded beside the losses while a language model is sampled.
+
+    response of phi to token i = -(n_beta / N) Cov(phi, l_i)
+
+for any function phi of the model, by `dlnflow.traces.susceptibility(traces, observable=name)`. An
+observable is a frozen dataclass with a `name`, called with the model, that returns one number. Its
+class and fields identify it in a store. One of your own:
+
+    @dataclass(frozen=True)
+    class WeightNorm:
+        name: str = "weight norm"
+
+        def __call__(self, model):
+            return sum(p.square().sum() for p in model.parameters()).sqrt()
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlnflow import checks
+from dlnflow.lm.induction import scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class InductionScore:
+    """Mean attention of a head from a token to what followed its earlier copy, in [0, 1].
+
+    Attributes
+    ----------
+    sequences : (n, 2 p) int array
+        Sequences u u, from `dlnflow.lm.induction.repeated_sequences`.
+    layer, head : int
+        Which head.
+    name : str
+        Of the coordinate of the traces.
+    """
+
+    sequences: NDArray[np.int64] = field(repr=False)
+    layer: int = 0
+    head: int = 0
+    name: str = "induction_score"
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "head"):
+            checks.whole_number(name, getattr(self, name))
+        rows = np.asarray(self.sequences, dtype=np.int64)
+        half = rows.shape[-1] // 2
+        if rows.ndim != 2 or half < 2 or not np.array_equal(rows[:, :half], rows[:, half:]):
+            raise ValueError(
+                "`sequences` must be rows that repeat their first half, (n, 2 p), as "
+                f"repeated_sequences gives them; got shape {rows.shape}."
+            )
+        object.__setattr__(self, "sequences", rows)
+
+    def __call__(self, model: PreTrainedModel) -> float:
+        """Return the score."""
+        found = scores(model, self.sequences).induction
+        return float(found.isel(layer=self.layer, head=self.head))
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """Logit of one id minus that of another after given ids, in nats, mean over the rows.
+
+    Attributes
+    ----------
+    ids : (n, T) int array
+        What the model has read.
+    right, wrong : int
+        The two ids.
+    name : str
+        Of the coordinate of the traces.
+    """
+
+    ids: NDArray[np.int64] = field(repr=False)
+    right: int = 0
+    wrong: int = 1
+    name: str = "logit_difference"
+
+    def __post_init__(self) -> None:
+        for name in ("right", "wrong"):
+            checks.whole_number(name, getattr(self, name))
+        ids = np.atleast_2d(np.asarray(self.ids, dtype=np.int64))
+        if ids.ndim != 2 or ids.size == 0:
+            raise ValueError(f"`ids` must be rows of token ids, (n, T), got shape {ids.shape}.")
+        object.__setattr__(self, "ids", ids)
+
+    def __call__(self, model: PreTrainedModel) -> float:
+        """Return the difference."""
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.as_tensor(self.ids, device=model.device)
+            last = model(ids, use_cache=False).logits[:, -1].float()
+        return float((last[:, self.right] - last[:, self.wrong]).mean())
