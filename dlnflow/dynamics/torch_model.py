@@ -31,6 +31,9 @@ from dlnflow.dynamics.schedule import Schedule, Windows, minibatches
 from dlnflow.dynamics.torch_steps import TorchProblem
 from dlnflow.task import distinct
 
+FIRST = 64
+"""Items on which a model is tried before the others."""
+
 
 @dataclass(frozen=True, eq=False)
 class TorchRun:
@@ -163,12 +166,20 @@ class TorchRun:
             names, pair = torch_checks.separate(self.queries, self.items)
             queried = torch_checks.pair_of("queries", pair, like)
             names = distinct("queries", names, len(queried[0]), "query")
-            torch_checks.require_losses(self.model, self._weights, self.loss, queried)
         self._store("queries", names)
         self._store("_queried", queried)
-        torch_checks.require_losses(self.model, self._weights, self.loss, data)
-        torch_checks.require_moving(self.model, self._weights, self.loss, data)
+        self._require_model(data, queried)
         torch_checks.require_functional(self._tuned, self._rule.__name__, self._weights)
+
+    def _require_model(self, *pairs: tuple[Tensor, Tensor]) -> None:
+        """Try the model on a few items, then see whether a step fits, then try it on all."""
+        model, (x, y) = (self.model, self._weights, self.loss), pairs[0]
+        torch_checks.require_losses(*model, (x[:FIRST], y[:FIRST]))
+        self._full.require_room(self.batch or len(x))
+        for pair in pairs[: 1 if pairs[1] is pairs[0] else 2]:
+            for part in self._full.portions(pair):
+                torch_checks.require_losses(*model, part)
+        torch_checks.require_moving(*model, self._full.portions(pairs[0])[0])
 
     def _repr_html_(self) -> str:
         return notebook.table(self)
@@ -248,9 +259,13 @@ class TorchRun:
     @cached_property
     def problem(self) -> TorchProblem:
         """The run as pure functions, ready for `dlnflow.dynamics.torch_steps`."""
+        return self._full if self.batch is None else self._full.on(self.batches)
+
+    @cached_property
+    def _full(self) -> TorchProblem:
         loss = torch_checks.item_loss_of(self.loss)
         return TorchProblem(
-            self.model, self._weights, loss, self.data, self._queried, self._tuned, self.batches
+            self.model, self._weights, loss, self.data, self._queried, self._tuned, None
         )
 
     def weights(

@@ -22,13 +22,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support import FloatArray
 from dlnflow.dynamics import torch_losses
-from dlnflow.dynamics.torch_steps import MAX_NUMBERS, Tensors, TorchProblem, numbers, turns
+from dlnflow.dynamics.torch_steps import Tensors, TorchProblem, numbers
 
 RESIDUAL = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Of a solve, relative to its right-hand side, by precision."""
 MAX_ITERATIONS = 2000
 LANCZOS_TOL = 1e-4
 """Residual of extreme eigenvalues, relative to the largest; errors go with its square, at best."""
+COPIES = 8
+"""How often what an item leaves behind is held in a product."""
 LAYERS = (nn.Linear, nn.Conv2d)
 """What EK-FAC takes."""
 
@@ -80,10 +82,11 @@ class Operator:
         names = {"hessian": "HessianLinearOperator", "gauss_newton": "GGNLinearOperator"}
         model, parameters = _model_at(problem, weights)
         make = getattr(library(), names[matrix])
-        loss, parts = ObjectiveLoss(problem), _parts(problem)
+        loss, parts = ObjectiveLoss(problem), problem.portions(problem.data, COPIES)
         self._operator = make(model, loss, parameters, parts, check_deterministic=False)
         rows = len(parts[0][0])  # held at once for every vector, besides the vector itself
-        self._like, self._each = weights[0], 12 * problem.n_parameters + 8 * rows * _each(problem)
+        self._problem, self._like = problem, weights[0]
+        self._each = 12 * problem.n_parameters + COPIES * rows * problem.numbers_per_item
 
     def product(self, rows: FloatArray) -> FloatArray:
         """Return the matrix times every row."""
@@ -139,7 +142,7 @@ class Operator:
         """Return an operator times every row, so many rows at once as fit."""
         result = np.empty_like(rows)
         with sdpa_kernel(SDPBackend.MATH):
-            for chosen in turns(len(rows), self._each):
+            for chosen in self._problem.turns(len(rows), self._each, least=len(rows)):
                 columns = torch.as_tensor(rows[chosen].T).to(self._like)
                 result[chosen] = numbers(operator @ columns).T
         return result
@@ -175,7 +178,7 @@ class Ekfac:
             model,
             loss,
             parameters,
-            _parts(problem),
+            problem.portions(problem.data, COPIES),
             check_deterministic=False,
             fisher_type=curvlinops.FisherType.TYPE2,
             separate_weight_and_bias=False,
@@ -233,14 +236,3 @@ def _model_at(problem: TorchProblem, weights: Tensors) -> tuple[nn.Module, list[
         parameter.data = value.detach().clone()
         parameter.requires_grad_(True)
     return model, parameters
-
-
-def _parts(problem: TorchProblem) -> list[tuple[Tensor, Tensor]]:
-    """Return the training items, so many at once as fit."""
-    size = max(1, MAX_NUMBERS // (8 * _each(problem)))
-    return list(zip(*(part.split(size) for part in problem.data), strict=True))
-
-
-def _each(problem: TorchProblem) -> int:
-    """Numbers that one item leaves behind."""
-    return max(1, problem.activations + problem.data[0][0].numel())

@@ -18,7 +18,6 @@ from dlnflow.dynamics.torch_steps import (
     mapped,
     numbers,
     take,
-    turns,
 )
 
 
@@ -40,7 +39,7 @@ def tangents(
     each = 2 * problem.numbers_per_network(derivatives=True)  # a network beside its derivative
     parts = [
         _tangents(problem, steps, directions[rows], weights[rows], query, matrix)
-        for rows in turns(len(directions), each)
+        for rows in problem.turns(len(directions), each, least=len(directions))
     ]
     return np.concatenate(parts, axis=-1)
 
@@ -65,7 +64,7 @@ def _tangents(
         return new, change, losses
 
     def along(network: Tensors, change: Tensors) -> Tensor:
-        return jvp(lambda w: problem.losses(w, queried), (network,), (change,))[1]
+        return jvp(lambda w: problem.measured(w, queried), (network,), (change,))[1]
 
     every = Graph(vmap(advance, in_dims=(0, 0, 0, 0, None)))
     with Progress(last, "training with derivatives") as progress:
@@ -77,6 +76,6 @@ def _tangents(
             state, moved, losses = every(state, moved, shares, push, pair)
             problem.check(losses, now)
             progress.advance()
-    problem.check(vmap(problem.losses, in_dims=(0, None))(state[0], problem.data), last)
+    problem.check(vmap(problem.measured, in_dims=(0, None))(state[0], problem.data), last)
     kept.append(vmap(along)(state[0], moved[0]))
     return np.moveaxis(numbers(torch.stack(kept)), 1, -1)

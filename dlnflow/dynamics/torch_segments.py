@@ -16,7 +16,7 @@ from torch.func import vmap
 from dlnflow._support import FloatArray, IntArray
 from dlnflow.dynamics import torch_matrices
 from dlnflow.dynamics.torch_matrices import flat, from_flat
-from dlnflow.dynamics.torch_steps import Tensors, turns
+from dlnflow.dynamics.torch_steps import Tensors
 
 if TYPE_CHECKING:
     from dlnflow.dynamics.torch_sweeps import TorchMoment
@@ -93,11 +93,13 @@ class TorchSegment:
 
     def _products(self, vectors: Tensors) -> Tensors:
         """Mean over the steps that are looked at, so many vectors at once as fit."""
-        problem, parts = self._problem, []
-        for rows in turns(len(vectors[0]), problem.numbers_per_network(derivatives=True)):
+        problem, parts, count = self._problem, [], len(vectors[0])
+        for rows in problem.turns(
+            count, problem.numbers_per_network(derivatives=True), least=count
+        ):
             chosen = [part[rows] for part in vectors]
-            each = [self._product(point, chosen) for point in self._points]
-            parts.append([sum(found) / len(each) for found in zip(*each, strict=True)])
+            every = [self._product(point, chosen) for point in self._points]
+            parts.append([sum(found) / len(every) for found in zip(*every, strict=True)])
         return [torch.cat(found) for found in zip(*parts, strict=True)]
 
     def _product(self, point: "TorchMoment", vectors: Tensors) -> Tensors:

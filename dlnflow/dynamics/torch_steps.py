@@ -9,7 +9,7 @@ lists and of tensors without axes. Batches of networks and directions go through
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
+from dlnflow.dynamics import torch_memory
 from dlnflow.dynamics.loops import DIVERGENCE_FACTOR, DivergenceError
 from dlnflow.dynamics.schedule import Schedule
 from dlnflow.dynamics.torch_graphs import Graph
@@ -28,10 +29,6 @@ from dlnflow.dynamics.torch_graphs import Graph
 Tensors = list[Tensor]
 TorchState = dict[str, Any]
 Pair = tuple[Tensor, Tensor]
-MAX_NUMBERS = 2**25
-"""Numbers of all networks or directions that are held at once (256 MB); beyond, they take turns."""
-IN_CACHE = 3 * 2**19
-"""The same on a CPU (12 MB), where more at once is slower (docs/measured.md)."""
 AT_ONCE = 16
 """Directions and branches that share a step of the run itself, also beyond the cache."""
 
@@ -51,6 +48,10 @@ class TorchProblem:
     queried: Pair
     rule: Any
     batches: IntArray | None
+
+    def on(self, batches: IntArray) -> "TorchProblem":
+        """Return the same problem on minibatches."""
+        return replace(self, batches=batches)
 
     @property
     def n_items(self) -> int:
@@ -91,6 +92,11 @@ class TorchProblem:
     def losses(self, weights: Tensors, pair: Pair) -> Tensor:
         """One loss per item, shape (n,)."""
         return self.item_loss(self.outputs(weights, pair[0]), pair[1])
+
+    def measured(self, weights: Tensors, pair: Pair) -> Tensor:
+        """One loss per item, in portions that fit the memory; for no way back."""
+        parts = [self.losses(weights, part) for part in self.portions(pair)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def gradient(self, weights: Tensors, shares: Tensor, pair: Pair) -> tuple[Tensors, Tensor]:
         """Gradient of sum_i c_i l_i, and the losses."""
@@ -190,11 +196,19 @@ class TorchProblem:
         return vmap(grad(single), in_dims=(None, 0, 0))(weights, *pair)
 
     def train_gradients(self, weights: Tensors, train: IntArray) -> Tensors:
-        """Gradients of single training items, with a leading axis over them."""
+        """Gradients of single training items, with a leading axis over them.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit the memory; so for queries.
+        """
+        torch_memory.require_gradients(len(train), self.n_parameters, self.initial[0])
         return self.quick.item_gradients(weights, take(self.data, train))
 
     def query_gradients(self, weights: Tensors, query: IntArray) -> Tensors:
         """Gradients of what is measured, with a leading axis over queries."""
+        torch_memory.require_gradients(len(query), self.n_parameters, self.initial[0])
         return self.quick.item_gradients(weights, take(self.queried, query))
 
     def watched(self, train: IntArray, query: IntArray) -> Pair:
@@ -213,7 +227,7 @@ class TorchProblem:
         """Grad l . vector_k of the losses of a pair, shape (n, K)."""
 
         def one(*vector: Tensor) -> Tensor:
-            return jvp(lambda w: self.losses(w, pair), (weights,), (list(vector),))[1]
+            return jvp(lambda w: self.measured(w, pair), (weights,), (list(vector),))[1]
 
         return vmap(one, out_dims=1)(*vectors)
 
@@ -229,7 +243,7 @@ class TorchProblem:
     @cached_property
     def loss_limit(self) -> float:
         """Sum of losses beyond which a network has diverged."""
-        start = float(self.losses(self.initial, self.data).abs().sum())
+        start = float(self.measured(self.initial, self.data).abs().sum())
         return DIVERGENCE_FACTOR * (start or 1.0)
 
     def check(self, losses: Tensor, step: int) -> None:
@@ -262,6 +276,27 @@ class TorchProblem:
         del loss
         return sum(size for place, size in held.items() if place not in own)
 
+    @property
+    def numbers_per_item(self) -> int:
+        """Numbers that one item costs: what it leaves behind, and its input."""
+        return max(1, self.activations + self.data[0][0].numel())
+
+    def portions(self, pair: Pair, copies: int = 1) -> list[Pair]:
+        """Cut items into portions, of which so many copies fit what is held at once."""
+        size = torch_memory.at_once(copies * self.numbers_per_item)
+        return list(zip(*(part.split(size) for part in pair), strict=True))
+
+    def require_room(self, rows: int) -> None:
+        """Refuse more items in a step than fit the memory.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit; how many do is said.
+        """
+        like = self.initial[0]
+        torch_memory.require_step(rows, self.numbers_per_item, self.n_parameters, like)
+
     def numbers_per_network(self, *, derivatives: bool = False) -> int:
         """About how many numbers one more network costs, or one more direction of derivatives.
 
@@ -269,9 +304,10 @@ class TorchProblem:
         that for derivatives. Losses of all items need one way forward.
         """
         rows = self.n_items if self.batches is None else self.batches.shape[1]
-        each = self.activations + self.data[0][0].numel()
-        ways = 2 if derivatives else 1
-        return ways * (6 * self.n_parameters + each * max(4 * rows, self.n_items))
+        measured = min(self.n_items, torch_memory.at_once(self.numbers_per_item))
+        most = max(torch_memory.COPIES * rows, measured)
+        network = torch_memory.WEIGHTS * self.n_parameters + self.numbers_per_item * most
+        return 2 * network if derivatives else network
 
     def turns(self, count: int, numbers_each: int, *, least: int = 1) -> Iterator[slice]:
         """Portions of so many networks or directions that fit the memory, on a CPU the cache.
@@ -279,8 +315,8 @@ class TorchProblem:
         Those below `least` are not made for the cache.
         """
         on_cpu = self.initial[0].device.type == "cpu"
-        most = max(least, IN_CACHE // numbers_each) if on_cpu else count
-        return turns(count, numbers_each, most=most)
+        most = max(least, torch_memory.IN_CACHE // numbers_each) if on_cpu else count
+        return torch_memory.turns(count, numbers_each, most=most)
 
 
 class Quick:
@@ -294,7 +330,7 @@ class Quick:
     def __init__(self, problem: TorchProblem) -> None:
         self.step = Graph(problem.step)
         self.steps = Graph(vmap(problem.step, in_dims=(0, 0, 0, None)))
-        self.losses = Graph(vmap(problem.losses, in_dims=(0, None)))
+        self.losses = Graph(vmap(problem.measured, in_dims=(0, None)))
         self.step_tangent = {
             matrix: Graph(partial(problem.step_tangent, matrix=matrix))
             for matrix in ("hessian", "gauss_newton")
@@ -338,18 +374,6 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def copies(value: Any, count: int) -> Any:
     """Repeat weights or a state along a new leading axis."""
     return mapped(value, lambda a: a.expand(count, *a.shape).contiguous())
-
-
-def turns(count: int, numbers_each: int, *, most: int | None = None) -> Iterator[slice]:
-    """Portions of so many networks or directions that fit `MAX_NUMBERS`, of about `most` each.
-
-    They are equal if a number from half of `most` on allows it: other shapes are other graphs.
-    """
-    size = max(1, min(MAX_NUMBERS // numbers_each, most or count))
-    equal = [part for part in range(-(-size // 2), size + 1) if count % part == 0]
-    size = max(equal, default=size)
-    for first in range(0, count, size):
-        yield slice(first, first + size)
 
 
 def retrain(
@@ -410,7 +434,7 @@ def trained(
             weights, state, losses = problem.quick.step(weights, state, shares, pair)
             problem.check(losses, step)
             progress.advance()
-    problem.check(problem.losses(weights, problem.data), last)
+    problem.check(problem.measured(weights, problem.data), last)
     return [*kept, weights]
 
 
@@ -462,6 +486,6 @@ def _tangents(
         (weights, state), (moved, state_moved), losses = step_tangent(base, changes)
         problem.check(losses, step)
         progress.advance()
-    problem.check(problem.losses(weights, problem.data), last)
+    problem.check(problem.measured(weights, problem.data), last)
     kept.append(problem.along(weights, moved, query))
     return np.stack(kept)

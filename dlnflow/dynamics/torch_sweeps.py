@@ -84,8 +84,10 @@ class TorchMoment:
             result[:, used] = float(self.rate) * dots * self.shares[train[used]]
             return result
         gradients = problem.query_gradients(self.weights, query)
-        pairs = zip(gradients, self.displacements(train[used]), strict=True)
-        result[:, used] = numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
+        for rows in problem.turns(len(used), problem.n_parameters, least=AT_ONCE):
+            some = used[rows]
+            pairs = zip(gradients, self.displacements(train[some]), strict=True)
+            result[:, some] = numbers(sum(g.flatten(1) @ d.flatten(1).T for g, d in pairs))
         return result
 
     def along(self, vectors: Tensors, query: IntArray) -> FloatArray:

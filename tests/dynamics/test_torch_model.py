@@ -249,7 +249,7 @@ def test_many_networks_take_turns_with_the_same_numbers(monkeypatch):
     calls.append(lambda r: dln.influence.windowed(r, [0, 4], window=3))
     calls.append(lambda r: r.curvature([3]).extremes()[1])
     together = [np.asarray(call(run)) for call in calls]
-    monkeypatch.setattr("dlnflow.dynamics.torch_steps.MAX_NUMBERS", 1)
+    monkeypatch.setattr("dlnflow.dynamics.torch_memory.MAX_NUMBERS", 1)
     for call, expected in zip(calls, together, strict=True):
         np.testing.assert_allclose(np.asarray(call(run)), expected, rtol=1e-10, atol=1e-14)
 

@@ -134,8 +134,7 @@ def test_a_model_too_large_for_a_matrix_gets_the_same_influence(name, monkeypatc
 def test_products_take_turns_with_the_same_numbers(monkeypatch):
     run = run_of(*CASES["classes"])
     expected, weights = dense(run, "gauss_newton")
-    monkeypatch.setattr("dlnflow.dynamics.torch_steps.MAX_NUMBERS", 1)
-    monkeypatch.setattr("dlnflow.dynamics.torch_operators.MAX_NUMBERS", 1)
+    monkeypatch.setattr("dlnflow.dynamics.torch_memory.MAX_NUMBERS", 1)
     operator = torch_operators.Operator(run.problem, weights, "gauss_newton")
     rows = np.eye(len(expected))[:3]
     np.testing.assert_allclose(operator.product(rows), expected[:3], rtol=0, atol=1e-12)
