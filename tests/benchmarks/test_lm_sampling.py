@@ -1,7 +1,7 @@
 """CPU seconds of a draw against devinterp 2.0.1: same model, batch, observed tokens, one thread.
 
 devinterp needs an interpreter of its own, named by ``DLNFLOW_DEVINTERP_PYTHON``; see
-docs/language_models.md for the commands. Start-up is taken out by a second, shorter chain.
+docs/measured.md for the commands. Start-up is taken out by a second, shorter chain.
 """
 
 import json

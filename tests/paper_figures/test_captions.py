@@ -10,7 +10,7 @@ from paper_figures.__main__ import LM, TORCH, TOY
 from paper_figures._captions import FOLDER, caption
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"figures.md": TOY, "nonlinear.md": TORCH, "language_models.md": LM}
+PAGES = {"figures.md": TOY, "nonlinear.md": TORCH, "lm_figures.md": LM}
 FIGURES = [(name, page) for page, figures in PAGES.items() for name in figures.values()]
 
 

@@ -50,7 +50,7 @@ RULES = {
     "shared characters": "bytes of a character that is split over tokens inherit whether it is a "
     "letter; formatting and delimiters need whole characters",
 }
-"""What each word of the rules means; docs/language_models.md shows this table."""
+"""What each word of the rules means; docs/lm_text.md shows this table."""
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def build(settings: RunSettings) -> GPTNeoXForCausalLM:
         bos_token_id=0,
         eos_token_id=0,
         use_cache=False,
-        # plain attention is the faster one for short rows on a CPU (docs/language_models.md)
+        # plain attention is the faster one for short rows on a CPU (docs/measured.md)
         attn_implementation="eager" if settings.context <= SHORT else "sdpa",
     )
     with torch.random.fork_rng(devices=[]):

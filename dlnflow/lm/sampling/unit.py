@@ -60,7 +60,7 @@ class Sampler:
         ``"fp32"``; ``"bf16-gradient"``: autocast where gradients are taken, where minibatch noise
         hides the rounding; ``"bf16"``: observed losses too, and ``"tf32"``: those with the TF32
         products of a GPU. Rounding is then noise of about 2e-2 and 2e-3 nats in a loss, which
-        lowers correlations (docs/language_models.md).
+        lowers correlations (docs/lm_sampling.md).
     device : str
         Torch device.
     threads : int
