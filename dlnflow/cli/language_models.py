@@ -198,7 +198,11 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
     store: StoreFolder,
     step: Steps = None,
     observe: Annotated[
-        str, typer.Option(help="repeats: random sequences repeated; text: held-out rows.")
+        str,
+        typer.Option(
+            help="text: held-out rows; delimiters: those with most delimiters; repeats: random "
+            "sequences repeated."
+        ),
     ] = "text",
     text: Text = None,
     draws: Annotated[int, typer.Option(min=4)] = 250,
@@ -207,7 +211,7 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Change a setting; repeat: rows (32 of text, 64 repeats), chains, seed, device, "
+            help="Change a setting; repeat: rows (32, 64 repeats), chains, seed, device, "
             "threads; n_beta, localization, step_size, burn_in, thin, which are else chosen from "
             "the model (see suggest); with --text also length and tokenizer; repair=true computes "
             "damaged chains again.",
@@ -272,9 +276,7 @@ def sample(  # noqa: PLR0913  (one parameter per option of the command)
 def suggest(
     folder: Model,
     step: Steps = None,
-    observe: Annotated[
-        str, typer.Option(help="What the pilot observes: repeats, or held-out text.")
-    ] = "text",
+    observe: Annotated[str, typer.Option(help="What the pilot observes, as of sample.")] = "text",
     text: Text = None,
     setting: Annotated[
         list[str] | None,

@@ -43,10 +43,10 @@ CHAINS, DRAWS = 4, 250
 """Chains at each checkpoint, and draws of each, by default."""
 GRADIENT_TOKENS = 512
 """Targets in a minibatch: its noise is far below the injected one, so larger ones buy nothing."""
-OBSERVE = ("text", "repeats")
+OBSERVE = ("text", "delimiters", "repeats")
 LENGTH = 128
 """Ids in a row of text that is brought, if the model's context is not shorter."""
-ROWS = {"text": 32, "repeats": 64}
+ROWS = {"text": 32, "delimiters": 32, "repeats": 64}
 """Observed sequences: the errors of repeats are mostly those of the choice of sequences."""
 
 
@@ -89,10 +89,10 @@ def plan(
     ----------
     folder : path
         Of the run.
-    observe : {"text", "repeats"}
+    observe : {"text", "delimiters", "repeats"}
         Held-out rows, without those that occur in the training text as well, with structural
-        classes; or sequences u u of disjoint frequent ids, with
-        the classes repeated (second half) and other (first half without position 0).
+        classes; of these the rows with most delimiters; or sequences u u of disjoint frequent
+        ids, with the classes repeated (second half) and other (first half without position 0).
     steps : sequence of int, optional
         Checkpoints; default all.
     rows : int, optional

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from dlnflow import lm
 
@@ -17,6 +18,8 @@ REPEATS = ("repeated", "other")
 """Classes of the tokens of a sequence u u: second and first half."""
 DEAL = 16
 """Repeated sequences without a common id; more of them use the same ids again."""
+DELIMITERS = ["left_delimiter", "right_delimiter"]
+"""Classes that the rows of `observe` "delimiters" are rich in."""
 
 
 def watch(
@@ -54,9 +57,15 @@ def watch(
         If the text is too short or has no token of any class, or repeated rows cannot be dealt
         out evenly.
     """
-    if observe == "text":
-        observed = lm.Observed.held_out(data.held_out, rows, length, gradient=gradient)
+    if observe in ("text", "delimiters"):
         vocabulary = lm.token_classes.Vocabulary(data.tokenizer)
+
+        def delimiters(ids: NDArray[np.integer]) -> NDArray[np.int64]:
+            found = lm.classify(ids, vocabulary).sel(token_class=DELIMITERS)
+            return found.isel(position=slice(1, None)).sum(("position", "token_class")).values
+
+        score = delimiters if observe == "delimiters" else None
+        observed = lm.Observed.held_out(data.held_out, rows, length, gradient=gradient, score=score)
         return observed, _present(lm.classify(observed.ids, vocabulary))
     deals = -(-rows // DEAL)
     if rows % deals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -223,6 +224,7 @@ class Observed:
         *,
         seed: int = 0,
         gradient: GradientData | None = None,
+        score: Callable[[NDArray[np.integer]], NDArray] | None = None,
     ) -> Observed:
         """Draw crops of a text that do not overlap, and keep their numbers.
 
@@ -234,6 +236,9 @@ class Observed:
             As in `Tokens.rows`.
         gradient : GradientData, optional
             Rows of 32 ids or more that occur in its text are not drawn.
+        score : callable, optional
+            From rows (n, length) to a number each: those of the largest number are taken, of equal
+            ones the first, and nothing is drawn.
 
         Returns
         -------
@@ -257,6 +262,10 @@ class Observed:
                     "text."
                 )
         numbers = tokens.row_numbers(n_rows, length, seed=seed, among=allowed)
+        if score is not None:
+            allowed = np.arange(n) if allowed is None else allowed
+            found = np.asarray(score(tokens.ids[: n * length].reshape(n, length)[allowed]))
+            numbers = allowed[np.argsort(-found, kind="stable")[:n_rows]]
         return cls(tokens.ids[numbers[:, None] * length + np.arange(length)], numbers)
 
     @cached_property

@@ -68,6 +68,37 @@ def test_plans_leave_out_rows_that_occur_and_keep_the_numbers_of_the_others(tiny
     assert traces.attrs["text_sha256"] == data.training.text_sha256 != ""
 
 
+def test_rows_rich_in_delimiters_are_those_with_most_of_them(tiny):
+    """Against brackets counted one character after another."""
+    from dlnflow.lm import experiment
+
+    folder = tiny[1]
+    data = load_data(folder)
+    plan = experiment.plan(folder, observe="delimiters", rows=7)
+    spelled = data.tokenizer.id_to_token
+
+    def unpaired(token):
+        body = token.strip(
+            "\u0120\u010a"
+        )  # a space and a line break, as byte-level BPE spells them
+        opened = closed = 0
+        if any(char.isalnum() for char in body):
+            return False
+        for char in body:
+            if char in "([{":
+                opened += 1
+            elif char in ")]}":
+                opened, closed = (opened - 1, closed) if opened else (0, closed + 1)
+        return opened + closed > 0
+
+    every = data.held_out.ids[: len(data.held_out.ids) // 32 * 32].reshape(-1, 32)
+    count = [sum(unpaired(spelled(int(i))) for i in row[1:]) for row in every]
+    allowed = np.flatnonzero(~occurring(every, data.training.ids))
+    best = sorted(allowed, key=lambda row: (-count[row], row))[:7]
+    assert plan.observed.rows.tolist() == best
+    np.testing.assert_array_equal(plan.observed.ids, every[best])
+
+
 def test_rows_that_do_not_occur_are_those_of_tokens():
     tokens = Tokens(np.arange(400, dtype=np.int32), 400, "")
     found = Observed.held_out(tokens, 5, 40, seed=3, gradient=GradientData(IDS))
