@@ -1,6 +1,7 @@
 """Processes of this machine as an executor that outlives them: a lost one is replaced."""
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ class LocalWorkers(Executor):
     """So many processes, each with one job at a time; started when they are first needed.
 
     A process that is killed costs its own job, which raises `BrokenExecutor`; the next job gets a
-    new process. Processes whose parent was killed finish their job and end.
+    new process. Processes whose parent was killed end at once, in the middle of a job.
 
     Parameters
     ----------
@@ -100,6 +101,7 @@ class _Worker:
 
 def _serve(pipe: Connection, number: int, start: Callable[[int], None] | None) -> None:
     """Answer calls until the other end is closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if start is not None:
         start(number)
     while True:
@@ -117,3 +119,11 @@ def _serve(pipe: Connection, number: int, start: Callable[[int], None] | None) -
             return
         except Exception as error:  # the answer cannot be pickled
             pipe.send((False, RuntimeError(f"{answer[1]!r} cannot be sent: {error}")))
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, then end this process: nobody waits for its job."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -3,8 +3,11 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,41 @@ def test_a_lost_process_is_replaced_and_its_job_done_again(tmp_path):
         with pytest.raises(BrokenExecutor, match=r"exit code -9.*memory") as caught:
             list(jobs.completed(job, ["always", "always"], pool))
         assert caught.value.__notes__ == [jobs.SAFE]
+
+
+DRIVER = """
+import time
+from dlnflow._support.workers import LocalWorkers
+if __name__ == "__main__":
+    pool = LocalWorkers(1)
+    pool.submit(abs, 1).result()
+    print(pool.pids[0], flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_processes_whose_parent_is_killed_end_in_the_middle_of_a_job(tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, str(tmp_path / "driver.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        worker = int(driver.stdout.readline())
+        time.sleep(0.2)
+        os.kill(worker, 0)  # it is there
+        driver.kill()
+    until = time.monotonic() + 20
+    while _runs(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _runs(worker)
+
+
+def _runs(pid):
+    """Whether a process is there and not only waits for somebody to ask how it ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    about = Path(f"/proc/{pid}/stat")
+    return not about.exists() or about.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_processes_end_with_their_pool_also_when_it_is_left_by_an_error():
