@@ -32,11 +32,6 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         _correlation(figure, axes["c"], correlation, task.items)
         claims = _modes(axes["d"], scale)
         _style.letters(axes.values())
-    claims |= {
-        "correlation.sibling": correlation[0, 1],
-        "correlation.cousin": correlation[0, 2],
-        "correlation.far": correlation[0, 4],
-    }
     return figure, claims
 
 

@@ -136,10 +136,24 @@ def _measured(
         for name in PANELS[: PANELS.index(reference)]:
             if {name, reference} <= set(curves):
                 claims |= _agreement(scale, name, reference)
+    if "leave_one_out" in curves:
+        claims |= _alike(curves["leave_one_out"].sel(train=TRAIN), _data.half_times(scale))
     if "bif" in curves:
         claims["bif.mixed_checkpoints"] = float((curves["bif"].verdict == "mixed").sum())
         claims["bif.scale"] = curves["bif"].attrs["scale"]
     return {key: value for key, value in claims.items() if np.isfinite(value)}
+
+
+def _alike(removed: xr.DataArray, half: Sequence[float]) -> dict[str, float]:
+    """Influence on the cousin over that on the sibling, before their parting and in it."""
+    time = removed.flow_time.values
+    cat, sparrow = (removed.sel(query=query).values for query in QUERIES[:2])
+    return {
+        f"leave_one_out.sparrow_over_cat.at_level{level}": float(
+            np.interp(half[level], time, sparrow) / np.interp(half[level], time, cat)
+        )
+        for level in (0, 2)
+    }
 
 
 def _agreement(scale: _data.Scale, name: str, reference: str) -> dict[str, float]:

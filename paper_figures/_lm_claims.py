@@ -1,0 +1,289 @@
+"""What section 4 and appendix D of the paper claim about language models, and what was measured."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from dlnflow.traces.intervals import t_quantile
+from paper_figures._claims import EXPECTED
+from paper_figures._verdicts import Claim, Condition, Number, Row, above, below, of_figure
+
+LEFT, RIGHT = "left_delimiter", "right_delimiter"
+PART, END, INDUCTION = "word_part", "word_end", "induction"
+ALL, OTHER = "all pairs", "other ids"
+"""Pairs that are averaged over."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file of `paper_figures.class_matrix`."""
+
+    data: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Model and seed."""
+        return f"`{self.data['run'].split('-')[0]}`, seed {self.data['seed']}"
+
+    @property
+    def chains(self) -> str:
+        """Number of chains."""
+        return str(self.data["chains"])
+
+    @property
+    def steps(self) -> list[int]:
+        """Checkpoints."""
+        return self.data["steps"]
+
+    def influence(self, query: str, train: str, at: int, pairs: str = ALL) -> Number:
+        """Return the influence of a class on a class at a checkpoint, 95 % t interval."""
+        return interval(*self._estimate(query, train, at, pairs))
+
+    def contrast(self, *pairs_at: tuple[str, str, int], pairs: str = ALL) -> Number:
+        """Return one influence minus another, with the errors of both."""
+        (a, error_a, dof_a), (b, error_b, dof_b) = (self._estimate(*one, pairs) for one in pairs_at)
+        error = np.hypot(error_a, error_b)
+        # Welch and Satterthwaite
+        dof = error**4 / (error_a**4 / dof_a + error_b**4 / dof_b)
+        return interval(a - b, error, dof)
+
+    def recall(self, name: str, at: int, pairs: str = ALL) -> Number:
+        """Return recall of a class minus chance."""
+        value, low, high, chance = self.data["recall"][pairs][name][at]
+        return Number(value - chance, low - chance, high - chance)
+
+    def _estimate(self, query: str, train: str, at: int, pairs: str) -> list[float]:
+        found = self.data["influence"][pairs]
+        key = f"{query}, {train}"
+        return found[key if key in found else f"{train}, {query}"][at]
+
+
+def interval(value: float, error: float, dof: float) -> Number:
+    """Return a value with its 95 % t interval."""
+    half = float(t_quantile(dof)) * error
+    return Number(value, value - half, value + half)
+
+
+@cache
+def runs() -> tuple[Measured, ...]:
+    """Return what was measured on text, one file for each run."""
+    files = sorted(EXPECTED.glob("class_matrix_*.json"))
+    return tuple(Measured(json.loads(file.read_text())) for file in files)
+
+
+def _claim(
+    name: str,
+    says: str,
+    measured: str,
+    condition: Condition,
+    number: Callable[[Measured], Number],
+) -> Claim:
+    """Return a claim with one row for each run."""
+    rows = [Row(run.source, run.chains, number(run)) for run in runs()]
+    if not rows:
+        return _nothing(name, says, f"{measured} Not measured yet.")
+    return Claim(name, says, measured, condition, rows)
+
+
+def _nothing(name: str, says: str, why: str) -> Claim:
+    return Claim(name, says, why, None, [])
+
+
+def _strongest(run: Measured, query: str, train: str, pairs: str) -> int:
+    """Return the checkpoint of the most helpful influence."""
+    values = [run.influence(query, train, at, pairs).value for at in range(len(run.steps))]
+    return int(np.argmin(values))
+
+
+def _change(query: str, train: str, pairs: str = ALL) -> Callable[[Measured], Number]:
+    """Influence at the last minus that at the first checkpoint."""
+    return lambda run: run.contrast((query, train, -1), (query, train, 0), pairs=pairs)
+
+
+def _at(query: str, train: str, at: int, pairs: str = ALL) -> Callable[[Measured], Number]:
+    return lambda run: run.influence(query, train, at, pairs)
+
+
+def _rather(query: str, train: str, than: str) -> Callable[[Measured], Number]:
+    """Influence of one class minus that of another on the same, at the last checkpoint."""
+    return lambda run: run.contrast((query, train, -1), (query, than, -1))
+
+
+def _after_peak(run: Measured) -> Number:
+    """Influence at the last checkpoint minus that at the most helpful one before."""
+    most = _strongest(run, INDUCTION, INDUCTION, OTHER)
+    return run.contrast((INDUCTION, INDUCTION, -1), (INDUCTION, INDUCTION, most), pairs=OTHER)
+
+
+def _least_recall(run: Measured, pairs: str) -> Number:
+    found = [run.recall(name, -1, pairs) for name in run.data["recall"][pairs]]
+    return min(found, key=lambda number: number.low)
+
+
+def _gain(run: Measured) -> Number:
+    """Mean recall over classes, last minus first checkpoint, errors added as independent."""
+    names = list(run.data["recall"][ALL])
+    parts = [run.recall(name, -1) - run.recall(name, 0) for name in names]
+    ends = [
+        (run.recall(name, at).high - run.recall(name, at).low) for name in names for at in (0, -1)
+    ]
+    half = float(np.sqrt(np.sum(np.square(ends)))) / 2 / len(names)
+    value = sum(part.value for part in parts) / len(names)
+    return Number(value, value - half, value + half)
+
+
+LAST, FIRST = "at the last checkpoint", "at the first checkpoint"
+SECTION_4 = [
+    _claim(
+        "4.1",
+        "Influence between induction patterns forms and strengthens during training.",
+        "Influence of induction patterns on induction patterns, last minus first checkpoint, pairs "
+        "of equal ids included as in the paper.",
+        below(0),
+        _change(INDUCTION, INDUCTION),
+    ),
+    _claim(
+        "4.2",
+        "The same among tokens of other ids.",
+        "The same without pairs of one id.",
+        below(0),
+        _change(INDUCTION, INDUCTION, OTHER),
+    ),
+    _nothing(
+        "4.3",
+        "In Pythia it begins at 1,000 steps and strengthens for 30,000.",
+        "The public checkpoints need network; the models here are trained for 4,500 steps.",
+    ),
+    _claim(
+        "4.4",
+        "It peaks and falls.",
+        "Influence of induction patterns on those of other ids at the last checkpoint minus the "
+        "most helpful one; 0 if the last is the most helpful.",
+        above(0),
+        _after_peak,
+    ),
+    _claim(
+        "4.5",
+        "Left and right delimiters have high influence on each other very early in training.",
+        f"Influence of right on left delimiters {FIRST}.",
+        below(0),
+        _at(LEFT, RIGHT, 0),
+    ),
+    _claim(
+        "4.6",
+        "This inverts: later they have negative influence (they harm each other).",
+        f"The same {LAST}.",
+        above(0),
+        _at(LEFT, RIGHT, -1),
+    ),
+    _claim(
+        "4.7",
+        "The influence of the opposite delimiter becomes progressively more negative.",
+        "Influence of right on left delimiters, last minus first checkpoint.",
+        above(0),
+        _change(LEFT, RIGHT),
+    ),
+    _claim(
+        "4.8",
+        "Left delimiters share high influence with parts of words.",
+        f"Influence of word parts on left delimiters {LAST}.",
+        below(0),
+        _at(LEFT, PART, -1),
+    ),
+    _claim(
+        "4.9",
+        "But not with ends of words.",
+        "Influence on left delimiters of word parts minus that of word ends, " + LAST + ".",
+        below(0),
+        _rather(LEFT, PART, END),
+    ),
+    _claim(
+        "4.10",
+        "Right delimiters share uplifted influence with ends of words.",
+        f"Influence of word ends on right delimiters {LAST}.",
+        below(0),
+        _at(RIGHT, END, -1),
+    ),
+    _claim(
+        "4.11",
+        "But not with word parts.",
+        "Influence on right delimiters of word ends minus that of word parts, " + LAST + ".",
+        below(0),
+        _rather(RIGHT, END, PART),
+    ),
+    _claim(
+        "4.12",
+        "The relation of left delimiters and word parts develops over time.",
+        "Influence of word parts on left delimiters, last minus first checkpoint.",
+        below(0),
+        _change(LEFT, PART),
+    ),
+    _claim(
+        "4.13",
+        "The relation of right delimiters and word ends develops over time.",
+        "Influence of word ends on right delimiters, last minus first checkpoint.",
+        below(0),
+        _change(RIGHT, END),
+    ),
+    _nothing(
+        "4.14",
+        "Word parts and left delimiters have a spike late in training.",
+        "It lies beyond the 4,500 steps of the models here.",
+    ),
+]
+SECTION_D = [
+    _claim(
+        "D.1",
+        "Nearest neighbours tell every class better than chance at the end of training.",
+        "Recall minus chance of the class that is told worst, 30 neighbours; intervals count "
+        "tokens as independent.",
+        above(0),
+        lambda run: _least_recall(run, ALL),
+    ),
+    _claim(
+        "D.2",
+        "The same among tokens of other ids.",
+        "The same with neighbours of other ids.",
+        above(0),
+        lambda run: _least_recall(run, OTHER),
+    ),
+    _claim(
+        "D.3",
+        "Recall improves during training.",
+        "Mean recall over the classes, last minus first checkpoint.",
+        above(0),
+        _gain,
+    ),
+    _nothing(
+        "D.4",
+        "The dynamics do not vary much with the settings of the sampler.",
+        "Each model was sampled at one setting.",
+    ),
+    _nothing(
+        "D.5",
+        "The public checkpoints of Pythia suggest a signal of learning induction.",
+        "They need network, and steps denser than there are.",
+    ),
+    Claim(
+        "D.6",
+        "Influence between repeated tokens of different sequences rises when induction is learned.",
+        "The rise from the first to the last checkpoint in standard errors, equal ids left out; "
+        "3 of them are asked for.",
+        above(3),
+        [Row("`fast`, seed 0", "4", of_figure("fig15_induction", "rise_in_errors"))],
+    ),
+    Claim(
+        "D.7",
+        "It exceeds the influence between tokens that are not repeated, and across.",
+        "The difference at the last checkpoint in standard errors; 3 of them are asked for.",
+        above(3),
+        [
+            Row(f"`fast`, seed 0, {name}", "4", of_figure("fig15_induction", f"above.{key}"))
+            for name, key in (("not repeated", "other_other"), ("across", "repeated_other"))
+        ],
+    ),
+]

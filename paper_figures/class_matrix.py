@@ -1,0 +1,126 @@
+"""What a store of text says about classes of tokens: every number with its error, as JSON.
+
+    python -m paper_figures.class_matrix RUN STORE OUT.json
+
+The claims of section 4 (`paper_figures.claims`) are judged by these files.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dlnflow._support.files import write_json
+from dlnflow.lm import experiment
+from dlnflow.lm.runs.folder import read_settings
+from dlnflow.traces import groups, neighbours
+from dlnflow.traces.membership import membership
+
+PAIRS = {"all pairs": "item", "other ids": "token"}
+"""What is averaged over -> what `groups` leaves out: a token with itself, or all of one id."""
+
+
+def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
+    """Measure influence between classes, and recall of classes, at every checkpoint.
+
+    Parameters
+    ----------
+    traces : DataArray, dims (time, chain, draw, item)
+        Losses of text.
+    classes : DataArray
+        Classes of its tokens.
+
+    Returns
+    -------
+    dict
+        JSON. `influence`: pairs -> "query, train" -> [value, standard error, degrees of freedom] at
+        every step; `equal ids`: class -> the same over pairs of one id, with the error of chains
+        alone; `recall`: pairs -> class -> [recall, low, high, chance] at every step.
+    """
+    members, names = membership(classes, traces.sizes["item"])
+    found = {name: groups(traces, classes, exclude=out) for name, out in PAIRS.items()}
+    first = next(iter(found.values()))
+    told = {name: neighbours(traces, classes, exclude=out) for name, out in PAIRS.items()}
+    return {
+        "steps": traces.time.values.tolist(),
+        "chains": traces.sizes["chain"],
+        "draws": traces.sizes["draw"],
+        "sequences": len(np.unique(traces["row"])),
+        "settings": {name: float(traces.attrs[name]) for name in experiment.CHOSEN},
+        "tokens": dict(zip(names, members.sum(0).astype(int).tolist(), strict=True)),
+        "verdict": [str(v) for v in first.verdict.values],
+        "r_hat": _rounded(first.r_hat.values),
+        "ess": _rounded(first.ess.values),
+        "influence": {name: _matrix(one, names) for name, one in found.items()},
+        "equal ids": _equal_ids(traces, members, names),
+        "recall": {name: _recall(one, names) for name, one in told.items()},
+    }
+
+
+def _matrix(found: xr.DataArray, names: list[str]) -> dict[str, list[list[float]]]:
+    """Return value, error and degrees of freedom of every pair of classes; it is symmetric."""
+    numbers = xr.concat([found, found.standard_error, found.dof], "kind").transpose("time", ...)
+    return {
+        f"{q}, {i}": [_rounded(row) for row in numbers.sel(query=q, train=i).values]
+        for k, q in enumerate(names)
+        for i in names[k:]
+    }
+
+
+def _equal_ids(
+    traces: xr.DataArray, members: NDArray, names: list[str]
+) -> dict[str, list[list[float]]]:
+    """Return minus the mean correlation over pairs of a class with one id, and its error."""
+    tokens = traces["token"].values
+    found: dict[str, list[list[float]]] = {}
+    for name, member in zip(names, members.T.astype(bool), strict=True):
+        _, which, count = np.unique(tokens[member], return_inverse=True, return_counts=True)
+        pairs = int(np.sum(count * (count - 1)))
+        if pairs:
+            found[name] = [
+                _over_chains([-_same(chain, which, pairs) for chain in one[:, :, member].values])
+                for one in (traces.isel(time=t) for t in range(traces.sizes["time"]))
+            ]
+    return found
+
+
+def _same(losses: NDArray, which: NDArray[np.intp], pairs: int) -> float:
+    """Return the mean correlation over ordered pairs with one id of losses (draws, K)."""
+    d = losses.astype(np.float64)
+    d = d - d.mean(0)
+    d /= np.sqrt((d**2).sum(0))
+    sums = np.zeros((which.max() + 1, len(d)))
+    np.add.at(sums, which, d.T)
+    return float((sums**2).sum() - d.shape[1]) / pairs
+
+
+def _over_chains(values: list[float]) -> list[float]:
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return _rounded([np.mean(values), error, len(values) - 1])
+
+
+def _recall(found: xr.Dataset, names: list[str]) -> dict[str, list[list[float]]]:
+    columns = [found.recall, found.low, found.high, found.chance.broadcast_like(found.recall)]
+    numbers = xr.concat(columns, "kind").transpose("time", "token_class", "kind")
+    return {n: [_rounded(row) for row in numbers.sel(token_class=n).values] for n in names}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def main(run: Path, store: Path, out: Path) -> Mapping[str, Any]:
+    """Write what a store says, and of which run it is."""
+    settings = read_settings(run)
+    about = {"run": run.name, "seed": settings.seed, "repeat_share": settings.repeat_share}
+    found = about | measure(*experiment.read(run, store))
+    write_json(out, found)
+    return found
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
