@@ -35,9 +35,10 @@ TOY: dict[int | str, str] = {
     "susceptibility": "susceptibility",
     "llc_over_training": "llc_over_training",
     "map": "map",
+    "free_energy": "free_energy",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
-ALONE = {1, 6, 12, "bif_limits", "selftest"}
+ALONE = {1, 6, 12, "bif_limits", "selftest", "free_energy"}
 """Toy figures that share no curves with others: a second process draws them meanwhile."""
 LM: dict[int | str, str] = {
     5: "fig05_classes",

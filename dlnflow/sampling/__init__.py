@@ -25,6 +25,7 @@ _MODULES = {
     "noise": "dlnflow.sampling.noise",
     "posterior": "dlnflow.sampling.posterior",
     "selftest": "dlnflow.sampling.selftest",
+    "tempering": "dlnflow.sampling.tempering",
     "torch_module": "dlnflow.sampling.torch_module",
 }
 

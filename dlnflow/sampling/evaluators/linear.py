@@ -30,8 +30,8 @@ class LinearEvaluator:
         Targets.
     hidden : int
         h.
-    weights : Tensor, shape (N,), optional
-        w_i; default 1.
+    weights : Tensor, shape (N,) or (C, N), optional
+        w_i, the same for all chains or of each chain; default 1.
     """
 
     exact = True
@@ -41,6 +41,7 @@ class LinearEvaluator:
     ) -> None:
         d_out, n_items = y.shape
         n_in = n_items if x is None else x.shape[0]
+        self.n_in = n_in
         self.n_parameters = (n_in + d_out) * hidden
         self._x, self._xt = x, None if x is None else x.mT.contiguous()
         self._yt = y.mT.contiguous()  # (N, d_out)
@@ -48,7 +49,7 @@ class LinearEvaluator:
         scale = scale if weights is None else scale * weights
         self._scale = None if weights is None else scale
         # A 0-dim tensor: a Python number would be wrapped anew at every step.
-        self._factor = scale[0] if weights is None else scale[:, None]
+        self._factor = scale[0] if weights is None else scale[..., None]
         self._half = torch.tensor(0.5, dtype=y.dtype)
         self._space = _Workspace(n_in, d_out, hidden)
 
@@ -65,12 +66,16 @@ class LinearEvaluator:
         torch.bmm(d.mT, w1t, out=space.gradient2)
         space.block1.copy_(space.gradient1)
         space.block2.copy_(space.gradient2)
-        loss = items.mean(-1) if self._scale is None else items @ self._scale
-        return Evaluation(loss, space.gradient, items)
+        return Evaluation(self._mean(items), space.gradient, items)
 
     def observe(self, theta: Tensor) -> Tensor:
         """Return the loss of every item (C, N)."""
         return self(theta).items
+
+    def _mean(self, items: Tensor) -> Tensor:
+        if self._scale is None:
+            return items.mean(-1)
+        return items @ self._scale if self._scale.ndim == 1 else (items * self._scale).sum(-1)
 
 
 class _Workspace:
