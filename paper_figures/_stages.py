@@ -108,6 +108,12 @@ def phase(rank: int) -> Phase:
     return Phase(loss(rank), coefficient, multiplicity)
 
 
+def constant(scale: _data.Scale, rank: int) -> tuple[float, float]:
+    """Return c_r, what F leaves over n L_r + lambda log n at the largest n, and its error."""
+    value, error = stage_free_energy(scale, rank)
+    return float(value[-1] - phase(rank).free_energy(FROM_PRIOR[-1])), float(error[-1])
+
+
 def crossing(level: int) -> float:
     """Return n at which appendix A, without constants, lets a level be learned."""
     return transition(phase(STAGES[level]), phase(STAGES[level + 1])).n

@@ -1,5 +1,6 @@
 """Figure free_energy: stages of a small network as phases in n, and how the posterior passes."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -48,7 +49,14 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         identity = _identity(axes[5], scale)
         _style.letters(axes)
     _results.saved("free_energy", xr.merge([gaps, sampled, pairs]))
-    claims = coefficients | peaks | identity | _of_gaps(gaps) | _of_passage(sampled)
+    claims = (
+        coefficients
+        | peaks
+        | identity
+        | _of_gaps(gaps)
+        | _of_constants(scale)
+        | _of_passage(sampled)
+    )
     return figure, claims | _of_influence(pairs) | _mixing(scale)
 
 
@@ -70,6 +78,25 @@ def _of_gaps(gaps: xr.Dataset) -> dict[str, float]:
         at = np.interp(np.log(star), np.log(gaps.n_free), gaps.gap[level])
         claims |= {f"crossing.{level}": star, f"gap_at_crossing.{level}": float(at)}
     return claims
+
+
+def _of_constants(scale: _data.Scale) -> dict[str, float]:
+    """Return c_r of every stage, and how many crossings n L + lambda log n + c has with them."""
+    claims, complete = {}, []
+    for rank in _stages.STAGES:
+        value, error = _stages.constant(scale, rank)
+        claims |= {f"constant.{rank}": value, f"constant_error.{rank}": error}
+        complete.append(replace(_stages.phase(rank), constant=value))
+    return claims | {
+        "crossings_with_constants": float(sum(_crosses(*both) for both in pairwise(complete)))
+    }
+
+
+def _crosses(before: phases.Phase, after: phases.Phase) -> bool:
+    try:
+        return bool(phases.transition(before, after).n)
+    except ValueError:  # one is preferred at every n
+        return False
 
 
 def _free_energies(axis: Axes, gaps: xr.Dataset) -> None:
