@@ -65,6 +65,9 @@ def _traces(scale: _data.Scale) -> xr.DataArray:
     )
 
 
+TEXT = {"textcoords": "offset points", "fontsize": 6.5}
+
+
 def _draw_map(axis: Axes, placed: xr.DataArray, when: float) -> None:
     x, y = placed.values.T
     names = list(placed["item"].values)
@@ -74,17 +77,16 @@ def _draw_map(axis: Axes, placed: xr.DataArray, when: float) -> None:
         other = slice(2 * (k ^ 1), 2 * (k ^ 1) + 2)
         above = y[pair].mean() > y[other].mean()  # cousins' names stand on the other side
         together = np.hypot(np.diff(x[pair]), np.diff(y[pair]))[0] < 0.5
-        places = [
-            (", ".join(names[pair]), x[pair].mean(), y[pair].max() if above else y[pair].min())
-        ]
-        if not together:
-            places = list(zip(names[pair], x[pair], y[pair], strict=True))
-        for name, a, b in places:
-            style = {"textcoords": "offset points", "fontsize": 6.5, "ha": "center"}
-            up = above or not together
-            style["va"] = "bottom" if up else "top"
-            axis.annotate(name, (a, b), xytext=(0, 4 if up else -4), **style)
-    axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), xticks=[], yticks=[], aspect="equal")
+        if together:
+            center = x[pair].mean(), y[pair].max() if above else y[pair].min()
+            style = {"xytext": (0, 4 if above else -4), "ha": "center"}
+            style["va"] = "bottom" if above else "top"
+            axis.annotate(", ".join(names[pair]), center, **style, **TEXT)
+            continue
+        for name, a, b in zip(names[pair], x[pair], y[pair], strict=True):
+            style = {"xytext": (4 if a > 0 else -4, 0), "ha": "left" if a > 0 else "right"}
+            axis.annotate(name, (a, b), va="center", **style, **TEXT)
+    axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[], aspect="equal")
     axis.set_title(f"flow time {when:.1f}")
 
 
