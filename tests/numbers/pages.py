@@ -59,3 +59,29 @@ def differences(shown, computed, *, units=1.0, relative=0.0):
         for (value, unit), new in zip(pairs, computed, strict=True)
         if not abs(value - new) <= 1.0001 * units * unit + relative * abs(new)
     ]
+
+
+def rows(page, *header, columns=None):
+    """Return the rows of a table as lists of cells; a first cell left empty is that above it."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    for k, line in enumerate(lines):
+        head = cells(line) if line.startswith("|") else []
+        if head[: len(header)] == list(header) and columns in (None, len(head)):
+            found, above = [], ""
+            for row in lines[k + 2 :]:
+                if not row.startswith("|"):
+                    return found
+                first, *rest = cells(row)
+                above = first or above
+                found.append([above, *rest])
+    raise AssertionError(f"{page} has no table that begins with {header}")
+
+
+def said(page, words):
+    """Return the numbers that stand for `#` in a sentence of a page, wherever lines are broken."""
+    text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
+    parts = [re.escape(re.sub(r"\s+", " ", part)) for part in words.split("#")]
+    pattern = rf"({NUMBER.pattern})".join(parts)
+    matches = re.findall(pattern, text)
+    assert len(matches) == 1, f"{page} says {words!r} {len(matches)} times"
+    return [matches[0]] if isinstance(matches[0], str) else list(matches[0])

@@ -1,0 +1,36 @@
+"""What the figures claim, for the pages that show them."""
+
+import importlib
+import json
+from functools import cache
+
+from paper_figures._claims import EXPECTED
+from paper_figures._data import Scale
+
+MODELS = ("ReLU", "digits", "attention", "language")
+"""Order of the models in cells of figure `bif_against_exact`."""
+AGREEMENT = {
+    "gradient kernel": "exact BIF, gradient kernel",
+    "damped influence": "exact BIF, damped influence",
+    "leave-one-out": "exact BIF, leave-one-out",
+}
+
+
+@cache
+def expected(name):
+    """Values that the tests of the figures hold at quick scale."""
+    stored = json.loads((EXPECTED / f"{name}.json").read_text())
+    return {key: one["value"] for key, one in stored.items() if "value" in one}
+
+
+@cache
+def drawn(name):
+    """Numbers of a figure drawn anew at paper scale."""
+    return importlib.import_module(f"paper_figures.{name}").draw(Scale.paper)[1]
+
+
+def of_models(estimator, quantity):
+    """Values of the four models that have one, in the order of a cell."""
+    claims = expected("bif_against_exact")
+    keys = [f"{model}.{estimator}.{quantity}" for model in MODELS]
+    return [claims[key] for key in keys if key in claims]
