@@ -230,7 +230,7 @@ def joined(
         With the same dims.
     dim : str
     labels : sequence
-        Of the new dimension, one per array.
+        Labels of the new dimension, one per array.
 
     Returns
     -------

@@ -45,7 +45,7 @@ def identity(
     Parameters
     ----------
     record : dataclass instance
-        Of numbers, words, sequences, mappings, arrays and such records.
+        It holds numbers, words, sequences, mappings, arrays and such records.
     leave_out : mapping of str to str
         Field -> why what is made does not depend on it.
     since : mapping of str to object, optional

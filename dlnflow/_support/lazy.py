@@ -22,7 +22,7 @@ def on_request(
     Returns
     -------
     callable
-        Of the name; raises AttributeError for one that is not public.
+        It finds a name, and raises AttributeError for one that is not public.
     """
 
     def find(name: str) -> Any:

@@ -62,7 +62,7 @@ def all_pairs(
     query, train : item names, optional
         Default: all.
     **options
-        Of the estimator.
+        Options of the estimator.
 
     Returns
     -------

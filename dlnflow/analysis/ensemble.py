@@ -66,7 +66,7 @@ def ensemble(
     errors : {"raise", "drop"}
         What to do where runs diverge: name them all and give nothing, or warn and keep the others.
     **run_settings
-        Of `dlnflow.Run`, all but `seed`.
+        Settings of `dlnflow.Run`, all but `seed`.
 
     Returns
     -------

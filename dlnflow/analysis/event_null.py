@@ -140,7 +140,7 @@ def shuffled_event_null(
     shuffles : int
         How many, at least 2.
     seed : int
-        Of the shuffles.
+        Seed of the shuffles.
     query, train : item names, optional
         Default: all. Only pairs of different items count.
 

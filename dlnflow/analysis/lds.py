@@ -60,7 +60,7 @@ def lds(
     fraction : float
         Share of the items that every subset keeps, rounded to whole items, in (0, 1).
     seed : int
-        Of the subsets and of the bootstrap.
+        Seed of the subsets and of the bootstrap.
     query, train : item names, optional
         `train` are the items that subsets are drawn from; the others are always kept. Default:
         those of the first result given, else all.

@@ -60,7 +60,7 @@ def loss_map(
     align : bool
         Turn every checkpoint to lie as close as possible to the one before.
     seed : int
-        Of "umap"; the others have no random numbers.
+        Seed of "umap"; the others have no random numbers.
     neighbors : int
         Size of neighbourhoods of "umap".
 
@@ -164,7 +164,7 @@ def clusters(
     n_components : int, optional
         Dimensions in which they are found; default 10, or one less than the items.
     seed : int
-        Of the starts of k-means.
+        Seed of the starts of k-means.
 
     Returns
     -------

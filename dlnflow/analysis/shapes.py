@@ -176,8 +176,8 @@ def by_similarity(rows: FloatArray) -> IntArray:
     Parameters
     ----------
     rows : array, shape (P, n)
-        Of more than 1,500 rows and 256 columns, as many at even spacing decide; the other rows
-        stand behind the nearest of them.
+        Where there are more than 1,500 rows or 256 columns, as many at even spacing decide; the
+        other rows stand behind the nearest of them.
 
     Returns
     -------

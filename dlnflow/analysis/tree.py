@@ -44,7 +44,7 @@ def leaf_order(tree: NDArray[np.intp]) -> IntArray:
     Parameters
     ----------
     tree : (N - 1, 2) int array
-        Of `item_tree`.
+        What `item_tree` returns.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def relabelled(tree: NDArray[np.intp], order: IntArray) -> NDArray[np.intp]:
     Parameters
     ----------
     tree : (N - 1, 2) int array
-        Of `item_tree`.
+        What `item_tree` returns.
     order : (N,) int array
         Old places of the items in their new order, such as `leaf_order`.
 
@@ -89,7 +89,7 @@ def heights(tree: NDArray[np.intp], points: FloatArray) -> FloatArray:
     Parameters
     ----------
     tree : (N - 1, 2) int array
-        Of `item_tree`.
+        What `item_tree` returns.
     points : (T, k, N) array
         Places of the items at T times, such as `Trajectory.hidden`.
 

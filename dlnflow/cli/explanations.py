@@ -83,7 +83,7 @@ def print_explained(table: pd.DataFrame, run: Dynamics, pairs: list[tuple[str, s
     Parameters
     ----------
     table : pandas.DataFrame
-        Of `explained`.
+        What `explained` returns.
     run : Run
     pairs : list of (train, query)
         In the order in which they matter.

@@ -129,7 +129,7 @@ def expected_seconds(run: Dynamics, n_train: int) -> dict[str, float]:
     Parameters
     ----------
     run : Run
-        Of two layers; deeper ones cost more.
+        It has two layers; deeper ones cost more.
     n_train : int
 
     Returns

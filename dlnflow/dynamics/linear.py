@@ -52,7 +52,7 @@ class Run:
         Length of the run. Default: every mode is learned to 0.1 %, but at least 200 steps and at
         most 200,000, with a warning where they are too few. For Adam and Lion 5,000.
     seed : int
-        Of the initial weights and of the order of minibatches.
+        Seed of the initial weights and of the order of minibatches.
     optimizer : str or a class of update rules
         "gd", gradient descent; "flow", its continuous-time limit (solved to a relative 1e-11, one
         step = ``learning_rate`` of time); "momentum", heavy ball (0.9); "adam" and

@@ -138,7 +138,7 @@ def gradient_tangents(
     tangents : list of arrays (K, out, in)
         K directions of change, computed together.
     products : Pass
-        Of `weights`.
+        Products of `weights`.
     scaled_weights : array, shape (1, N)
     scaled_weight_tangents : array, shape (K, 1, N)
         The change of w_i / N that goes with each direction.

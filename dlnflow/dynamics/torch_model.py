@@ -57,14 +57,14 @@ class TorchRun:
         "gd", "momentum" (0.9), "adam", "adamw" or "lion", as for `Run`. A class is a rule of your
         own with start, update and displacement, see `dlnflow.dynamics.optimizers.base`.
     learning_rate : float
-        Of every step, times the factor of `rate_schedule`.
+        It is that of every step, times the factor of `rate_schedule`.
     n_steps : int
         Length of the run.
     batch : int, optional
         Items per step, drawn without replacement and anew for every pass over the items; the order
         is `batches`, the one that `Run` has for the same seed. Default: all items.
     seed : int
-        Of the order of minibatches.
+        Seed of the order of minibatches.
     items : sequence of str, optional
         Names of the training items, all different. Default: item0, item1, ...
     queries : tuple (names, x, y), optional

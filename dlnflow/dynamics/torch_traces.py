@@ -35,9 +35,9 @@ def trace_problem(
     problem : TorchProblem
     points : mapping of step to weights
     watched : (inputs, targets)
-        Of `problem.watched`.
+        What `problem.watched` holds.
     names : sequence of str
-        Of what is watched.
+        Names of what is watched.
     kernel : str
     weights : array (N,), optional
         Item weights of the posterior. Default: all 1.

@@ -35,7 +35,7 @@ def write_page(
     traces : DataArray, dims (time, chain, draw, item)
         Loss traces with the coordinates row, position and token.
     classes : DataArray
-        Of the observed sequences (dims sequence, position, token_class), or of the items
+        Those of the observed sequences (dims sequence, position, token_class), or of the items
         (item, token_class); they may overlap.
     words : sequence of str, length K
         What every item spells. Nothing in it is markup to the page.

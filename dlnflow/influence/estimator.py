@@ -121,7 +121,7 @@ def estimator(
     Parameters
     ----------
     title, choice, page, needs
-        Of the record.
+        The fields of the record.
     **traits
         ``in_all`` and ``separate_times`` of the record, where they differ from the default.
 

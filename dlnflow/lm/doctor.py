@@ -58,7 +58,7 @@ def examine(folder: str | Path) -> list[Finding]:
     Parameters
     ----------
     folder : path
-        Of a run of `train`, of checkpoints ``step<N>/``, or of a store of loss traces.
+        A run of `train`, checkpoints ``step<N>/``, or a store of loss traces.
 
     Returns
     -------

@@ -88,7 +88,7 @@ def plan(
     Parameters
     ----------
     folder : path
-        Of the run.
+        Folder of the run.
     observe : {"text", "delimiters", "repeats"}
         Held-out rows, without those that occur in the training text as well, with structural
         classes; of these the rows with most delimiters; or sequences u u of disjoint frequent
@@ -288,7 +288,7 @@ def suggest(plan: Experiment, automatic: Automatic | None = None) -> Suggestion:
     plan : Experiment
         What is to be sampled.
     automatic : Automatic, optional
-        Of `sampler`, with what is given; default nothing.
+        What `sampler` returns for what is given; default: nothing is given.
 
     Returns
     -------

@@ -62,7 +62,7 @@ def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
 def of_text(traces: xr.DataArray | ClassSums, classes: xr.DataArray) -> dict[str, Figure]:
     """Draw figures 5 and 14, each also without pairs of one vocabulary id.
 
-    Of class sums, figure 5 alone: neighbours are single tokens.
+    Class sums give figure 5 alone, since neighbours are single tokens.
 
     Returns
     -------

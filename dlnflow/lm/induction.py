@@ -44,7 +44,7 @@ def repeated_sequences(
     n_sequences, period : int
         Number of sequences, and length of u.
     seed : int
-        Of the draw.
+        Seed of the draw.
     special : tuple of int
         Ids never drawn, those of the tokenizer's special tokens
         (`dlnflow.lm.data.spelling.special_ids`).

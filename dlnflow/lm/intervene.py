@@ -141,7 +141,7 @@ def intervene(
     choices : mapping of str to Window
         From `windows`, or chosen by hand.
     seeds : sequence of int
-        Of the weights and the data order.
+        Seeds of the weights and the data order.
     threshold : float
         Induction score, summed over the heads of the best layer, that counts as the transition.
     data : Data, optional

@@ -40,7 +40,7 @@ class InductionScore:
     layer, head : int
         Which head.
     name : str
-        Of the coordinate of the traces.
+        Name of the coordinate of the traces.
     """
 
     sequences: NDArray[np.int64] = field(repr=False)
@@ -77,7 +77,7 @@ class LogitDifference:
     right, wrong : int
         The two ids.
     name : str
-        Of the coordinate of the traces.
+        Name of the coordinate of the traces.
     """
 
     ids: NDArray[np.int64] = field(repr=False)

@@ -140,7 +140,7 @@ def two_sides(distinction: str, room: int) -> str:
     Parameters
     ----------
     distinction : str
-        Of a table of `dlnflow.analysis.explain_events`. Where it names no features, its items.
+        A distinction of `dlnflow.analysis.explain_events`. Where it names no features, its items.
     room : int
         Characters.
 
@@ -175,7 +175,7 @@ def spaced(
     marks : mapping of label to time
         The most important first.
     time : array
-        Of the record.
+        Times of the record.
     log : bool
         Whether the axis is logarithmic.
     first : labels

@@ -272,7 +272,7 @@ def name_ticks(
     axis : matplotlib Axes
     which : {"x", "y"}
     label : str
-        Of the axis; says which items are named.
+        Label of the axis; says which items are named.
     names : sequence of str
     offset : float
     """

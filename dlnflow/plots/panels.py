@@ -198,7 +198,7 @@ def draw_uncertainty(
         With `standard_error` (time,) and `verdict` (time,) among its coordinates; nothing is
         drawn for what is absent.
     color : str
-        Of the band.
+        Color of the band.
     time : {"flow_time", "time"}
         Coordinate on the horizontal axis.
     width : float
@@ -267,7 +267,7 @@ def scale_time(axis: Axes, time: FloatArray, log: bool) -> None:
     ----------
     axis : matplotlib Axes
     time : array
-        Of the record.
+        Times of the record.
     log : bool
     """
     if log:

@@ -128,7 +128,7 @@ def run(
     evaluator : Evaluator
         What is observed, where it does not come with the gradient.
     state
-        Of `kernel.init`, or the last of a run that is to be continued.
+        What `kernel.init` returns, or the last of a run that is to be continued.
     noise : Noise
         Random numbers of the chains.
     lengths : dict
@@ -203,7 +203,7 @@ def sample(
     Returns
     -------
     losses : Tensor, shape (C, draws, K)
-        Of the observed items.
+        Losses of the observed items.
     report : Report
         What the last state says.
     """
@@ -223,9 +223,9 @@ def traces_of(
     Parameters
     ----------
     losses : array, shape (T, C, draws, K)
-        Of the observed items.
+        Losses of the observed items.
     reports : sequence of Report
-        Of all chains, in the order of the losses.
+        Reports of all chains, in the order of the losses.
     time : array of int, shape (T,)
         Steps of the checkpoints.
     **labels

@@ -78,7 +78,7 @@ class FixedStep:
     kernel : Kernel
         Its `form` tells apart the forms of a step; a kernel that declares none is never captured.
     state
-        Of `kernel.init`; its tensors are those that are moved.
+        What `kernel.init` returns; its tensors are those that are moved.
     noise : Noise
         Random numbers, in tensors that stay where they are.
     repeated : Repeated

@@ -50,7 +50,7 @@ class Streams:
     size : int
         P, the number of parameters.
     dtype : torch.dtype
-        Of the numbers.
+        Type of the numbers.
     """
 
     def __init__(self, keys: Sequence[tuple[int, int, int]], size: int, dtype: torch.dtype):
@@ -96,7 +96,7 @@ class StepNoise:
     Parameters
     ----------
     key : (seed, checkpoint, chain)
-        Of the chain.
+        Key of the chain.
     like : Tensor, shape (1, P)
         Shape, type and device of the Gaussian numbers.
     """

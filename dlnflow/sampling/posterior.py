@@ -83,7 +83,7 @@ class Restricted:
     Parameters
     ----------
     evaluate : Evaluator
-        Of all entries.
+        Evaluator of all entries.
     center : Tensor, shape (C, P)
         Where the others stay.
     entries : Tensor of int, shape (S,)

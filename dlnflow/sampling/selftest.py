@@ -67,7 +67,7 @@ def selftest(
     chains : int
         Independent chains per Gaussian target; networks use an eighth.
     seed : int
-        Of starts and noise.
+        Seed of starts and noise.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
     relative : float
         eps_hat times the largest curvature.
     seed : int
-        Of the noise.
+        Seed of the noise.
 
     Returns
     -------

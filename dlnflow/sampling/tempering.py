@@ -80,7 +80,7 @@ class Ladder:
     Attributes
     ----------
     n_beta : array, shape (K,)
-        Of each rung.
+        The n_beta of each rung.
     weights : array, shape (K, N)
         Item weights of each rung.
     losses : array, shape (K, C, draws, N)

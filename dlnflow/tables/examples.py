@@ -67,7 +67,7 @@ def load(name: str, **options: object) -> Task:
     name : str
         One of `names`.
     **options
-        Of `Task.from_csv`, e.g. ``standardize=True``.
+        Options of `Task.from_csv`, e.g. ``standardize=True``.
 
     Returns
     -------

@@ -29,7 +29,7 @@ def rows_of(data: bytes, sheet: str | int | None) -> tuple[list[Row], list[str]]
     Parameters
     ----------
     data : bytes
-        Of the file.
+        Content of the file.
     sheet : str, int or None
         Name or number counted from 1; None: the first.
 

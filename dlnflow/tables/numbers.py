@@ -148,9 +148,9 @@ def read_cells(column: pd.Series, form: Format) -> tuple[FloatArray, Sequence[in
     Parameters
     ----------
     column : pandas.Series
-        Of numbers, truth values, or text that is not a pair of words.
+        It holds numbers, truth values, or text that is not a pair of words.
     form : Format
-        Of its text.
+        Form of its text.
 
     Returns
     -------

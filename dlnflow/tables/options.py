@@ -22,8 +22,8 @@ class ReadOptions:
     sep : str, optional
         What separates cells: one character, or "tab". Recognised: comma, semicolon, tab, bar.
     encoding : str, optional
-        Of a text file, e.g. "cp1252". Recognised: UTF-8, UTF-16 and UTF-32, and the Windows code
-        pages where they agree.
+        Encoding of a text file, e.g. "cp1252". Recognised: UTF-8, UTF-16 and UTF-32, and the
+        Windows code pages where they agree.
     header : bool, optional
         Whether the first line names the columns. Default: yes, unless it looks like data, which
         is refused.

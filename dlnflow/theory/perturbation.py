@@ -105,7 +105,7 @@ def derivative(
     Parameters
     ----------
     modes : Modes
-        Of the target S, shape (d_out, n_in).
+        Modes of the target S, shape (d_out, n_in).
     direction : array, shape (..., d_out, n_in)
         D, one or a stack.
     t, a0, tau, depth

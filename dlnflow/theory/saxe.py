@@ -162,7 +162,7 @@ def half_time(
     Returns
     -------
     array
-        Of the broadcast shape; 0 where a0 >= s/2 already, infinite where a0 = 0 < s.
+        It has the broadcast shape; 0 where a0 >= s/2 already, infinite where a0 = 0 < s.
 
     Raises
     ------

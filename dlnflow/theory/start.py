@@ -32,7 +32,7 @@ def matched_strength(weights: Sequence[FloatArray], modes: Modes) -> float:
     weights : sequence of arrays (out, in)
         W_1, ..., W_L.
     modes : Modes
-        Of the task.
+        Modes of the task.
 
     Returns
     -------

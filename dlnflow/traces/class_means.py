@@ -43,7 +43,7 @@ def class_means(
     Returns
     -------
     Estimated
-        Of the G classes; NaN errors with one chain.
+        Means of the G classes; errors are NaN with one chain.
     """
     weights = members / members.sum(0)
     value, chains = pooled @ weights, len(single)

@@ -50,7 +50,7 @@ class ClassSums(KeptSums):
         Arrays by name, as `of_checkpoint` gives them; a file that is opened when it is needed
         serves as well.
     attrs : dict
-        Of the loss traces.
+        Attributes of the loss traces.
     coords : mapping of str to (K,) array
         `row` and `token` of the items, as far as they are known.
     """

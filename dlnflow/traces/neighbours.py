@@ -53,7 +53,7 @@ def neighbours(
     differences : bool
         As in `groups`.
     seed : int
-        Of the random neighbours that give the chance level.
+        Seed of the random neighbours that give the chance level.
 
     Returns
     -------

@@ -49,7 +49,7 @@ class Corpus:
     documents : tuple of str
         In a fixed order.
     sha256 : str
-        Of all documents, each preceded by its length.
+        Hash of all documents, each preceded by its length.
     """
 
     name: str

@@ -319,7 +319,7 @@ def shapes(pieces: list[bytes | None], cjk: bool) -> Shapes:
     Returns
     -------
     Shapes
-        Of all ids.
+        Shapes of all ids.
     """
     n = len(pieces)
     t = Shapes(*(np.zeros(n, bool) for _ in range(7)), *(np.zeros((2, n), bool) for _ in range(2)))

@@ -65,7 +65,7 @@ class TrainingRun(RowVerbs):
     device : str
         Torch device.
     checkpoints : Checkpoints, optional
-        Of the run; the replay is compared with them, and a difference is warned of.
+        Checkpoints of the run; the replay is compared with them, and a difference is warned of.
 
     Raises
     ------

@@ -239,7 +239,7 @@ class Checkpoints:
         Returns
         -------
         transformers.PretrainedConfig
-            Of the architecture.
+            That of the architecture.
 
         Raises
         ------

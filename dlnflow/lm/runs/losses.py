@@ -155,11 +155,11 @@ def pieces(
     Parameters
     ----------
     device : torch.device
-        Of the model.
+        Device of the model.
     n_tokens, vocabulary : int
         Shape of all logits.
     dtype : torch.dtype
-        Of the hidden states.
+        Type of the hidden states.
 
     Returns
     -------

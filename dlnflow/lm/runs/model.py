@@ -43,7 +43,7 @@ class RunSettings:
     vocab_size : int
         Ids of the BPE that is trained on the corpus; 50304 uses a given tokenizer.
     layers, width, heads, context : int
-        Of the GPT-NeoX model; the MLP has 4 x `width`, rotary embeddings cover a quarter.
+        Sizes of the GPT-NeoX model; the MLP has 4 x `width`, rotary embeddings cover a quarter.
     rows, accumulate : int
         Sequences in each backward pass, and passes in each optimiser step.
     learning_rate, warmup, horizon, final_lr : float, int, int, float
@@ -59,7 +59,7 @@ class RunSettings:
     precision : str
         ``"bf16"`` (autocast) or ``"fp32"``.
     seed : int
-        Of the weights and the data order.
+        Seed of the weights and the data order.
     separator : str
         Token between documents: ``"auto"``, the one that ends texts in this tokenizer; its name; or
         ``"none"``, as in the files that Pythia was trained on.

@@ -39,7 +39,7 @@ def read_config(place: str, revision: str | None) -> PretrainedConfig:
     Returns
     -------
     transformers.PretrainedConfig
-        Of an architecture that transformers has: code that lies beside it is never run.
+        That of an architecture of transformers: code that lies beside it is never run.
 
     Raises
     ------

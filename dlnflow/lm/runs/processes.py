@@ -67,7 +67,7 @@ class Processes:
         Parameters
         ----------
         values : Tensor
-            Of every process.
+            Values of every process.
         after : int
             Steps taken so far, for the message.
 

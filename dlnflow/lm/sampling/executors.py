@@ -31,7 +31,7 @@ def executor(
         Address of a dask scheduler, e.g. ``"tcp://node1:8786"``. Its workers need this version of
         the package, and must see store and run under the same path.
     device : str
-        Of the chains: on ``"cuda"`` worker k takes GPU k modulo their number.
+        Device of the chains: on ``"cuda"`` worker k takes GPU k modulo their number.
 
     Yields
     ------

@@ -57,7 +57,7 @@ class Geometry:
     Attributes
     ----------
     step : int
-        Of the checkpoint.
+        Step of the checkpoint.
     loss : float
         Mean over the minibatches.
     curvature, negative, stiff_noise, noise : float
@@ -71,7 +71,7 @@ class Geometry:
     tokens : int
         Targets of a minibatch.
     n_parameters : int
-        Of those that move.
+        Number of those that move.
     """
 
     step: int

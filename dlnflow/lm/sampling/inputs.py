@@ -49,7 +49,7 @@ def keep(folder: Path, gradient: GradientData, observed: Observed) -> Inputs:
     Parameters
     ----------
     folder : Path
-        Of the store; what is written lies in ``inputs/``.
+        Folder of the store; what is written lies in ``inputs/``.
     gradient, observed : GradientData, Observed
         What chains need.
 

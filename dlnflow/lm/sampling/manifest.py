@@ -45,7 +45,7 @@ class Manifest:
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
     key : dict
         What all units share; JSON.
     contents : dict of int to dict

@@ -42,7 +42,7 @@ class Reader:
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
 
     Raises
     ------
@@ -378,7 +378,7 @@ def recorded_sampler(folder: Path, *, damaged: bool = False) -> dict[str, Any] |
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
     damaged : bool
         Return None where the manifest is damaged, instead of raising.
 

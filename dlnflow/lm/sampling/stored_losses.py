@@ -25,7 +25,7 @@ class StoredLosses(BackendArray):
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
     steps : sequence of int
         Checkpoints.
     shape : (int, int, int)
@@ -74,13 +74,13 @@ def lazy(
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
     steps : sequence of int
         Checkpoints.
     coords : mapping
         Names ("item") of the items, and what else is known of them.
     attrs : dict
-        Of the traces, with the numbers of chains and draws.
+        Attributes of the traces, with the numbers of chains and draws.
 
     Returns
     -------

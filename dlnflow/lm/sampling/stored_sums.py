@@ -55,7 +55,7 @@ class StoredSums(Sequence):
     Parameters
     ----------
     folder : Path
-        Of the store.
+        Folder of the store.
     steps : sequence of int
         Checkpoints.
     """

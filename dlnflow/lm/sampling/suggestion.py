@@ -77,7 +77,7 @@ class Pilot:
     Attributes
     ----------
     step : int
-        Of the checkpoint.
+        Step of the checkpoint.
     r_hat : float
         The largest of class means and their squared deviations.
     steps_per_draw : float
@@ -171,7 +171,7 @@ def suggest(
     gradient, observed : GradientData, Observed
         What will be sampled.
     classes : DataArray, dims (sequence, position, token_class)
-        Of the observed tokens; the pilot is judged by their mean losses.
+        Classes of the observed tokens; the pilot is judged by their mean losses.
     automatic : Automatic
         What is given, and how it is sampled.
     pilot : bool
@@ -302,7 +302,7 @@ def class_means(losses: xr.DataArray, classes: xr.DataArray) -> xr.DataArray:
     losses : DataArray, dims (time, chain, draw, item)
         Loss traces of sequences.
     classes : DataArray, dims (sequence, position, token_class)
-        Of the same sequences; position 0 has no loss.
+        Classes of the same sequences; position 0 has no loss.
 
     Returns
     -------

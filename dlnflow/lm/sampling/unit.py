@@ -221,8 +221,8 @@ class Job:
     inputs : Inputs
         Where the ids lie.
     attrs : dict, optional
-        Of the traces; if given, the draws of a checkpoint are replaced by class sums once all its
-        chains are complete.
+        Attributes of the traces; if given, the draws of a checkpoint are replaced by class sums
+        once all its chains are complete.
     """
 
     store: str

@@ -293,7 +293,7 @@ class ModuleEvaluator:
     options : EvaluationOptions
         Size of minibatches and of forward passes.
     streams : sequence of torch.Generator
-        Of the minibatches, one per chain.
+        Generators of the minibatches, one per chain.
     """
 
     def __init__(
