@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from dlnflow import checks
 from dlnflow.dynamics.optimizers import OPTIMIZERS, Traits
 from dlnflow.dynamics.torch_graphs import tensors_in
+from dlnflow.dynamics.torch_kernels import differentiable
 from dlnflow.dynamics.torch_losses import LOSSES, ItemLoss
 from dlnflow.dynamics.torch_steps import Pair, started
 
@@ -61,6 +61,8 @@ def copied_model(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given
+    _require_plain(model)
     for name, module in model.named_modules():
         if module.training and _varies(module):
             raise ValueError(
@@ -86,6 +88,26 @@ def copied_model(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
             raise ValueError(f"`model` must have finite weights; {name} holds NaN or infinity.")
     trained.requires_grad_(False)
     return trained, {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _require_plain(model: nn.Module) -> None:
+    """Refuse modules whose weights cannot be replaced, and weights that are not there yet."""
+    way_out = {
+        nn.DataParallel: "Give its `module`.",
+        nn.parallel.DistributedDataParallel: "Give its `module`.",
+        torch.jit.ScriptModule: "Give the module that was scripted.",
+    }
+    for kind, way in way_out.items():
+        if isinstance(model, kind):
+            raise ValueError(
+                f"`model` is a {type(model).__name__}, whose weights cannot be replaced. {way}"
+            )
+    for name, part in model.named_parameters():
+        if isinstance(part, nn.parameter.UninitializedParameter) or part.is_meta:
+            raise ValueError(
+                f"`model` has weights without values ({name}). Call it once on `x` if it is lazy, "
+                "or move it from the meta device with to_empty and initialise it."
+            )
 
 
 def _varies(module: nn.Module) -> bool:
@@ -161,7 +183,7 @@ def require_losses(
         no derivative, or the model does not give the same twice.
     """
     before = {name: part.clone() for name, part in model.named_buffers()}
-    output, repeated = (functional_call(model, weights, (pair[0],)) for _ in range(2))
+    output, repeated = (_outputs(model, weights, pair[0]) for _ in range(2))
     if not isinstance(output, Tensor):
         raise ValueError(f"`model` must return one tensor, got {type(output).__name__}.")
     changed = [n for n, part in model.named_buffers() if not torch.equal(part, before[n])]
@@ -182,7 +204,7 @@ def require_losses(
         )
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("`loss` must be finite for the initial weights; it is NaN or infinite.")
-    alone = function(functional_call(model, weights, (pair[0][:1],)), pair[1][:1])
+    alone = function(_outputs(model, weights, pair[0][:1]), pair[1][:1])
     if alone.shape != (1,) or not torch.allclose(alone, losses[:1], rtol=SAME, atol=1e-6):
         raise ValueError(
             "`loss` of an item must not depend on the other items of its batch: the first is "
@@ -190,6 +212,18 @@ def require_losses(
             "or layers that mix items, do that."
         )
     _require_derivative(model, weights, function, pair)
+
+
+def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Any:
+    """Return the model's outputs; say on what it failed."""
+    try:
+        with differentiable():
+            return functional_call(model, weights, (x,))
+    except Exception as error:  # whatever a model's own code raises
+        raise ValueError(
+            f"`model` cannot be evaluated on `data`, inputs of shape {tuple(x.shape)} and "
+            f"{x.dtype}: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _require_targets(loss: str | ItemLoss, output: Tensor, target: Tensor) -> None:
@@ -223,18 +257,29 @@ def _require_targets(loss: str | ItemLoss, output: Tensor, target: Tensor) -> No
 def _require_derivative(
     model: nn.Module, weights: dict[str, Tensor], function: ItemLoss, pair: Pair
 ) -> None:
-    """Refuse losses through which no derivative passes."""
+    """Refuse losses through which no derivative passes, or no second one, or not in a batch."""
 
-    def losses(weights: dict[str, Tensor]) -> Tensor:
-        return function(functional_call(model, weights, (pair[0],)), pair[1])
+    def losses(weights: dict[str, Tensor], count: int | None = None) -> Tensor:
+        return function(functional_call(model, weights, (pair[0][:count],)), pair[1][:count])
+
+    def first(weights: dict[str, Tensor]) -> Tensor:
+        return losses(weights, 1).sum()
+
+    def product(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return jvp(grad(first), (weights,), (weights,))[1]
 
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # as in training: fused attention has no jvp
+        with differentiable():  # as in training
             moved = jvp(losses, (weights,), (dict(weights),))[1]
-    except (NotImplementedError, RuntimeError) as error:
+            networks = {name: part[None] for name, part in weights.items()}
+            for derivative in (first, grad(first), product):  # some have rules of their own
+                vmap(derivative)(networks)
+    except Exception as error:  # whatever a model's own code raises
         raise ValueError(
-            "`model` or `loss` cannot be differentiated by torch.func: "
-            f"{str(error).splitlines()[0]}"
+            "`model` or `loss` cannot be differentiated twice and batched by torch.func: "
+            f"{str(error).splitlines()[0]} Replace what that names by operations that can: "
+            "Embedding and a mean for EmbeddingBag, a loop over Linear layers for LSTM and GRU, a "
+            "plain weight for weight_norm."
         ) from error
     if not bool(torch.isfinite(moved).all()):
         raise ValueError("`loss` has a derivative that is not finite at the initial weights.")
@@ -251,7 +296,7 @@ def require_moving(
         Naming them.
     """
     leaves = {name: part.clone().requires_grad_() for name, part in weights.items()}
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), differentiable():
         total = item_loss_of(loss)(functional_call(model, leaves, (pair[0],)), pair[1]).sum()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     still = [name for name, part in zip(leaves, found, strict=True) if part is None]

@@ -11,7 +11,7 @@ ItemLoss = Callable[[Tensor, Tensor], Tensor]
 
 def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
     """1/2 |y - f(x)|^2 per item."""
-    return 0.5 * (target - output).flatten(1).square().sum(1)
+    return 0.5 * (target - output).reshape(len(output), -1).square().sum(1)
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support import FloatArray
 from dlnflow.dynamics import torch_losses
+from dlnflow.dynamics.torch_kernels import differentiable
 from dlnflow.dynamics.torch_steps import Tensors, TorchProblem, numbers
 
 RESIDUAL = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -141,7 +141,7 @@ class Operator:
     def _applied(self, operator: Any, rows: FloatArray) -> FloatArray:
         """Return an operator times every row, so many rows at once as fit."""
         result = np.empty_like(rows)
-        with sdpa_kernel(SDPBackend.MATH):
+        with differentiable():
             for chosen in self._problem.turns(len(rows), self._each, least=len(rows)):
                 columns = torch.as_tensor(rows[chosen].T).to(self._like)
                 result[chosen] = numbers(operator @ columns).T

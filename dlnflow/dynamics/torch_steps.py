@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow._support import FloatArray, IntArray
 from dlnflow._support.progress import Progress
@@ -25,6 +24,7 @@ from dlnflow.dynamics import torch_memory
 from dlnflow.dynamics.loops import DIVERGENCE_FACTOR, DivergenceError
 from dlnflow.dynamics.schedule import Schedule
 from dlnflow.dynamics.torch_graphs import Graph
+from dlnflow.dynamics.torch_kernels import differentiable
 
 Tensors = list[Tensor]
 TorchState = dict[str, Any]
@@ -86,7 +86,7 @@ class TorchProblem:
     def outputs(self, weights: Tensors, x: Tensor) -> Tensor:
         """Outputs of the module."""
         named = dict(zip(self.weights, weights, strict=True))
-        with sdpa_kernel(SDPBackend.MATH):  # the one attention that can be derived twice
+        with differentiable():
             return functional_call(self.model, named, (x,))
 
     def losses(self, weights: Tensors, pair: Pair) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlnflow.dynamics.schedule import Schedule
+from dlnflow.dynamics.torch_kernels import differentiable
 from dlnflow.sampling import Settings, sample
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def trace_problem(
         watched = (*watched, torch.ones(len(watched[0])).to(factors))
     model = problem.model.eval().requires_grad_(True)  # the run's own copy
     common = {**model.state_dict(), **dict(model.named_buffers())}
-    with sdpa_kernel(SDPBackend.MATH):  # the one attention that many chains can share
+    with differentiable():  # by kernels that many chains can share
         return sample(
             model,
             training,

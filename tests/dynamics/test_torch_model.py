@@ -532,3 +532,85 @@ def test_what_is_no_module_or_has_wrong_weights_is_refused():
 def test_the_package_loads_no_torch():
     code = "import sys, dlnflow; assert 'torch' not in sys.modules; dlnflow.TorchRun"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class LastOutput(nn.Module):
+    """A recurrent layer and a linear map of its last output."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.out = layer, nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.out(self.layer(x)[0][:, -1])
+
+
+class Cells(nn.Module):
+    """A gated layer written out as a loop over linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.out = nn.Linear(9, 18), nn.Linear(6, 2)
+
+    def forward(self, x):
+        hidden = memory = x.new_zeros(len(x), 6)
+        for part in x.unbind(1):
+            keep, show, new = self.gates(torch.cat([part, hidden], 1)).chunk(3, 1)
+            memory = keep.sigmoid() * memory + new.tanh()
+            hidden = show.sigmoid() * memory.tanh()
+        return self.out(hidden)
+
+
+class Encoder(nn.Module):
+    """A transformer layer of torch, for which eval() chooses a fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.layer = nn.TransformerEncoderLayer(6, 2, 12, dropout=0.1, batch_first=True)
+
+    def forward(self, x):
+        return self.out(self.layer(self.embed(x)).mean(1))
+
+
+SEQUENCES = GENERATOR.normal(size=(5, 4, 3)), GENERATOR.normal(size=(5, 2))
+
+
+@pytest.mark.parametrize("make", [Cells, Encoder])
+@pytest.mark.parametrize("optimizer", ["gd", "adam"])
+def test_gates_and_fused_transformer_layers_have_exact_derivatives(make, optimizer):
+    torch.manual_seed(0)
+    model = make().double().eval()
+    run = dln.TorchRun(model, SEQUENCES, optimizer=optimizer, learning_rate=0.05, n_steps=6)
+    exact, expected = dln.influence.tangent(run, [6]).values, differences(run, [6])
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    assert torch.backends.mha.get_fastpath_enabled()  # as it was before
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (LastOutput(nn.LSTM(3, 6, batch_first=True)), "a loop over Linear"),
+        (LastOutput(nn.GRU(3, 6, batch_first=True)), "for LSTM and GRU"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), "weights without values.*Call it once"),
+        (nn.DataParallel(nn.Linear(3, 2)), "Give its `module`"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), r"shape \(5, 4, 3\).*cannot be multiplied"),
+    ],
+    ids=["lstm", "gru", "lazy", "parallel", "shapes"],
+)
+def test_models_that_cannot_be_batched_or_called_are_refused_before_training(model, message):
+    with pytest.raises(ValueError, match=message):
+        dln.TorchRun(model.double(), SEQUENCES, learning_rate=0.1, n_steps=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_a_model_of_one_number_an_item_and_a_compiled_one_are_taken():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    options = {"learning_rate": 0.1, "n_steps": 5}
+    one = dln.TorchRun(plain, (X, Y[:, 0]), **options)
+    two = dln.TorchRun(plain[0], (X, Y[:, :1]), **options)
+    found = [dln.influence.tangent(run, [5]).values for run in (one, two)]
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    compiled = dln.TorchRun(torch.compile(plain), (X, Y[:, 0]), **options)
+    assert list(compiled.problem.weights) == list(one.problem.weights)
