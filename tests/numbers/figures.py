@@ -9,11 +9,17 @@ from paper_figures._data import Scale
 
 MODELS = ("ReLU", "digits", "attention", "language")
 """Order of the models in cells of figure `bif_against_exact`."""
-AGREEMENT = {
-    "gradient kernel": "exact BIF, gradient kernel",
-    "damped influence": "exact BIF, damped influence",
-    "leave-one-out": "exact BIF, leave-one-out",
+DIGITS = {
+    "derivative and retraining, all times: Pearson": ["retraining.pearson"],
+    "pairs that harm each other at step 8, 60, 400": [f"harm at {t}" for t in (8, 60, 400)],
+    "pairs that change sign": ["flips"],
+    "influence and confusions at step 60, 400: Pearson": ["confusion at 60", "confusion at 400"],
+    "size, over that on the own class, at step 8, 60, 400": [
+        f"others over own at {t}" for t in (8, 60, 400)
+    ],
+    "digits that are classified right at the end": ["accuracy"],
 }
+"""Row of the table of figure `digits` -> its claims."""
 
 
 @cache
@@ -27,6 +33,11 @@ def expected(name):
 def drawn(name):
     """Numbers of a figure drawn anew at paper scale."""
     return importlib.import_module(f"paper_figures.{name}").draw(Scale.paper)[1]
+
+
+def networks():
+    """Measures of all networks of figure `nonlinear` at paper scale."""
+    return importlib.import_module("paper_figures.nonlinear").measures(Scale.paper)
 
 
 def of_models(estimator, quantity):
