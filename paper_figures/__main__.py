@@ -36,6 +36,7 @@ TOY: dict[int | str, str] = {
     "llc_over_training": "llc_over_training",
     "map": "map",
     "free_energy": "free_energy",
+    "curriculum": "curriculum",
 }
 """Number of the figure in the paper, or a name, and the module that draws it."""
 ALONE = {1, 6, 12, "bif_limits", "selftest", "free_energy"}

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,10 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from dlnflow._support import IntArray
 from dlnflow.analysis.sweep import PAPER_GRID
 from dlnflow.plots import influence_plots, panels
 from dlnflow.sampling import sweep
-from paper_figures import _data, _localized, _scores, _style
+from dlnflow.theory.rlct import learning_coefficient
+from paper_figures import _data, _landscape, _localized, _results, _scores, _style
 
 GRIDS: dict[_data.Scale, dict[str, Sequence[float]]] = {
     _data.Scale.quick: {
@@ -29,22 +30,35 @@ GRIDS: dict[_data.Scale, dict[str, Sequence[float]]] = {
         "n_beta": (1e1, 1e3, 1e4),
         "localization": (1e2, 1e4, 1e5, 1e6),
     },
-    _data.Scale.paper: PAPER_GRID,
+    _data.Scale.paper: {
+        **{name: PAPER_GRID[name] for name in ("step_size", "n_beta", "localization")},
+        "decay": (0.8, 0.95),
+        "stability": (1e-3, 1e-2, 1e-1),
+    },
 }
 SLICE = {
     _data.Scale.quick: {"chains": 2, "draws": 200, "decay": 0.95, "stability": 0.1},
-    _data.Scale.paper: {"chains": 4, "draws": 1000, "decay": 0.95, "stability": 0.1},
+    _data.Scale.paper: {"chains": 4, "draws": 400, "decay": 0.95, "stability": 0.1},
 }
 """What the heat maps hold fixed; quick runs nothing else. The paper does not state its choice."""
-FOLDER = Path(__file__).parent / "out" / "fig06_sweep"
-"""One file per setting of the full grid: an interrupted run goes on where it stopped."""
+EVERY = {_data.Scale.quick: 1, _data.Scale.paper: 3}
+"""Of the checkpoints of `_localized`."""
+FOLDER = "fig06_sweep"
+"""In the folder of the figures, one file per setting of the paper scale: an interrupted run goes on
+where it stopped, and a finished one is drawn anew in seconds."""
+MATCHED = 0.2
+"""Largest relative error of a learning coefficient that counts as right."""
 TOLERATED = 0.5
 """Share of checkpoints that may fail R-hat: the largest of 16 fails now and then by chance, and
 chains that do not reach their posterior fail nearly everywhere."""
+LLC_RANGE = (1e-3, 30.0)
+"""Shares of the exact coefficient that are drawn; what is beyond stands at the ends."""
 BETA_COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
 STATES = {"refused": "0.88", "diverged": "0.6"}
 """Settings without a result, and their grey."""
 STATE_NAMES = ("mixed", "not mixed", *STATES)
+TRUTH = learning_coefficient((8, _data.HIDDEN, 15), 8).coefficient
+"""Exact, of the trained network: 60."""
 COLD = 1e6
 """n beta of the closed form, where the posterior is Gaussian."""
 MARKS = {
@@ -77,32 +91,40 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         bar = upper.colorbar(image, ax=list(maps), pad=0.01, fraction=0.05)
         bar.set_label("median Pearson\nwith leave-one-out")
         _key(upper)
-        below = lower.subplots()
-        _all_settings(below, table, marks)
-        _style.letters([*maps, below])
-    return figure, _measured(table, marks)
+        below = lower.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
+        _all_settings(below[0], table, marks)
+        _coefficients(below[1], table)
+        _style.letters([*maps, *below])
+    return figure, _measured(table, marks) | _narrowed(table) | _smooth(table, scale)
 
 
 @cache
 def scored(scale: _data.Scale) -> pd.DataFrame:
     """Return one row per setting, with its score, state and how long its chains are."""
-    steps = _localized.steps(scale)
+    steps, grid = _steps(scale), GRIDS[scale]
     options: dict[str, Any] = {
         "references": [_data.influence(scale, "leave_one_out").sel(time=steps)],
+        "coefficient_at": _data.run().n_steps,
         "kernel": "rmsprop_sgld",
         "burn_in": 0,
     }
-    if scale is _data.Scale.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            fixed = SLICE[scale] | options
+    options |= {name: value for name, value in SLICE[scale].items() if name not in grid}
+    with tempfile.TemporaryDirectory() as folder:
+        if scale is _data.Scale.quick or not _results.OUT:
             with warnings.catch_warnings():
                 _quiet()
-                table = sweep(_data.run(), steps, GRIDS[scale], folder, **fixed)
-    else:
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-        with ProcessPoolExecutor(mp_context=context, initializer=_one_thread) as pool:
-            table = sweep(_data.run(), steps, GRIDS[scale], FOLDER, executor=pool, **options)
+                table = sweep(_data.run(), steps, grid, folder, **options)
+        else:
+            context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
+            kept = _results.OUT[0] / FOLDER
+            with ProcessPoolExecutor(mp_context=context, initializer=_one_thread) as pool:
+                table = sweep(_data.run(), steps, grid, kept, executor=pool, **options)
     return _judged(table)
+
+
+def _steps(scale: _data.Scale) -> IntArray:
+    """Return the checkpoints of the sweep."""
+    return _localized.steps(scale)[EVERY[scale] - 1 :: EVERY[scale]]
 
 
 def _quiet() -> None:
@@ -130,19 +152,21 @@ def _judged(table: pd.DataFrame) -> pd.DataFrame:
     # eps_hat is at most eps / stability, and a flat direction relaxes in 2 / (eps_hat gamma).
     per_step = table["step_size"] / table["stability"] * table["localization"] / 2
     table["relaxations"] = table["draws"] * per_step
+    table["matched"] = abs(table["llc"].astype(float) / TRUTH - 1) <= MATCHED
     return table
 
 
 @cache
 def references(scale: _data.Scale) -> dict[str, float]:
     """Return the median Pearson with leave-one-out of what needs no sampling."""
-    steps = _localized.steps(scale)
+    steps = _steps(scale)
     retrained = _data.influence(scale, "leave_one_out").sel(time=steps)
     gaussian = _localized.exact(scale, COLD).sel(localization=slice(_localized.HELD, None))
+    gaussian = gaussian.sel(time=steps)
     return {
         "tangent": _scores.median(_data.influence(scale, "tangent").sel(time=steps), retrained),
         "laplace_bif": max(_scores.median(row, retrained) for row in gaussian),
-        "gradient_kernel": _scores.median(_localized.kernel(scale), retrained),
+        "gradient_kernel": _scores.median(_localized.kernel(scale).sel(time=steps), retrained),
     }
 
 
@@ -219,7 +243,7 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
         axis.axhline(value, color="black", linewidth=0.8, linestyle=(0, (4, 1.6)), zorder=0)
         axis.annotate(
             f"{MARKS[name]} {value:.2f}",
-            (0.53, value),
+            (0, value),
             xycoords=("axes fraction", "data"),
             xytext=(3, shift),
             textcoords="offset points",
@@ -244,7 +268,7 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
         ylim=(-0.5, 1.05),
         xlim=(shown.min() / 2, shown.max() * 2.5),
         ylabel="median Pearson\nwith leave-one-out",
-        xlabel="relaxation times of a flat direction in one chain, "
+        xlabel="relaxation times of a flat direction in one chain,\n"
         "$\\epsilon\\gamma\\,\\times$ draws / 2a (colours are set side by side)",
     )
     handles, _ = axis.get_legend_handles_labels()
@@ -263,6 +287,49 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
     axis.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=5, **_style.LEGEND
     )
+
+
+def _coefficients(axis: Axes, table: pd.DataFrame) -> None:
+    """Score against the learning coefficient that the same setting finds; filled: mixed."""
+    axis.axvspan(1 - MATCHED, 1 + MATCHED, color="0.9", linewidth=0)
+    axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    share = (table["llc"].astype(float) / TRUTH).clip(*LLC_RANGE)
+    size = 4.2 if len(table) < 200 else 1.6
+    for n_beta, color in zip(sorted(table["n_beta"].unique()), BETA_COLORS, strict=False):
+        for state, face in (("mixed", color), ("not mixed", "none")):
+            rows = (table["n_beta"] == n_beta) & (table["state"] == state)
+            axis.plot(
+                share[rows], table["leave_one_out"][rows].astype(float), "o", color=color,
+                markerfacecolor=face, markersize=size,
+            )  # fmt: skip
+    axis.set(xscale="log", xlim=(LLC_RANGE[0] / 1.5, LLC_RANGE[1] * 1.5))
+    axis.set_xlabel("learning coefficient found / exact\n(ends: that or beyond)")
+
+
+def _narrowed(table: pd.DataFrame) -> dict[str, float]:
+    """Return what the paper's first step keeps, and how that scores."""
+    usable = table[~table["state"].isin(list(STATES))]
+    score, matched = usable["leave_one_out"].astype(float), usable["matched"]
+    best = usable.loc[score.idxmax()]
+    return {
+        "matched": float(matched.sum()),
+        "matched.share": float(matched.sum() / len(table)),
+        "matched.best": float(score[matched].max()),
+        "matched.median": float(score[matched].median()),
+        "unmatched.median": float(score[~matched].median()),
+        "matched.share_mixed": float((usable["state"][matched] == "mixed").mean()),
+        "llc_of_best": float(best["llc"] / TRUTH),
+    }
+
+
+def _smooth(table: pd.DataFrame, scale: _data.Scale) -> dict[str, float]:
+    """Return how alike neighbouring settings score: of all with a score, and of those that mix."""
+    usable = table[~table["state"].isin(list(STATES))]
+    claims = {}
+    for name, rows in (("all", usable), ("mixed", usable[usable["state"] == "mixed"])):
+        found = _landscape.smoothness(rows, list(GRIDS[scale]), "leave_one_out")
+        claims |= {f"smooth.{name}.{key}": float(v) for key, v in found._asdict().items()}
+    return claims
 
 
 def _measured(table: pd.DataFrame, marks: dict[str, float]) -> dict[str, float]:

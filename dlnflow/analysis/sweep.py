@@ -29,6 +29,7 @@ from dlnflow._support.shared_folder import WorkFolder
 from dlnflow.dynamics import Dynamics
 from dlnflow.sampling.linear_run import trace_run
 from dlnflow.sampling.settings import REVISION, Settings
+from dlnflow.traces import llc
 
 Reference = str | xr.DataArray
 """Name of an estimator, or an influence array."""
@@ -84,14 +85,18 @@ def sweep(
     part : (int, int)
         Only every n-th setting from the k-th on is run, (k, n), beside calls for the others.
     **fixed
-        Options shared by all settings, e.g. kernel="rmsprop_sgld", normalised=True.
+        Options shared by all settings, e.g. kernel="rmsprop_sgld", normalised=True. Besides,
+        coefficient_at=STEP: a checkpoint at which every setting also estimates the learning
+        coefficient, whose truth is `dlnflow.rlct.learning_coefficient` where the network is
+        trained.
 
     Returns
     -------
     pandas.DataFrame
         One row per setting, after a part of those that are there: the options, `<reference>` and
         `<reference>_pooled`, the number of checkpoints per verdict, the largest `relative_step`
-        (see `bif`) of kernels that have one, and `error` where a setting was refused.
+        (see `bif`) of kernels that have one, and `error` where a setting was refused. With
+        `coefficient_at`: `llc`, `llc_error` and `llc_verdict`.
 
     Raises
     ------
@@ -100,6 +105,9 @@ def sweep(
         or a reference is unknown, named twice or lacks steps or items.
     """
     _check_grid(grid)
+    coefficient_at = fixed.pop("coefficient_at", None)
+    if coefficient_at is not None:
+        coefficient_at = int(checks.recorded_steps([coefficient_at], run.n_steps)[0])
     twice = sorted(set(grid) & set(fixed))
     if twice:
         raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
@@ -115,7 +123,8 @@ def sweep(
             tuple(steps.tolist()),
             setting,
             truth,
-            shared.folder / f"{_key(run, steps, setting, truth)}.json",
+            shared.folder / f"{_key(run, steps, setting, truth, coefficient_at)}.json",
+            coefficient_at,
         )
         for setting in settings
     ]
@@ -136,6 +145,7 @@ class SettingJob:
     setting: Mapping[str, Any]
     truth: Mapping[str, xr.DataArray | Path]
     path: Path
+    coefficient_at: int | None = None
 
     @property
     def claim(self) -> Path:
@@ -151,7 +161,8 @@ class SettingJob:
         truth = {
             name: _loaded(one) if isinstance(one, Path) else one for name, one in self.truth.items()
         }
-        _score(self.run, np.asarray(self.steps), self.setting, truth, self.path)
+        steps = np.asarray(self.steps)
+        _score(self.run, steps, self.setting, truth, self.coefficient_at, self.path)
 
 
 def _by_reference(folder: Path, truth: Mapping[str, xr.DataArray]) -> dict[str, Path]:
@@ -196,10 +207,15 @@ def _read(path: Path, setting: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _key(
-    run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any], truth: Mapping[str, xr.DataArray]
+    run: Dynamics,
+    steps: ArrayLike,
+    setting: Mapping[str, Any],
+    truth: Mapping[str, xr.DataArray],
+    coefficient_at: int | None,
 ) -> str:
     """Return a name of the setting, the run, its data, steps, references and the revision."""
     about = [REVISION, repr(run), np.asarray(steps).tolist(), _plain(setting)]
+    about += [] if coefficient_at is None else [coefficient_at]
     text = json.dumps(about, sort_keys=True)
     digest = hashlib.sha256(text.encode())
     digest.update(json.dumps(sorted(truth)).encode())
@@ -214,6 +230,7 @@ def _score(
     steps: ArrayLike,
     setting: Mapping[str, Any],
     truth: Mapping[str, xr.DataArray],
+    coefficient_at: int | None,
     path: Path,
 ) -> None:
     """Sample one setting, correlate, write the file."""
@@ -231,11 +248,31 @@ def _score(
             row["relative_step"] = largest if np.isfinite(largest) else None  # all diverged
         names, counts = np.unique(found.verdict.values, return_counts=True)
         row |= {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+        if coefficient_at is not None:
+            row |= _coefficient(run, coefficient_at, setting)
     write_json(path, row)
 
 
 def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.DataArray:
-    """Return the BIF of one setting; what neither `bif` nor `Settings` knows is the kernel's."""
+    """Return the BIF of one setting."""
+    return influence.bif(run, steps, **({"errors": False} | _options(setting)))
+
+
+def _coefficient(run: Dynamics, step: int, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the learning coefficient that one setting finds at a checkpoint."""
+    its_own = {*signature(trace_run).parameters, *Settings.__dataclass_fields__}
+    given = {k: v for k, v in _options(setting).items() if k in its_own}
+    found = llc(trace_run(run, [step], **given))
+    value, error = float(found.llc[0]), float(found.standard_error[0])
+    return {
+        "llc": value if np.isfinite(value) else None,
+        "llc_error": error if np.isfinite(error) else None,
+        "llc_verdict": str(found.verdict.values[0]),
+    }
+
+
+def _options(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting as `bif` takes it; what neither it nor `Settings` knows is the kernel's."""
     known = {
         *signature(influence.bif).parameters,
         *signature(trace_run).parameters,
@@ -244,8 +281,7 @@ def _sampled(run: Dynamics, steps: ArrayLike, setting: Mapping[str, Any]) -> xr.
     rest = {k: v for k, v in setting.items() if k in known}
     options = {k: v for k, v in setting.items() if k not in known}
     rest["kernel_options"] = dict(rest.get("kernel_options", {})) | options
-    rest = {"errors": False} | rest  # scores need values and verdicts only
-    return influence.bif(run, steps, **rest)
+    return rest
 
 
 def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str, float | None]:

@@ -78,6 +78,61 @@ def coefficients(s: FloatArray, times: FloatArray, a0: float, depth: int, null: 
     return (matrices + matrices.mT) / 2
 
 
+def kernel(s: FloatArray, times: FloatArray, at: float, a0: float) -> FloatArray:
+    """Response at one time to the weight of an item at others, two layers: d A_ab(at) / dt.
+
+        [ (g_a + g_b)^+ Phi_s^+ / Phi_s (a_a + a_b)(g_a + g_b) / 2
+          + (g_a - g_b)^+ Phi_w^+ / Phi_w (a_a + a_b)(g_a - g_b) / 2 ] / 2,
+        Phi_s = sqrt(a_a g_a a_b g_b),    Phi_w = (a_a + a_b) sqrt(g_a g_b / (a_a a_b)),
+
+    where + marks the time `at`. Its integral from 0 to `at` is `coefficients`; over a window it is
+    the response to a weight that is changed in the window only.
+
+    Parameters
+    ----------
+    s : array, shape (r,)
+        Distinct singular values, > a0.
+    times : array, shape (T,)
+        Flow times from 0 to `at`.
+    at : float
+        Flow time at which the losses are measured.
+    a0 : float
+        Initial strength of every mode.
+
+    Returns
+    -------
+    array, shape (T, r, r)
+        Symmetric. The influence of i on q at that time is - sum_ab A_ab P_a[q, i] P_b[q, i], P_a
+        the projector onto the input modes of strength s_a.
+
+    Raises
+    ------
+    ValueError
+        If a time is outside [0, at], or a0 is not below all s.
+    """
+    times = np.asarray(times, float)
+    if np.any((times < 0) | (times > at)):
+        raise ValueError(f"`times` must lie between 0 and `at` = {at:g}.")
+    if not np.all(s > a0):
+        raise ValueError(f"`a0` = {a0:g} must be below all singular values, {s.min():g} and above.")
+
+    def pairs(t: FloatArray) -> tuple[FloatArray, ...]:
+        m = mode_strength_derivatives(np.asarray(t)[..., None], s, a0, depth=2)
+        a, g = m.a, m.gap
+        total = a[..., :, None] + a[..., None, :]
+        log_s, log_w = 0.5 * (np.log(a) + np.log(g)), 0.5 * (np.log(g) - np.log(a))
+        both, apart = (g[..., :, None] + sign * g[..., None, :] for sign in (1, -1))
+        phi_s = log_s[..., :, None] + log_s[..., None, :]
+        phi_w = np.log(total) + log_w[..., :, None] + log_w[..., None, :]
+        return total, both, apart, phi_s, phi_w
+
+    total, both, apart, phi_s, phi_w = pairs(times)
+    _, both_end, apart_end, end_s, end_w = pairs(at)
+    return (total / 4) * (
+        both_end * np.exp(end_s - phi_s) * both + apart_end * np.exp(end_w - phi_w) * apart
+    )
+
+
 def _pair_rates(a: FloatArray, depth: int) -> tuple[FloatArray, FloatArray]:
     """c_jk = sum_n b_j^n b_k^(L-1-n) and A_j = sum_n (n + 1) b_j^n b_k^(L-2-n) / c_jk."""
     b = a ** (2 / depth)

@@ -5,6 +5,7 @@ import pytest
 
 import dlnflow as dln
 from dlnflow.influence import analytic, closed_form
+from dlnflow.theory import coupled
 from tests.influence.test_analytic import aligned_weights, assert_close, frame
 
 
@@ -49,3 +50,37 @@ def test_exact_response_refuses_targets_that_inputs_cannot_make():
         analytic(run, [5], response="exact")
     with pytest.raises(ValueError, match="`response`"):
         analytic(run, [5], response="exakt")
+
+
+@pytest.mark.parametrize("at", [0.5, 2.5, 4.0, 8.0])
+@pytest.mark.parametrize("a0", [2.5e-5, 1e-2])
+def test_the_kernel_adds_up_to_the_response(at, a0):
+    """Gauss-Legendre over all times against the integrated equations."""
+    s = np.sqrt([15.0, 7.0, 3.0, 1.0])
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    found = coupled.kernel(s, at * (nodes + 1) / 2, at, a0)
+    whole = np.einsum("tab,t->ab", found, weights) * at / 2
+    exact = coupled.coefficients(s, np.array([0.0, at]), a0, 2, False)[-1]
+    assert_close(whole, exact, 1e-9)
+
+
+def test_the_kernel_is_the_effect_of_one_step_of_an_aligned_run(monkeypatch):
+    """Per step of gradient descent, whose steps are small, at every step of a short window."""
+    task, a0 = dln.semantic_hierarchy(levels=3), 1e-2
+    run = dln.Run(task, hidden=9, n_steps=4000, learning_rate=0.002)
+    monkeypatch.setitem(run.__dict__, "_initial", aligned_weights(task, 2, 9, a0))
+    steps = np.array([300, 900, 1500])
+    truth = dln.influence.per_step(run, steps, at=2000).values
+    unit = float(run.flow_time([1])[0])
+    modes = task.modes
+    found = coupled.kernel(modes.distinct, (steps + 0.5) * unit, 2000 * unit, a0)
+    shared = modes.projectors()
+    effect = -np.einsum("tab,aqi,bqi->tqi", found, shared, shared) * unit
+    assert_close(effect, truth, 0.02)
+
+
+def test_a_kernel_outside_of_its_times_is_refused():
+    with pytest.raises(ValueError, match="`times` must lie between 0 and `at` = 1"):
+        coupled.kernel(np.ones(1), [2.0], 1.0, 1e-2)
+    with pytest.raises(ValueError, match="`a0` = 2 must be below"):
+        coupled.kernel(np.ones(1), [0.5], 1.0, 2.0)

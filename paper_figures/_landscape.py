@@ -1,0 +1,69 @@
+"""A sweep as a landscape: what the score of a setting says about those of its neighbours."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dlnflow._support import FloatArray, IntArray
+
+SHUFFLES = 400
+
+
+class Smoothness(NamedTuple):
+    """How alike neighbouring settings score.
+
+    Attributes
+    ----------
+    correlation : float
+        Pearson over pairs of settings that differ by one step in one option.
+    by_chance : float
+        Largest |correlation| in 95 % of shuffled landscapes.
+    ratio : float
+        Mean |difference| of neighbours over that of random pairs.
+    pairs : int
+        Number of pairs.
+    """
+
+    correlation: float
+    by_chance: float
+    ratio: float
+    pairs: int
+
+
+def smoothness(table: pd.DataFrame, options: list[str], score: str) -> Smoothness:
+    """Compare the scores of neighbours; settings without a score are no neighbours."""
+    rows = table[table[score].notna()]
+    values = rows[score].to_numpy(float)
+    a, b = _neighbours(rows, options).T
+    rng = np.random.default_rng(0)
+    shuffled = [_pearson(x[a], x[b]) for x in (rng.permutation(values) for _ in range(SHUFFLES))]
+    apart = abs(values[:, None] - values)[np.triu_indices(len(values), 1)].mean()
+    return Smoothness(
+        _pearson(values[a], values[b]),
+        float(np.quantile(np.abs(shuffled), 0.95)),
+        float(abs(values[a] - values[b]).mean() / apart),
+        len(a),
+    )
+
+
+def _neighbours(rows: pd.DataFrame, options: list[str]) -> IntArray:
+    """Return pairs of rows (P, 2) that differ by one step in one option."""
+    place = {}
+    index = np.stack(
+        [np.unique(rows[name].to_numpy(float), return_inverse=True)[1] for name in options], 1
+    )
+    for row, at in enumerate(map(tuple, index)):
+        place[at] = row
+    pairs = []
+    for at, row in place.items():
+        for axis in range(len(options)):
+            other = place.get((*at[:axis], at[axis] + 1, *at[axis + 1 :]))
+            if other is not None:
+                pairs.append((row, other))
+    return np.array(pairs)
+
+
+def _pearson(a: FloatArray, b: FloatArray) -> float:
+    """Return the correlation over pairs whose order does not matter."""
+    return float(np.corrcoef(np.r_[a, b], np.r_[b, a])[0, 1])
