@@ -1,5 +1,6 @@
 """A sweep as a landscape: what the score of a setting says about those of its neighbours."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 
 from dlnflow._support import FloatArray, IntArray
 
+Grid = Mapping[str, Sequence[float]]
+"""Option -> its values, in order."""
 SHUFFLES = 400
 
 
@@ -31,11 +34,11 @@ class Smoothness(NamedTuple):
     pairs: int
 
 
-def smoothness(table: pd.DataFrame, options: list[str], score: str) -> Smoothness:
+def smoothness(table: pd.DataFrame, grid: Grid, score: str) -> Smoothness:
     """Compare the scores of neighbours; settings without a score are no neighbours."""
     rows = table[table[score].notna()]
     values = rows[score].to_numpy(float)
-    a, b = _neighbours(rows, options).T
+    a, b = _neighbours(rows, grid).T
     rng = np.random.default_rng(0)
     shuffled = [_pearson(x[a], x[b]) for x in (rng.permutation(values) for _ in range(SHUFFLES))]
     apart = abs(values[:, None] - values)[np.triu_indices(len(values), 1)].mean()
@@ -47,17 +50,16 @@ def smoothness(table: pd.DataFrame, options: list[str], score: str) -> Smoothnes
     )
 
 
-def _neighbours(rows: pd.DataFrame, options: list[str]) -> IntArray:
-    """Return pairs of rows (P, 2) that differ by one step in one option."""
-    place = {}
-    index = np.stack(
-        [np.unique(rows[name].to_numpy(float), return_inverse=True)[1] for name in options], 1
-    )
-    for row, at in enumerate(map(tuple, index)):
-        place[at] = row
+def _neighbours(rows: pd.DataFrame, grid: Grid) -> IntArray:
+    """Return pairs of rows (P, 2) that differ by one step of the grid in one option."""
+    index = [
+        np.abs(rows[name].to_numpy(float)[:, None] - np.asarray(values)).argmin(1)
+        for name, values in grid.items()
+    ]
+    place = {at: row for row, at in enumerate(zip(*index, strict=True))}
     pairs = []
     for at, row in place.items():
-        for axis in range(len(options)):
+        for axis in range(len(grid)):
             other = place.get((*at[:axis], at[axis] + 1, *at[axis + 1 :]))
             if other is not None:
                 pairs.append((row, other))

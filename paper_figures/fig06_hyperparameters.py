@@ -51,6 +51,8 @@ MATCHED = 0.2
 TOLERATED = 0.5
 """Share of checkpoints that may fail R-hat: the largest of 16 fails now and then by chance, and
 chains that do not reach their posterior fail nearly everywhere."""
+FEWEST_PAIRS = 20
+"""Of neighbours that a correlation is given for."""
 LLC_RANGE = (1e-3, 30.0)
 """Shares of the exact coefficient that are drawn; what is beyond stands at the ends."""
 BETA_COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
@@ -327,8 +329,9 @@ def _smooth(table: pd.DataFrame, scale: _data.Scale) -> dict[str, float]:
     usable = table[~table["state"].isin(list(STATES))]
     claims = {}
     for name, rows in (("all", usable), ("mixed", usable[usable["state"] == "mixed"])):
-        found = _landscape.smoothness(rows, list(GRIDS[scale]), "leave_one_out")
-        claims |= {f"smooth.{name}.{key}": float(v) for key, v in found._asdict().items()}
+        found = _landscape.smoothness(rows, GRIDS[scale], "leave_one_out")
+        if found.pairs >= FEWEST_PAIRS:
+            claims |= {f"smooth.{name}.{key}": float(v) for key, v in found._asdict().items()}
     return claims
 
 

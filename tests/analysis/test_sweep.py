@@ -10,6 +10,7 @@ import pytest
 
 import dlnflow as dln
 from dlnflow.sampling import sweep
+from dlnflow.traces import llc
 
 SHORT = {"draws": 40, "burn_in": 20, "chains": 2}
 GRID = {"n_beta": [1e3, 1e4], "step_size": [1e-6, 1e3]}
@@ -173,3 +174,19 @@ def test_a_sweep_trains_once_per_run_and_set_of_steps(run, tmp_path, monkeypatch
     for r in (run, dln.Run(run.task, hidden=7, init_std=0.05, n_steps=run.n_steps)):
         sweep(r, STEPS, grid, tmp_path, references=[truth], **SHORT)
     assert len(trained) == 4 and trained[0] is trained[1] is not trained[2]
+
+
+def test_a_learning_coefficient_is_estimated_beside_the_scores(run, tmp_path):
+    grid, last = {"n_beta": [1e3], "step_size": [1e-5, 1e3]}, run.n_steps
+    about = {"kernel": "sgld", "references": ["tangent"], **SHORT}
+    table = sweep(run, STEPS, grid, tmp_path, coefficient_at=last, **about)
+    given = {"n_beta": 1e3, "step_size": 1e-5, "kernel": "sgld"} | SHORT
+    found = llc(dln.sampling.trace_run(run, [last], **given))
+    assert table.llc[0] == pytest.approx(float(found.llc[0]))
+    assert table.llc_error[0] == pytest.approx(float(found.standard_error[0]))
+    assert table.llc_verdict[0] == str(found.verdict.values[0])
+    assert pd.isna(table.llc[1]) and "stability" in table.error[1]
+    without = sweep(run, STEPS, grid, tmp_path, **about)
+    assert "llc" not in without and len(list(tmp_path.glob("*.json"))) == 4
+    with pytest.raises(ValueError, match="steps"):
+        sweep(run, STEPS, grid, tmp_path, coefficient_at=last + 1, **about)
