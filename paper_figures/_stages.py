@@ -18,6 +18,8 @@ PRIOR = 1.0
 """Precision of the Gaussian prior of every weight."""
 STAGES = (0, 1, 2, 4)
 """Ranks at which a level is complete; modes 2 and 3 are equally strong and learned together."""
+BROAD = 0.3
+"""The same of a broader prior, under which only the passage is sampled."""
 RUNGS = np.geomspace(2, 400, 24)
 """n beta of the passage."""
 FROM_PRIOR = np.r_[1e-4, np.geomspace(0.03, 1, 7)[:-1], np.geomspace(1, 400, 18)]
@@ -27,6 +29,10 @@ FROM_PRIOR = np.r_[1e-4, np.geomspace(0.03, 1, 7)[:-1], np.geomspace(1, 400, 18)
 PASSAGE = {
     _data.Scale.quick: Lengths(8, 250, 1000),
     _data.Scale.paper: Lengths(16, 2000, 3000),
+}
+BROADLY = {
+    _data.Scale.quick: Lengths(8, 150, 600),
+    _data.Scale.paper: Lengths(16, 2000, 6000),
 }
 SINGLE = {
     _data.Scale.quick: Lengths(6, 100, 300),
@@ -62,10 +68,12 @@ def strengths(maps: FloatArray) -> FloatArray:
 
 
 @cache
-def passage(scale: _data.Scale) -> Ladder:
+def passage(scale: _data.Scale, prior: float = PRIOR) -> Ladder:
     """Sample the posterior of the task over n, with the strengths of the levels."""
-    about = {"localization": PRIOR, "observe": strengths, "lengths": PASSAGE[scale]}
-    return ladder(task().y, HIDDEN, RUNGS, **about)
+    usual = prior == PRIOR
+    about = {"localization": prior, "observe": strengths}
+    lengths = PASSAGE[scale] if usual else BROADLY[scale]
+    return ladder(task().y, HIDDEN, RUNGS if usual else RUNGS[4:20], lengths=lengths, **about)
 
 
 @cache
@@ -119,7 +127,7 @@ def crossing(level: int) -> float:
     return transition(phase(STAGES[level]), phase(STAGES[level + 1])).n
 
 
-def half_strength(level: int) -> tuple[float, float]:
+def half_strength(level: int, prior: float = PRIOR) -> tuple[float, float]:
     """Return n at which a level has half its strength, for a broad and for a narrow prior.
 
     (2 dlambda + kappa) / dL, kappa between 0 and the precision times the strengths of the level.
@@ -127,4 +135,4 @@ def half_strength(level: int) -> tuple[float, float]:
     before, after = phase(STAGES[level]), phase(STAGES[level + 1])
     gain = after.learning_coefficient - before.learning_coefficient
     fall = before.loss - after.loss
-    return 2 * gain / fall, (2 * gain + PRIOR * task().modes.s[levels()[level]].sum()) / fall
+    return 2 * gain / fall, (2 * gain + prior * task().modes.s[levels()[level]].sum()) / fall

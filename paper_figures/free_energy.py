@@ -37,13 +37,14 @@ HEADLINES = {
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Free energies, coefficients, strengths, their density, influence, and identity (8)."""
-    gaps, sampled, pairs = _gaps(scale), _strengths(scale), _kin(scale)
+    gaps, pairs = _gaps(scale), _kin(scale)
+    sampled, broad = _strengths(scale), _strengths(scale, _stages.BROAD)
     with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.4)
         axes = figure.subplots(2, 3).ravel()
         _free_energies(axes[0], gaps)
         coefficients = _coefficients(axes[1], scale)
-        _passage(axes[2], sampled)
+        _passage(axes[2], sampled, broad)
         peaks = _density(axes[3], scale)
         _influence(axes[4], pairs)
         identity = _identity(axes[5], scale)
@@ -55,7 +56,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         | identity
         | _of_gaps(gaps)
         | _of_constants(scale)
-        | _of_passage(sampled)
+        | _of_passage(sampled, broad)
     )
     return figure, claims | _of_influence(pairs) | _mixing(scale)
 
@@ -146,35 +147,41 @@ def _coefficients(axis: Axes, scale: _data.Scale) -> dict[str, float]:
     return claims
 
 
-def _strengths(scale: _data.Scale) -> xr.Dataset:
+def _strengths(scale: _data.Scale, prior: float = _stages.PRIOR) -> xr.Dataset:
     """Return mean strengths of the levels over n and where each is half learned, with errors."""
-    each = _stages.passage(scale).observed.mean(2)  # (K, C, level)
-    c = each.shape[1]
-    half = np.array([[_half(each[:, k, level]) for k in range(c)] for level in range(3)])
+    ladder = _stages.passage(scale, prior)
+    each, c = ladder.observed.mean(2), ladder.observed.shape[1]  # (K, C, level)
+    half = np.array(
+        [[_half(each[:, k, level], ladder.n_beta) for k in range(c)] for level in range(3)]
+    )
     return xr.Dataset(
         {
             "strength": (("n", "level"), each.mean(1)),
             "strength_error": (("n", "level"), each.std(1, ddof=1) / np.sqrt(c)),
-            "half": ("level", np.array([_half(each[:, :, j].mean(1)) for j in range(3)])),
+            "half": ("level", np.array([_half(one, ladder.n_beta) for one in each.mean(1).T])),
             "half_error": ("level", half.std(1, ddof=1) / np.sqrt(c)),
         },
-        {"n": _stages.RUNGS},
+        {"n": ladder.n_beta},
     )
 
 
-def _half(strength: FloatArray) -> float:
+def _half(strength: FloatArray, n: FloatArray) -> float:
     """Return n at which a strength last rises through 1/2."""
     first = np.flatnonzero(strength < 0.5)[-1]
     pair = slice(first, first + 2)
-    return float(np.exp(np.interp(0.5, strength[pair], np.log(_stages.RUNGS[pair]))))
+    return float(np.exp(np.interp(0.5, strength[pair], np.log(n[pair]))))
 
 
-def _passage(axis: Axes, sampled: xr.Dataset) -> None:
+def _passage(axis: Axes, sampled: xr.Dataset, broad_prior: xr.Dataset) -> None:
     fine = np.geomspace(2, 400, 300)
     for level, color in enumerate(COLORS):
         value, error = sampled.strength[:, level], sampled.strength_error[:, level]
         style = {"fmt": "o", "color": color, "markersize": 2.2, "elinewidth": 0.7}
-        axis.errorbar(sampled.n, value, 2 * error, label=LEVELS[level], **style)
+        axis.errorbar(sampled.n, value, 2 * error, **style)
+        axis.plot(
+            broad_prior.n, broad_prior.strength[:, level], "o", color=color, markersize=2.2,
+            markerfacecolor="white", markeredgewidth=0.6, zorder=1,
+        )  # fmt: skip
         broad, narrow = (1 - half / (2 * fine) for half in _stages.half_strength(level))
         shown = broad > 0.35
         band = fine[shown], np.maximum(narrow[shown], 0), broad[shown]
@@ -185,7 +192,7 @@ def _passage(axis: Axes, sampled: xr.Dataset) -> None:
     axis.set_ylabel("strength of a level / $s$")
 
 
-def _of_passage(sampled: xr.Dataset) -> dict[str, float]:
+def _of_passage(sampled: xr.Dataset, broad_prior: xr.Dataset) -> dict[str, float]:
     claims = {}
     for level in range(len(LEVELS)):
         half, error = float(sampled.half[level]), float(sampled.half_error[level])
@@ -196,6 +203,8 @@ def _of_passage(sampled: xr.Dataset) -> dict[str, float]:
             f"predicted_half.{level}": broad,
             f"predicted_half_narrow.{level}": narrow,
             f"crossing_over_half.{level}": _stages.crossing(level) / half,
+            f"half_broad_prior.{level}": float(broad_prior.half[level]),
+            f"half_broad_prior_error.{level}": float(broad_prior.half_error[level]),
         }
     return claims
 
@@ -373,7 +382,8 @@ def _both_sides(scale: _data.Scale, direction: int) -> FloatArray:
 
 def _mixing(scale: _data.Scale) -> dict[str, float]:
     """Return shares of verdicts over the rungs of all ladders."""
-    ladders = [_stages.passage(scale), _stages.tilted(scale)]
+    ladders = [_stages.passage(scale), _stages.passage(scale, _stages.BROAD)]
+    ladders.append(_stages.tilted(scale))
     ladders += [_stages.stage(scale, rank) for rank in _stages.STAGES]
     verdicts = [
         str(summary(one.traces(k)).verdict.values[0])
