@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dlnflow._support.files import write_json
 from dlnflow.lm import experiment
 from dlnflow.lm.runs.folder import read_settings
-from dlnflow.traces import groups, neighbours
+from dlnflow.traces import groups, neighbours, susceptibility
 from dlnflow.traces.membership import membership
 
 PAIRS = {"all pairs": "item", "other ids": "token"}
@@ -39,7 +39,8 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
     dict
         JSON. `influence`: pairs -> "query, train" -> [value, standard error, degrees of freedom] at
         every step; `equal ids`: class -> the same over pairs of one id, with the error of chains
-        alone; `recall`: pairs -> class -> [recall, low, high, chance] at every step.
+        alone; `recall`: pairs -> class -> [recall, low, high, chance] at every step; `responses`:
+        recorded observable -> class -> [d E[observable] / d share, error, degrees of freedom].
     """
     members, names = membership(classes, traces.sizes["item"])
     found = {name: groups(traces, classes, exclude=out) for name, out in PAIRS.items()}
@@ -58,6 +59,7 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
         "influence": {name: _matrix(one, names) for name, one in found.items()},
         "equal ids": _equal_ids(traces, members, names),
         "recall": {name: _recall(one, names) for name, one in told.items()},
+        "responses": {name: _response(traces, classes, name) for name in _recorded(traces)},
     }
 
 
@@ -101,6 +103,23 @@ def _same(losses: NDArray, which: NDArray[np.intp], pairs: int) -> float:
 def _over_chains(values: list[float]) -> list[float]:
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     return _rounded([np.mean(values), error, len(values) - 1])
+
+
+def _recorded(traces: xr.DataArray) -> list[str]:
+    """Return the observables beside the losses."""
+    return [str(n) for n, c in traces.coords.items() if c.dims == ("time", "chain", "draw")]
+
+
+def _response(
+    traces: xr.DataArray, classes: xr.DataArray, name: str
+) -> dict[str, list[list[float]] | list[float]]:
+    found = susceptibility(traces, classes, observable=name)
+    numbers = xr.concat([found, found.standard_error, found.dof], "kind").transpose("time", ...)
+    at = {"at the checkpoint": _rounded(traces[f"checkpoint_{name}"].values)}
+    return at | {
+        str(n): [_rounded(row) for row in numbers.sel(token_class=n).values]
+        for n in found.token_class.values
+    }
 
 
 def _recall(found: xr.Dataset, names: list[str]) -> dict[str, list[list[float]]]:

@@ -140,6 +140,20 @@ def test_pairs_of_one_id_have_the_correlation_of_their_factor(sampled):
     assert error == pytest.approx(np.std(chains, ddof=1) / np.sqrt(8), rel=1e-4)
 
 
+def test_responses_of_recorded_observables_are_covariances(sampled):
+    """Against -n_beta Cov(phi, mean loss of the class - mean loss), chain by chain."""
+    traces, classes = sampled
+    phi = ("time", "chain", "draw"), traces.values[..., 3]
+    recorded = traces.assign_coords(phi=phi, checkpoint_phi=("time", [0.5, 0.25]))
+    found = measure(recorded, classes)["responses"]["phi"]
+    assert found["at the checkpoint"] == [0.5, 0.25]
+    losses = traces.values[1]
+    excess = losses[:, :, 25:].mean(-1) - losses.mean(-1)
+    covariance = [np.cov(a, b)[0, 1] for a, b in zip(losses[..., 3], excess, strict=True)]
+    value, error, _ = found["word_end"][1]
+    assert value == pytest.approx(-10 * np.mean(covariance), rel=1e-3) and error > 0
+
+
 def test_a_contrast_is_that_of_two_independent_means():
     """Against Welch's interval of scipy for the same two samples."""
     rng = np.random.default_rng(1)
