@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from dlnflow.traces.intervals import t_quantile
 from paper_figures._claims import EXPECTED
+from paper_figures._estimates import Estimate, difference, interval, together
 from paper_figures._verdicts import Claim, Condition, Number, Row, above, below, of_figure
 
 LEFT, RIGHT = "left_delimiter", "right_delimiter"
 PART, END, INDUCTION = "word_part", "word_end", "induction"
 ALL, OTHER = "all pairs", "other ids"
 """Pairs that are averaged over."""
+LATE = 3
+"""Checkpoints that are averaged for what is said of late training."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +43,47 @@ class Measured:
 
     def influence(self, query: str, train: str, at: int, pairs: str = ALL) -> Number:
         """Return the influence of a class on a class at a checkpoint, 95 % t interval."""
-        return interval(*self._estimate(query, train, at, pairs))
+        return interval(self._estimate(query, train, at, pairs))
 
-    def contrast(self, *pairs_at: tuple[str, str, int], pairs: str = ALL) -> Number:
-        """Return one influence minus another, with the errors of both."""
-        (a, error_a, dof_a), (b, error_b, dof_b) = (self._estimate(*one, pairs) for one in pairs_at)
-        error = np.hypot(error_a, error_b)
-        # Welch and Satterthwaite
-        dof = error**4 / (error_a**4 / dof_a + error_b**4 / dof_b)
-        return interval(a - b, error, dof)
+    def late(self, query: str, train: str, pairs: str = ALL) -> Number:
+        """Return the mean over the last checkpoints, 95 % t interval."""
+        return interval(self._late(query, train, pairs))
+
+    def rather(self, query: str, train: str, than: str) -> Number:
+        """Return late influence of one class minus that of another on the same."""
+        return interval(difference(self._late(query, train, ALL), self._late(query, than, ALL)))
+
+    def change(self, query: str, train: str) -> Number:
+        """Return late influence minus that at the first checkpoint."""
+        first = self._estimate(query, train, 0, ALL)
+        return interval(difference(self._late(query, train, ALL), first))
+
+    def between(self, query: str, train: str, pairs: str, steps: tuple[int, int]) -> Number:
+        """Return influence at one checkpoint minus that at another."""
+        a, b = (self._estimate(query, train, at, pairs) for at in steps)
+        return interval(difference(a, b))
 
     def recall(self, name: str, at: int, pairs: str = ALL) -> Number:
         """Return recall of a class minus chance."""
         value, low, high, chance = self.data["recall"][pairs][name][at]
         return Number(value - chance, low - chance, high - chance)
 
-    def _estimate(self, query: str, train: str, at: int, pairs: str) -> list[float]:
+    def _estimate(self, query: str, train: str, at: int, pairs: str) -> Estimate:
+        return Estimate(*self._row(query, train, pairs)[at][:3])
+
+    def _row(self, query: str, train: str, pairs: str) -> list[list[float]]:
         found = self.data["influence"][pairs]
         key = f"{query}, {train}"
-        return found[key if key in found else f"{train}, {query}"][at]
+        return found[key if key in found else f"{train}, {query}"]
 
-
-def interval(value: float, error: float, dof: float) -> Number:
-    """Return a value with its 95 % t interval."""
-    half = float(t_quantile(dof)) * error
-    return Number(value, value - half, value + half)
+    def _late(self, query: str, train: str, pairs: str) -> Estimate:
+        """Average checkpoints: chains are independent of each other, sequences are the same."""
+        rows = np.array(self._row(query, train, pairs)[-LATE:])
+        value, error, _, chain = rows.T
+        rest = np.sqrt(np.maximum(error**2 - chain**2, 0)).mean()
+        parts = [*(chain / len(rows)), rest]
+        dof = [*[self.data["chains"] - 1] * len(rows), self.data["sequences"] - 1]
+        return Estimate(float(value.mean()), *together(parts, dof))
 
 
 @cache
@@ -99,24 +117,22 @@ def _strongest(run: Measured, query: str, train: str, pairs: str) -> int:
     return int(np.argmin(values))
 
 
-def _change(query: str, train: str, pairs: str = ALL) -> Callable[[Measured], Number]:
-    """Influence at the last minus that at the first checkpoint."""
-    return lambda run: run.contrast((query, train, -1), (query, train, 0), pairs=pairs)
+def _change(query: str, train: str) -> Callable[[Measured], Number]:
+    return lambda run: run.change(query, train)
 
 
-def _at(query: str, train: str, at: int, pairs: str = ALL) -> Callable[[Measured], Number]:
-    return lambda run: run.influence(query, train, at, pairs)
+def _late(query: str, train: str) -> Callable[[Measured], Number]:
+    return lambda run: run.late(query, train)
 
 
 def _rather(query: str, train: str, than: str) -> Callable[[Measured], Number]:
-    """Influence of one class minus that of another on the same, at the last checkpoint."""
-    return lambda run: run.contrast((query, train, -1), (query, than, -1))
+    return lambda run: run.rather(query, train, than)
 
 
 def _after_peak(run: Measured) -> Number:
     """Influence at the last checkpoint minus that at the most helpful one before."""
     most = _strongest(run, INDUCTION, INDUCTION, OTHER)
-    return run.contrast((INDUCTION, INDUCTION, -1), (INDUCTION, INDUCTION, most), pairs=OTHER)
+    return run.between(INDUCTION, INDUCTION, OTHER, (-1, most))
 
 
 def _least_recall(run: Measured, pairs: str) -> Number:
@@ -136,7 +152,7 @@ def _gain(run: Measured) -> Number:
     return Number(value, value - half, value + half)
 
 
-LAST, FIRST = "at the last checkpoint", "at the first checkpoint"
+FIRST = "at the first checkpoint"
 SECTION_4 = [
     _claim(
         "4.1",
@@ -144,14 +160,14 @@ SECTION_4 = [
         "Influence of induction patterns on induction patterns, last minus first checkpoint, pairs "
         "of equal ids included as in the paper.",
         below(0),
-        _change(INDUCTION, INDUCTION),
+        lambda run: run.between(INDUCTION, INDUCTION, ALL, (-1, 0)),
     ),
     _claim(
         "4.2",
         "The same among tokens of other ids.",
         "The same without pairs of one id.",
         below(0),
-        _change(INDUCTION, INDUCTION, OTHER),
+        lambda run: run.between(INDUCTION, INDUCTION, OTHER, (-1, 0)),
     ),
     _nothing(
         "4.3",
@@ -171,61 +187,61 @@ SECTION_4 = [
         "Left and right delimiters have high influence on each other very early in training.",
         f"Influence of right on left delimiters {FIRST}.",
         below(0),
-        _at(LEFT, RIGHT, 0),
+        lambda run: run.influence(LEFT, RIGHT, 0),
     ),
     _claim(
         "4.6",
         "This inverts: later they have negative influence (they harm each other).",
-        f"The same {LAST}.",
+        "The same late in training.",
         above(0),
-        _at(LEFT, RIGHT, -1),
+        _late(LEFT, RIGHT),
     ),
     _claim(
         "4.7",
         "The influence of the opposite delimiter becomes progressively more negative.",
-        "Influence of right on left delimiters, last minus first checkpoint.",
+        "Influence of right on left delimiters, late minus first checkpoint.",
         above(0),
         _change(LEFT, RIGHT),
     ),
     _claim(
         "4.8",
         "Left delimiters share high influence with parts of words.",
-        f"Influence of word parts on left delimiters {LAST}.",
+        "Influence of word parts on left delimiters late in training.",
         below(0),
-        _at(LEFT, PART, -1),
+        _late(LEFT, PART),
     ),
     _claim(
         "4.9",
         "But not with ends of words.",
-        "Influence on left delimiters of word parts minus that of word ends, " + LAST + ".",
+        "Influence on left delimiters of word parts minus that of word ends, late in training.",
         below(0),
         _rather(LEFT, PART, END),
     ),
     _claim(
         "4.10",
         "Right delimiters share uplifted influence with ends of words.",
-        f"Influence of word ends on right delimiters {LAST}.",
+        "Influence of word ends on right delimiters late in training.",
         below(0),
-        _at(RIGHT, END, -1),
+        _late(RIGHT, END),
     ),
     _claim(
         "4.11",
         "But not with word parts.",
-        "Influence on right delimiters of word ends minus that of word parts, " + LAST + ".",
+        "Influence on right delimiters of word ends minus that of word parts, late in training.",
         below(0),
         _rather(RIGHT, END, PART),
     ),
     _claim(
         "4.12",
         "The relation of left delimiters and word parts develops over time.",
-        "Influence of word parts on left delimiters, last minus first checkpoint.",
+        "Influence of word parts on left delimiters, late minus first checkpoint.",
         below(0),
         _change(LEFT, PART),
     ),
     _claim(
         "4.13",
         "The relation of right delimiters and word ends develops over time.",
-        "Influence of word ends on right delimiters, last minus first checkpoint.",
+        "Influence of word ends on right delimiters, late minus first checkpoint.",
         below(0),
         _change(RIGHT, END),
     ),

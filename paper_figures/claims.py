@@ -37,7 +37,8 @@ PARTS = (
     (
         "Section 4: language models",
         "`fast` (0.23 M parameters, a quarter of the rows with planted repeats) and `natural` "
-        "(0.66 M, no planted repeats), trained on the Python standard library.",
+        "(0.66 M, no planted repeats), trained on the Python standard library. They observe the "
+        "held-out rows that have most delimiters. Late is the mean of the last three checkpoints.",
         SECTION_4,
     ),
     ("Appendix D: language models", "The same models.", SECTION_D),

@@ -37,10 +37,11 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON. `influence`: pairs -> "query, train" -> [value, standard error, degrees of freedom] at
-        every step; `equal ids`: class -> the same over pairs of one id, with the error of chains
-        alone; `recall`: pairs -> class -> [recall, low, high, chance] at every step; `responses`:
-        recorded observable -> class -> [d E[observable] / d share, error, degrees of freedom].
+        JSON. `influence`: pairs -> "query, train" -> [value, standard error, degrees of freedom,
+        error of chains alone] at every step; `equal ids`: class -> the first three over pairs of
+        one id, with the error of chains alone; `recall`: pairs -> class -> [recall, low, high,
+        chance] at every step; `responses`: recorded observable -> class -> [d E[observable] / d
+        share, error, degrees of freedom].
     """
     members, names = membership(classes, traces.sizes["item"])
     found = {name: groups(traces, classes, exclude=out) for name, out in PAIRS.items()}
@@ -64,8 +65,9 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
 
 
 def _matrix(found: xr.DataArray, names: list[str]) -> dict[str, list[list[float]]]:
-    """Return value, error and degrees of freedom of every pair of classes; it is symmetric."""
-    numbers = xr.concat([found, found.standard_error, found.dof], "kind").transpose("time", ...)
+    """Return value, errors and degrees of freedom of every pair of classes; it is symmetric."""
+    kinds = [found, found.standard_error, found.dof, found.chain_error]
+    numbers = xr.concat(kinds, "kind").transpose("time", ...)
     return {
         f"{q}, {i}": [_rounded(row) for row in numbers.sel(query=q, train=i).values]
         for k, q in enumerate(names)

@@ -13,6 +13,8 @@ from scipy import stats
 from dlnflow.traces import format as loss_traces
 from dlnflow.traces import groups, interval
 from paper_figures import claims
+from paper_figures._estimates import Estimate, difference
+from paper_figures._estimates import interval as t_interval
 from paper_figures._lm_claims import Measured
 from paper_figures._verdicts import (
     CONTRADICTED,
@@ -158,9 +160,24 @@ def test_a_contrast_is_that_of_two_independent_means():
     """Against Welch's interval of scipy for the same two samples."""
     rng = np.random.default_rng(1)
     a, b = rng.normal(0, 1, 8), rng.normal(0.5, 2, 8)
-    rows = [[x.mean(), x.std(ddof=1) / np.sqrt(8), 7] for x in (a, b)]
-    found = Measured({"influence": {"all pairs": {"a, b": rows}}}).contrast(
-        ("a", "b", 0), ("b", "a", 1)
+    found = t_interval(
+        difference(*(Estimate(x.mean(), x.std(ddof=1) / np.sqrt(8), 7) for x in (a, b)))
     )
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-6)
+
+
+def test_late_means_cover_the_exact_value():
+    """Three checkpoints, whose chains differ and whose sequences are the same."""
+    rng = np.random.default_rng(3)
+    covered, n = 0, 2000
+    for _ in range(n):
+        rows, means = rng.normal(0, 1, 30), rng.normal(0, 1, (3, 8))
+        chain = means.std(1, ddof=1) / np.sqrt(8)
+        row = rows.std(ddof=1) / np.sqrt(30)
+        values = means.mean(1) + rows.mean()
+        table = [[v, np.hypot(c, row), 9, c] for v, c in zip(values, chain, strict=True)]
+        data = {"chains": 8, "sequences": 30, "influence": {"all pairs": {"a, b": table}}}
+        number = Measured(data).late("a", "b")
+        covered += number.low < 0 < number.high
+    assert covered / n == pytest.approx(0.95, abs=4 * np.sqrt(0.05 * 0.95 / n))
