@@ -74,16 +74,28 @@ const tablePanels = (function () {
       const wide = event.kind === "sign_flip" ? 44 : 26;
       if (event.modes.length === 0 || x - wide < last) return;
       last = x + wide;
-      const above = event.kind !== "trough";
       const name = event.kind === "sign_flip"
         ? `mode ${event.modes[0].mode + 1} → ${event.modes[1].mode + 1}`
         : `mode ${event.modes[0].mode + 1}`;
-      const aside = event.kind === "trough" && y > 152;
-      const near = aside ? (x > plot.x(view.ends[1]) - 60 ? "end" : "start") : x > plot.x(view.ends[1]) - 60 ? "end" : x < 90 ? "start" : "middle";
-      plot.add("text", { class: "name", x: aside ? x + (near === "end" ? -9 : 9) : x,
-        y: aside ? y + 5 : Math.max(18, above ? y - 9 : y + 18), "text-anchor": near }, name);
+      plot.add("text", { class: "name", ...beside(event, x, y, plot.x(view.ends[1])) }, name);
     });
     return plot;
+  }
+
+  // Where the name of an event stands: above a peak, below a trough, and beside a change of sign on
+  // the side that the curve does not take.
+  function beside(event, x, y, end) {
+    const late = x > end - 60;
+    if (event.kind === "sign_flip") {
+      const left = event.sign > 0 ? x > 130 : late;
+      const above = left === event.sign > 0;
+      return { x: left ? x - 8 : x + 8, y: above ? y - 6 : y + 14,
+        "text-anchor": left ? "end" : "start" };
+    }
+    if (event.kind === "trough" && y > 152)
+      return { x: late ? x - 9 : x + 9, y: y + 5, "text-anchor": late ? "end" : "start" };
+    return { x, y: Math.max(18, event.kind === "peak" ? y - 9 : y + 18),
+      "text-anchor": late ? "end" : x < 90 ? "start" : "middle" };
   }
 
   const verb = (event) => VERBS[`${event.kind} ${event.sign > 0 ? 1 : -1}`];
