@@ -27,11 +27,11 @@ FROM_PRIOR = np.r_[1e-4, np.geomspace(0.03, 1, 7)[:-1], np.geomspace(1, 400, 18)
 
 
 PASSAGE = {
-    _data.Scale.quick: Lengths(8, 250, 1000),
+    _data.Scale.quick: Lengths(8, 220, 700),
     _data.Scale.paper: Lengths(16, 2000, 3000),
 }
 BROADLY = {
-    _data.Scale.quick: Lengths(8, 150, 600),
+    _data.Scale.quick: Lengths(8, 150, 500),
     _data.Scale.paper: Lengths(16, 2000, 6000),
 }
 SINGLE = {
@@ -39,7 +39,7 @@ SINGLE = {
     _data.Scale.paper: Lengths(16, 800, 3000),
 }
 TILTED = {
-    _data.Scale.quick: Lengths(8, 160, 300),
+    _data.Scale.quick: Lengths(8, 140, 200),
     _data.Scale.paper: Lengths(16, 2000, 3000),
 }
 TILTED_AT = 20.0
@@ -73,7 +73,7 @@ def passage(scale: _data.Scale, prior: float = PRIOR) -> Ladder:
     usual = prior == PRIOR
     about = {"localization": prior, "observe": strengths}
     lengths = PASSAGE[scale] if usual else BROADLY[scale]
-    return ladder(task().y, HIDDEN, RUNGS if usual else RUNGS[4:20], lengths=lengths, **about)
+    return ladder(task().y, HIDDEN, RUNGS if usual else RUNGS[3:19], lengths=lengths, **about)
 
 
 @cache

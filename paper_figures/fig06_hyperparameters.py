@@ -287,8 +287,9 @@ def _all_settings(axis: Axes, table: pd.DataFrame, marks: dict[str, float]) -> N
         )
     )
     axis.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=5, **_style.LEGEND
-    )
+        handles=handles, loc="upper center", bbox_to_anchor=(0.53, 1.13), ncols=5,
+        **_style.LEGEND | {"columnspacing": 0.9, "handletextpad": 0.1},
+    )  # fmt: skip
 
 
 def _coefficients(axis: Axes, table: pd.DataFrame) -> None:

@@ -1,6 +1,5 @@
 """Figure free_energy: stages of a small network as phases in n, and how the posterior passes."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -82,22 +81,21 @@ def _of_gaps(gaps: xr.Dataset) -> dict[str, float]:
 
 
 def _of_constants(scale: _data.Scale) -> dict[str, float]:
-    """Return c_r of every stage, and how many crossings n L + lambda log n + c has with them."""
-    claims, complete = {}, []
-    for rank in _stages.STAGES:
-        value, error = _stages.constant(scale, rank)
+    """Return c_r of every stage, and the least difference of neighbours with them.
+
+    Of dL n + dlambda log n + dc, which is least at n = -dlambda / dL; no crossing if above 0.
+    """
+    found = [_stages.constant(scale, rank) for rank in _stages.STAGES]
+    claims = {}
+    for rank, (value, error) in zip(_stages.STAGES, found, strict=True):
         claims |= {f"constant.{rank}": value, f"constant_error.{rank}": error}
-        complete.append(replace(_stages.phase(rank), constant=value))
-    return claims | {
-        "crossings_with_constants": float(sum(_crosses(*both) for both in pairwise(complete)))
-    }
-
-
-def _crosses(before: phases.Phase, after: phases.Phase) -> bool:
-    try:
-        return bool(phases.transition(before, after).n)
-    except ValueError:  # one is preferred at every n
-        return False
+    for level, ((c, error), (later, later_error)) in enumerate(pairwise(found)):
+        before, after = (_stages.phase(rank) for rank in _stages.STAGES[level : level + 2])
+        n = _stages.half_strength(level)[0] / 2  # dlambda / dL
+        least = float(before.free_energy(n) - after.free_energy(n)) + c - later
+        claims[f"least_with_constants.{level}"] = least
+        claims[f"least_with_constants_error.{level}"] = float(np.hypot(error, later_error))
+    return claims
 
 
 def _free_energies(axis: Axes, gaps: xr.Dataset) -> None:

@@ -27,7 +27,7 @@ from dlnflow._support import FloatArray
 from dlnflow._support.progress import Progress
 from dlnflow.sampling import kernels
 from dlnflow.sampling.evaluators.linear import LinearEvaluator
-from dlnflow.sampling.noise import Streams
+from dlnflow.sampling.noise import GAUSSIAN, UNIFORM, generator
 from dlnflow.sampling.posterior import Posterior
 from dlnflow.traces import labelled
 from dlnflow.traces.free_energy import free_energy
@@ -232,6 +232,23 @@ def ladder(
     return Ladder(n_beta, weights, losses, observed, *chains.rates(), *about)
 
 
+class _Together:
+    """Random numbers of all chains at once: rungs exchange, so that none is a chain of its own."""
+
+    def __init__(self, shape: torch.Size, seed: int) -> None:
+        self._normals = torch.empty(shape, dtype=torch.float64)
+        self._uniforms = torch.empty(shape[0], dtype=torch.float64)
+        self._streams = [generator(seed, 0, 0, stream=stream) for stream in (GAUSSIAN, UNIFORM)]
+
+    def normal(self) -> Tensor:
+        """Return the next (K C, P) Gaussian numbers; valid until the next call."""
+        return self._normals.normal_(generator=self._streams[0])
+
+    def uniform(self) -> Tensor:
+        """Return the next (K C,) uniform numbers in [0, 1)."""
+        return self._uniforms.uniform_(generator=self._streams[1])
+
+
 class _Chains:
     """All chains of all rungs, (K C, P) in the order of rungs, and their steps."""
 
@@ -255,8 +272,7 @@ class _Chains:
         center = torch.zeros(rungs * ladders, self.size, dtype=torch.float64)
         self._posterior = Posterior(evaluator, center, column, localization)
         self._pressure = (n_beta[:, None] * weights / y.shape[1])[:, None]  # c (K, 1, N)
-        keys = [(seed, k, c) for k in range(rungs) for c in range(ladders)]
-        self._noise = Streams(keys, self.size, torch.float64)
+        self._noise = _Together(center.shape, seed)
         self._swaps = np.random.default_rng([seed, rungs, ladders])
         self._step = torch.as_tensor(1 / (localization + n_beta * (1 + y.std())))
         self._parity, self._exchanged = 0, np.zeros((2, rungs - 1))

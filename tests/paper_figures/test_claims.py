@@ -18,12 +18,19 @@ def claims(name):
     return importlib.import_module(f"paper_figures.{name}").draw(_data.Scale.quick)[1]
 
 
-@pytest.mark.parametrize("name", TOY.values())
+FIGURES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "free_energy" else name
+    for name in TOY.values()
+]
+"""Figure free_energy takes as long as most of the others together."""
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_claims_hold(name):
     assert _claims.failures(name, claims(name)) == []
 
 
-@pytest.mark.parametrize("name", TOY.values())
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_claim_has_an_expectation_and_is_a_number(name):
     expected = json.loads((_claims.EXPECTED / f"{name}.json").read_text())
     assert set(expected) == set(claims(name))
