@@ -2,8 +2,8 @@
 
     python -m paper_figures.claims
 
-computes the verdicts from the numbers in ``expected/`` and writes docs/claims.md and
-``expected/claims.json``. A test compares both with what the numbers give.
+computes the verdicts from the numbers in ``expected/`` and writes docs/claims.md with its
+picture and ``expected/claims.json``. A test compares both with what the numbers give.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dlnflow._support.files import write_atomic, write_json
+from paper_figures import section4
 from paper_figures._claims import EXPECTED
 from paper_figures._lm_claims import SECTION_4, SECTION_D
 from paper_figures._toy_claims import APPENDIX, TOY
@@ -104,6 +105,15 @@ def _parts() -> Iterator[str]:
         for claim in claims:
             yield from _wrapped(f"- **{claim.name}** *{claim.says}* {claim.measured}", "  ")
         yield ""
+        if claims is SECTION_4:
+            yield from _picture()
+
+
+def _picture() -> Iterator[str]:
+    yield from _wrapped(f"![{section4.ALT}](gallery/{section4.PICTURE.name})")
+    yield ""
+    yield from _wrapped(section4.CAPTION)
+    yield ""
 
 
 def _rows(claim: Claim) -> Iterator[str]:
@@ -123,9 +133,10 @@ def _wrapped(text: str, indent: str = "") -> Sequence[str]:
 
 
 def main() -> None:
-    """Write the page and the verdicts."""
+    """Write the page, its picture and the verdicts."""
     write_atomic(PAGE, lambda path: path.write_text(page(), encoding="utf-8"))
     write_json(VERDICTS, verdicts())
+    section4.write(section4.PICTURE)
     print(json.dumps(Counter(v for one in verdicts().values() for v in one.values()), indent=1))
 
 
