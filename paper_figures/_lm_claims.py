@@ -29,7 +29,7 @@ class Measured:
     @property
     def source(self) -> str:
         """Model and seed."""
-        return f"`{self.data['run'].split('-')[0]}`, seed {self.data['seed']}"
+        return f"`{self.data['configuration']}`, seed {self.data['seed']}"
 
     @property
     def chains(self) -> str:

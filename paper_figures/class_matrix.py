@@ -7,6 +7,7 @@ The claims of section 4 (`paper_figures.claims`) are judged by these files.
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dlnflow._support.files import write_json
 from dlnflow.lm import experiment
 from dlnflow.lm.runs.folder import read_settings
+from dlnflow.lm.runs.model import CONFIGURATIONS, RunSettings
 from dlnflow.traces import groups, neighbours, susceptibility
 from dlnflow.traces.membership import membership
 
@@ -134,10 +136,19 @@ def _rounded(values: Any) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
+def configuration(settings: RunSettings) -> str:
+    """Return the name of the configuration that a run is of, whatever its length and seed."""
+    free = {"seed": 0, "n_steps": 1, "every": 1}
+    own = replace(settings, **free)
+    return next(
+        (name for name, one in CONFIGURATIONS.items() if replace(one, **free) == own), "another"
+    )
+
+
 def main(run: Path, store: Path, out: Path) -> Mapping[str, Any]:
     """Write what a store says, and of which run it is."""
     settings = read_settings(run)
-    about = {"run": run.name, "seed": settings.seed, "repeat_share": settings.repeat_share}
+    about = {"configuration": configuration(settings), "seed": settings.seed}
     found = about | measure(*experiment.read(run, store))
     write_json(out, found)
     return found

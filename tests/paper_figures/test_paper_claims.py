@@ -1,5 +1,6 @@
 """Verdicts follow from numbers, and are those that the page and the stored file have."""
 
+import dataclasses
 import json
 import math
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from dlnflow.lm.runs.model import CONFIGURATIONS
 from dlnflow.traces import format as loss_traces
 from dlnflow.traces import groups, interval
 from paper_figures import claims
@@ -27,7 +29,7 @@ from paper_figures._verdicts import (
     below,
     smallest,
 )
-from paper_figures.class_matrix import measure
+from paper_figures.class_matrix import configuration, measure
 
 NAMES = ("word_part", "word_end")
 ENDS = st.tuples(*3 * (st.floats(-10, 10),)).map(sorted).map(lambda x: Number(x[1], x[0], x[2]))
@@ -116,7 +118,7 @@ def sampled():
 
 
 def test_a_file_of_class_influence_gives_the_intervals_of_groups(sampled):
-    found = Measured(measure(*sampled) | {"run": "fast-3", "seed": 3})
+    found = Measured(measure(*sampled) | {"configuration": "fast", "seed": 3})
     for pairs, exclude in (("all pairs", "item"), ("other ids", "token")):
         direct = groups(*sampled, exclude=exclude)
         ends = interval(direct)
@@ -181,3 +183,10 @@ def test_late_means_cover_the_exact_value():
         number = Measured(data).late("a", "b")
         covered += number.low < 0 < number.high
     assert covered / n == pytest.approx(0.95, abs=4 * np.sqrt(0.05 * 0.95 / n))
+
+
+def test_a_run_is_named_by_its_configuration():
+    fast = dataclasses.replace(CONFIGURATIONS["fast"], seed=5, n_steps=700, every=100)
+    assert configuration(fast) == "fast"
+    assert configuration(CONFIGURATIONS["natural"]) == "natural"
+    assert configuration(dataclasses.replace(fast, repeat_share=0.5)) == "another"
