@@ -57,21 +57,21 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
         "settings": {name: float(traces.attrs[name]) for name in experiment.CHOSEN},
         "tokens": dict(zip(names, members.sum(0).astype(int).tolist(), strict=True)),
         "verdict": [str(v) for v in first.verdict.values],
-        "r_hat": _rounded(first.r_hat.values),
-        "ess": _rounded(first.ess.values),
-        "influence": {name: _matrix(one, names) for name, one in found.items()},
+        "r_hat": rounded(first.r_hat.values),
+        "ess": rounded(first.ess.values),
+        "influence": {name: matrix(one, names) for name, one in found.items()},
         "equal ids": _equal_ids(traces, members, names),
         "recall": {name: _recall(one, names) for name, one in told.items()},
         "responses": {name: _response(traces, classes, name) for name in _recorded(traces)},
     }
 
 
-def _matrix(found: xr.DataArray, names: list[str]) -> dict[str, list[list[float]]]:
+def matrix(found: xr.DataArray, names: list[str]) -> dict[str, list[list[float]]]:
     """Return value, errors and degrees of freedom of every pair of classes; it is symmetric."""
     kinds = [found, found.standard_error, found.dof, found.chain_error]
     numbers = xr.concat(kinds, "kind").transpose("time", ...)
     return {
-        f"{q}, {i}": [_rounded(row) for row in numbers.sel(query=q, train=i).values]
+        f"{q}, {i}": [rounded(row) for row in numbers.sel(query=q, train=i).values]
         for k, q in enumerate(names)
         for i in names[k:]
     }
@@ -106,7 +106,7 @@ def _same(losses: NDArray, which: NDArray[np.intp], pairs: int) -> float:
 
 def _over_chains(values: list[float]) -> list[float]:
     error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return _rounded([np.mean(values), error, len(values) - 1])
+    return rounded([np.mean(values), error, len(values) - 1])
 
 
 def _recorded(traces: xr.DataArray) -> list[str]:
@@ -119,9 +119,9 @@ def _response(
 ) -> dict[str, list[list[float]] | list[float]]:
     found = susceptibility(traces, classes, observable=name)
     numbers = xr.concat([found, found.standard_error, found.dof], "kind").transpose("time", ...)
-    at = {"at the checkpoint": _rounded(traces[f"checkpoint_{name}"].values)}
+    at = {"at the checkpoint": rounded(traces[f"checkpoint_{name}"].values)}
     return at | {
-        str(n): [_rounded(row) for row in numbers.sel(token_class=n).values]
+        str(n): [rounded(row) for row in numbers.sel(token_class=n).values]
         for n in found.token_class.values
     }
 
@@ -129,10 +129,11 @@ def _response(
 def _recall(found: xr.Dataset, names: list[str]) -> dict[str, list[list[float]]]:
     columns = [found.recall, found.low, found.high, found.chance.broadcast_like(found.recall)]
     numbers = xr.concat(columns, "kind").transpose("time", "token_class", "kind")
-    return {n: [_rounded(row) for row in numbers.sel(token_class=n).values] for n in names}
+    return {n: [rounded(row) for row in numbers.sel(token_class=n).values] for n in names}
 
 
-def _rounded(values: Any) -> list[float]:
+def rounded(values: Any) -> list[float]:
+    """Return numbers with five significant digits."""
     return [float(f"{value:.5g}") for value in values]
 
 
