@@ -69,8 +69,7 @@ def clean(frame: pd.DataFrame, options: CleanOptions | None = None) -> Table:
     if len(set(names)) < len(names):  # options name columns, so their names come first
         _refuse(faults)
     columns = [
-        (name, column)
-        for name, (_, column) in zip(names, rest.infer_objects().items(), strict=True)
+        (name, _inferred(column)) for name, (_, column) in zip(names, rest.items(), strict=True)
     ]
     columns = _chosen(columns, options, notes)
     if not columns:
@@ -87,6 +86,14 @@ def clean(frame: pd.DataFrame, options: CleanOptions | None = None) -> Table:
     _refuse(faults)
     y = scaling.scaled(values, features, options, notes)
     return Table(y, tuple(items), tuple(features), tuple(notes))
+
+
+def _inferred(column: pd.Series) -> pd.Series:
+    """Give a column of objects the type that fits them."""
+    try:
+        return column.infer_objects()
+    except OverflowError:  # of older pandas, at an integer beyond the range of floats
+        return column
 
 
 def _refuse(faults: list[str]) -> None:

@@ -230,7 +230,7 @@ def test_cells_that_are_safely_numbers_are_read(cells, values):
         ([1j, 2], "not numeric"),
         ([pd.Timestamp("2020"), pd.Timestamp("2021")], "not numeric"),
         ([[1], [2]], "not numeric"),
-        ([10**400, 1], "no finite value for 'x'"),
+        (pd.Series([10**400, 1], dtype=object), "no finite value for 'x'"),
         (["1e999", "1"], "no finite value for 'x'"),
         ([None, "yes"], "no finite value for 'x'"),
         (pd.array([None, 2], dtype="Int64"), "no finite value for 'x'"),
@@ -240,7 +240,8 @@ def test_cells_that_are_safely_numbers_are_read(cells, values):
     ids=str,
 )
 def test_cells_that_are_not_are_refused(cells, reason):
-    frame = pd.DataFrame({"a": pd.Series(cells).array, "b": [1, 2]}, index=["x", "y"])
+    column = cells if isinstance(cells, pd.Series) else pd.Series(cells)
+    frame = pd.DataFrame({"a": column, "b": [1, 2]}).set_axis(["x", "y"])
     assert reason in _fault(frame)
 
 
