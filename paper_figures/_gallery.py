@@ -25,5 +25,7 @@ def take(drawn: Path) -> list[str]:
             scale = WIDTH / 1584 if image.width <= 1584 else WIDTH / image.width
             size = round(image.width * scale), round(image.height * scale)
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            small.quantize(COLORS, dither=Image.Dither.NONE).save(to, format="PNG", optimize=True)
+            small.quantize(COLORS, kmeans=COLORS, dither=Image.Dither.NONE).save(
+                to, format="PNG", optimize=True
+            )
     return names

@@ -20,6 +20,7 @@ TEXT = (
 COLUMNS = 60
 """Characters in a line of the figure."""
 SHADES = dict(zip(CLASSES, tokens.CLASS_COLORS.values(), strict=True))
+OPACITY = 0.45
 HEADLINES = {"tokens": "{:.0f} tokens", "classified": "{:.0f} of them in a class"}
 
 
@@ -36,7 +37,7 @@ def show(tokenizer, text: str) -> tuple[Figure, dict[str, float]]:
     ids = tokenizer.encode(text).ids
     found = classify([ids], vocabulary).values[0]
     with mpl.rc_context(influence_plots.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH, 3.6)
+        figure = _style.figure(_style.PAGE_WIDTH, 3.1)
         axis = figure.subplots()
         x = y = 0
         for i, member in zip(ids, found, strict=True):
@@ -46,11 +47,17 @@ def show(tokenizer, text: str) -> tuple[Figure, dict[str, float]]:
                 x, y = 0, y + 1
             _token(axis, x, y, shown, np.array(CLASSES)[member])
             x, y = (0, y + 1) if "\n" in word else (x + len(shown), y)
-        axis.set(xlim=(-0.5, COLUMNS + 0.5), ylim=(max(y, 1) + 0.8, -1))
+        axis.set(xlim=(-0.5, COLUMNS + 0.5), ylim=(max(y, 1) - 0.4, -0.5))
         axis.set_axis_off()
-        for name, color in SHADES.items():
-            axis.plot([], [], color=color, linewidth=4, label=name.replace("_", " "))
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=6, **_style.LEGEND)
+        shades = [
+            mpl.patches.Patch(
+                facecolor=(color, OPACITY), edgecolor="black", label=name.replace("_", " ")
+            )
+            for name, color in SHADES.items()
+        ]
+        axis.legend(
+            handles=shades, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=6, **_style.LEGEND
+        )
     counts = {name: float(n) for name, n in zip(CLASSES, found.sum(0), strict=True)}
     return figure, counts | {"tokens": float(len(ids)), "classified": float(found.any(1).sum())}
 
@@ -76,7 +83,7 @@ def _token(axis: Axes, x: int, y: int, shown: str, names: np.ndarray) -> None:
                 width,
                 0.72,
                 facecolor=SHADES[str(name)],
-                alpha=0.45,
+                alpha=OPACITY,
                 linewidth=0,
             )
         )
