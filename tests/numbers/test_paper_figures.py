@@ -1,7 +1,9 @@
 """Pages say of figures at paper scale what the figures claim when they are drawn anew."""
 
+import numpy as np
 import pytest
 
+import dlnflow as dln
 from tests.numbers.figures import drawn
 from tests.numbers.pages import differences, rows, said, table
 
@@ -36,11 +38,14 @@ def test_modes_and_their_half_times():
         "figures.md", "distance between theory and simulation is # % of a mode's strength"
     )
     assert differences(largest, [100 * claims["theory_error_relative_max"]]) == []
-    kin = said(
-        "figures.md", "Siblings correlate at # (29/44), cousins at # (14/44) and far items at #"
-    )
-    wanted = [claims[f"correlation.{name}"] for name in ("sibling", "cousin", "far")]
-    assert differences(kin, wanted) == []
+
+
+def test_correlations_of_the_features():
+    words = "Siblings correlate at # (29/44), cousins at # (14/44) and far items at #"
+    task = dln.semantic_hierarchy()
+    correlation = np.corrcoef(task.y.T)
+    dog, *others = (task.items.index(name) for name in ("dog", "cat", "sparrow", "pine"))
+    assert differences(said("figures.md", words), correlation[dog, others]) == []
 
 
 def test_events_of_dog():
