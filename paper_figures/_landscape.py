@@ -26,12 +26,16 @@ class Smoothness(NamedTuple):
         Mean |difference| of neighbours over that of random pairs.
     pairs : int
         Number of pairs.
+    error : float
+        Standard error of the correlation, by drawing anew which values of the first two options
+        there are.
     """
 
     correlation: float
     by_chance: float
     ratio: float
     pairs: int
+    error: float
 
 
 def smoothness(table: pd.DataFrame, grid: Grid, score: str) -> Smoothness:
@@ -42,12 +46,35 @@ def smoothness(table: pd.DataFrame, grid: Grid, score: str) -> Smoothness:
     rng = np.random.default_rng(0)
     shuffled = [_pearson(x[a], x[b]) for x in (rng.permutation(values) for _ in range(SHUFFLES))]
     apart = abs(values[:, None] - values)[np.triu_indices(len(values), 1)].mean()
+    block = rows.groupby(list(grid)[:2]).ngroup().to_numpy()[a]
     return Smoothness(
         _pearson(values[a], values[b]),
         float(np.quantile(np.abs(shuffled), 0.95)),
         float(abs(values[a] - values[b]).mean() / apart),
         len(a),
+        _bootstrap(values[a], values[b], block, rng),
     )
+
+
+def sensitivity(table: pd.DataFrame, grid: Grid, option: str, score: str) -> tuple[float, float]:
+    """Return the mean range of the score over the values of one option, and its standard error.
+
+    Of settings that agree in all others, where at least two values have a score.
+    """
+    rows = table[table[score].notna()].astype({score: float})
+    scores = rows.groupby([name for name in grid if name != option])[score]
+    spread = (scores.max() - scores.min())[scores.count() > 1]
+    return float(spread.mean()), float(spread.sem())
+
+
+def _bootstrap(a: FloatArray, b: FloatArray, block: IntArray, rng: np.random.Generator) -> float:
+    """Return the standard error of the correlation of pairs that come in blocks."""
+    places = [np.flatnonzero(block == k) for k in np.unique(block)]
+    drawn = [
+        np.concatenate([places[k] for k in rng.integers(0, len(places), len(places))])
+        for _ in range(SHUFFLES)
+    ]
+    return float(np.std([_pearson(a[which], b[which]) for which in drawn]))
 
 
 def _neighbours(rows: pd.DataFrame, grid: Grid) -> IntArray:

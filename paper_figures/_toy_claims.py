@@ -189,16 +189,32 @@ APPENDIX = (
     Claim(
         "C.1",
         "The best settings of the sampler follow retraining.",
-        "The best median Pearson correlation with leave-one-out over all pairs, of 60 settings.",
+        "The best median Pearson correlation with leave-one-out over all pairs, of 60 and of 1,296 "
+        "settings. The best of the latter beats the posterior that it samples (0.71).",
         above(0.5),
-        [Row(SEED0, "2", of_figure("fig06_hyperparameters", "best"))],
+        [
+            Row(f"60 settings, {SEED0}", "2", of_figure("fig06_hyperparameters", "best")),
+            Row(f"1,296 settings, {SEED0}", "4", of_figure("fig06_sweep", "best")),
+        ],
     ),
     Claim(
         "C.2",
         "The agreement changes smoothly with the settings.",
-        "60 of the 51,840 settings of the paper's table 1 are drawn, too coarse to tell.",
-        None,
-        [],
+        "The correlation between the scores of settings that differ by one step in one option, of "
+        "1,296; 2,204 pairs. Shuffled scores stay below 0.04 in 95 % of cases.",
+        above(0.5),
+        [
+            Row(
+                f"all with a score, {SEED0}",
+                "4",
+                of_figure("fig06_sweep", "smooth.all.correlation"),
+            ),
+            Row(
+                f"those that mix, {SEED0}",
+                "4",
+                of_figure("fig06_sweep", "smooth.mixed.correlation"),
+            ),
+        ],
     ),
     Claim(
         "C.3",
@@ -217,9 +233,13 @@ APPENDIX = (
     Claim(
         "C.4",
         "Decay rate and stability constant hardly matter.",
-        "Both are held fixed here.",
-        None,
-        [],
+        "By how much the score changes between a decay of 0.8 and 0.95, and over stabilities of "
+        "0.001, 0.01 and 0.1, all else equal. Hardly is taken as below 0.05.",
+        below(0.05),
+        [
+            Row(f"{option}, {SEED0}", "4", of_figure("fig06_sweep", f"range.{option}"))
+            for option in ("decay", "stability")
+        ],
     ),
     Claim(
         "C.5",
@@ -323,6 +343,35 @@ APPENDIX = (
                 NONE,
                 of_figure("fig08_all_pairs", "analytic_vs_leave_one_out.pearson_median"),
             )
+        ],
+    ),
+    Claim(
+        "C.14",
+        "Settings are rightly narrowed by whether they find the known learning coefficient.",
+        "The best median Pearson correlation with leave-one-out among the settings that find it "
+        "within 20 %.",
+        above(0.5),
+        [Row(f"106 of 1,296 settings, {SEED0}", "4", of_figure("fig06_sweep", "matched.best"))],
+    ),
+    Claim(
+        "C.15",
+        "The influence trajectory tells when in training an item matters most (discussion: an "
+        "implicit curriculum).",
+        "Dog has weight 2 in one window; what the window that a rule names gains for cat, over "
+        "what the best of all windows gains. The median over 13 times of measurement at which one "
+        "helps.",
+        above(0.9),
+        [
+            Row(
+                f"window of the closed form, {SEED0}",
+                NONE,
+                of_figure("curriculum", "named.median_share"),
+            ),
+            Row(
+                f"trough of the derivative, {SEED0}",
+                NONE,
+                of_figure("curriculum", "trough.median_share"),
+            ),
         ],
     ),
 )

@@ -1,4 +1,4 @@
-"""The claims of the paper in sections 3, 4, C and D, each with a number and a verdict.
+"""The claims of the paper in sections 3, 4, A, C and D, each with a number and a verdict.
 
     python -m paper_figures.claims
 
@@ -16,6 +16,7 @@ from dlnflow._support.files import write_atomic, write_json
 from paper_figures import section4
 from paper_figures._claims import EXPECTED
 from paper_figures._lm_claims import SECTION_4, SECTION_D
+from paper_figures._stage_claims import APPENDIX_A
 from paper_figures._toy_claims import APPENDIX, TOY
 from paper_figures._verdicts import CONTRADICTED, NOT_SHOWN, NOT_TESTABLE, SHOWN, Claim
 
@@ -29,6 +30,12 @@ PARTS = (
         "Section 3: the toy network",
         "One deep linear network, 8-50-15, standard deviation 1e-3.",
         TOY,
+    ),
+    (
+        "Appendix A: phases",
+        "The stages of the toy network with four hidden units as phases of the posterior over all "
+        "networks with the prior N(0, 1) (figure free_energy).",
+        APPENDIX_A,
     ),
     (
         "Appendix C: the toy network",
@@ -46,9 +53,9 @@ PARTS = (
 )
 INTRODUCTION = f"""# The claims of the paper, one by one
 
-This page says of every claim that Lee et al. 2025 make in sections 3 and 4 and in appendices C and
-D what was measured here, and what follows. It is written by `python -m paper_figures.claims` from
-the numbers in `paper_figures/expected/`. A test fails when a verdict changes.
+This page says of every claim that Lee et al. 2025 make in sections 3 and 4 and in appendices A, C
+and D what was measured here, and what follows. It is written by `python -m paper_figures.claims`
+from the numbers in `paper_figures/expected/`. A test fails when a verdict changes.
 
 | verdict | what it means |
 |---|---|

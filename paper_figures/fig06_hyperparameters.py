@@ -333,6 +333,11 @@ def _smooth(table: pd.DataFrame, scale: _data.Scale) -> dict[str, float]:
         found = _landscape.smoothness(rows, GRIDS[scale], "leave_one_out")
         if found.pairs >= FEWEST_PAIRS:
             claims |= {f"smooth.{name}.{key}": float(v) for key, v in found._asdict().items()}
+    for option in ("decay", "stability"):
+        if option in GRIDS[scale]:
+            about = GRIDS[scale], option, "leave_one_out"
+            claims[f"range.{option}"], error = _landscape.sensitivity(usable, *about)
+            claims[f"range.{option}.error"] = error
     return claims
 
 

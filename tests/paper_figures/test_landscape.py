@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paper_figures._landscape import smoothness
+from paper_figures import _landscape
+from paper_figures._landscape import sensitivity, smoothness
 
 GRID = {"step": (1e-3, 1e-2, 1e-1, 1.0), "beta": (1.0, 10.0, 100.0, 1e3, 1e4), "decay": (0.8, 0.9)}
 
@@ -42,3 +43,22 @@ def test_settings_without_a_score_are_no_neighbours():
     rows = rows[rows.decay == 0.8]
     found = smoothness(rows, GRID, "score")
     assert found.pairs == 5 + 3 * 4
+
+
+def test_the_range_over_an_option_is_that_of_settings_that_agree_in_the_others():
+    rows = table(lambda i, j, k: 10.0 * i + k * (j + 1.0))
+    mean, error = sensitivity(rows, GRID, "decay", "score")
+    assert mean == pytest.approx(3.0)  # j + 1 for j = 0 ... 4
+    assert error == pytest.approx(np.std([1, 2, 3, 4, 5] * 4, ddof=1) / 20**0.5)
+    rows.loc[(rows.decay == 0.9) & (rows.beta == 1e4), "score"] = None
+    assert sensitivity(rows, GRID, "decay", "score")[0] == pytest.approx(2.5)
+
+
+def test_the_error_of_a_correlation_is_its_spread_over_landscapes(monkeypatch):
+    monkeypatch.setattr(_landscape, "SHUFFLES", 60)
+    rng, found = np.random.default_rng(1), []
+    for _ in range(40):
+        slope = table(lambda i, j, k: i + 0.5 * j + rng.standard_normal())
+        found.append(smoothness(slope, GRID, "score"))
+    spread = np.std([one.correlation for one in found])
+    assert 0.5 < np.mean([one.error for one in found]) / spread < 2
