@@ -11,7 +11,7 @@ from dlnflow.traces import influence, summary
 Y = np.array([[2.0, 1.0], [0.5, -1.0], [1.0, 0.0]])
 """Targets of two items, (d_out, N)."""
 N_BETA = np.geomspace(0.05, 30, 9)
-LENGTHS = Lengths(ladders=12, draws=400, burn_in=600, thin=8)
+LENGTHS = Lengths(ladders=10, draws=300, burn_in=400, thin=8)
 GRID = np.linspace(-8, 8, 321)
 
 
@@ -82,7 +82,7 @@ def test_weights_of_a_rung_are_those_of_its_posterior():
 def test_inputs_that_are_not_one_hot_are_taken():
     """An orthogonal change of inputs is one of the first layer, and leaves the prior alone."""
     x = np.array([[0.6, 0.8], [-0.8, 0.6]])
-    few = Lengths(ladders=12, draws=150, burn_in=300, thin=8)
+    few = Lengths(ladders=10, draws=150, burn_in=300, thin=8)
     turned = ladder(Y, 1, N_BETA[4:6], x=x, lengths=few)
     a, b = (each[0].mean(1) for each in (turned.losses, sampled().losses[4:5]))
     error = np.hypot(a.std(0), b.std(0)) / np.sqrt(len(a))
