@@ -157,6 +157,15 @@ def test_retraining_predicted():
         assert differences(cells, [factor * claims[f"{key}.{std}"] for std in stds]) == [], key
 
 
+def test_retraining_predicted_as_the_derivation_says():
+    claims = drawn("fig12_closed_form")
+    for std, cells in table("derivations/flow.md", "init std").items():
+        key = f"{float(std):g}"
+        values = [claims[f"riccati.pearson.{key}"], 100 * claims[f"riccati.error.{key}"]]
+        assert differences(cells[2:4], values) == [], std
+        assert differences(cells[5:6], [100 * claims[f"gram.error.{key}"]]) == [], std
+
+
 SENTENCES = [
     (
         "closed form and tangent correlate over time at a median of # and a minimum of #.",
