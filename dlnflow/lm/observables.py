@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlnflow import checks
+from dlnflow.lm.data.batches import check_fits, token_ids
 from dlnflow.lm.induction import scores
 
 if TYPE_CHECKING:
@@ -51,18 +52,25 @@ class InductionScore:
     def __post_init__(self) -> None:
         for name in ("layer", "head"):
             checks.whole_number(name, getattr(self, name))
-        rows = np.asarray(self.sequences, dtype=np.int64)
-        half = rows.shape[-1] // 2
-        if rows.ndim != 2 or half < 2 or not np.array_equal(rows[:, :half], rows[:, half:]):
+        rows = token_ids(self.sequences, "`sequences` must be token ids, (n, 2 p)")
+        half = rows.shape[-1] // 2 if rows.ndim == 2 else 0
+        if half < 2 or not np.array_equal(rows[:, :half], rows[:, half:]):
             raise ValueError(
                 "`sequences` must be rows that repeat their first half, (n, 2 p), as "
                 f"repeated_sequences gives them; got shape {rows.shape}."
             )
-        object.__setattr__(self, "sequences", rows)
+        object.__setattr__(self, "sequences", rows.astype(np.int64))
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Return the score."""
+        check_fits("sequences", self.sequences, self.sequences.shape[1], model.config)
         found = scores(model, self.sequences).induction
+        for name in ("layer", "head"):
+            if getattr(self, name) >= found.sizes[name]:
+                raise ValueError(
+                    f"`{name}` must be less than {found.sizes[name]}, what the model has; got "
+                    f"{getattr(self, name)}."
+                )
         return float(found.isel(layer=self.layer, head=self.head))
 
 
@@ -88,15 +96,24 @@ class LogitDifference:
     def __post_init__(self) -> None:
         for name in ("right", "wrong"):
             checks.whole_number(name, getattr(self, name))
-        ids = np.atleast_2d(np.asarray(self.ids, dtype=np.int64))
-        if ids.ndim != 2 or ids.size == 0:
-            raise ValueError(f"`ids` must be rows of token ids, (n, T), got shape {ids.shape}.")
-        object.__setattr__(self, "ids", ids)
+        if self.right == self.wrong:
+            raise ValueError(
+                f"`right` and `wrong` must differ, or the difference is always 0; both are "
+                f"{self.right}."
+            )
+        wanted = "`ids` must be rows of token ids, (n, T)"
+        ids = np.atleast_2d(token_ids(self.ids, wanted))
+        if ids.ndim != 2:
+            raise ValueError(f"{wanted}, got shape {ids.shape}.")
+        object.__setattr__(self, "ids", ids.astype(np.int64))
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Return the difference."""
         import torch
 
+        check_fits("ids", self.ids, self.ids.shape[1], model.config)
+        for name in ("right", "wrong"):
+            check_fits(name, np.array(getattr(self, name)), 1, model.config)
         with torch.inference_mode():
             ids = torch.as_tensor(self.ids, device=model.device)
             last = model(ids, use_cache=False).logits[:, -1].float()

@@ -102,6 +102,12 @@ def susceptibility(
     found, judged = [], []
     for t, one in enumerate(diagnostics.checkpoints(traces)):
         values = one.kept.mean(-1, dtype=np.float64) if phi is None else _kept(phi[t], one)
+        if phi is not None and normalised and len(values) and not np.ptp(values, axis=1).any():
+            raise ValueError(
+                f"`observable` {name!r} is the same at every draw of checkpoint "
+                f"{traces.time.values[t]}, and has no correlation with anything; leave out "
+                "`normalised`, or the checkpoint."
+            )
         problem = _Problem(one.kept, values, perturbation == "mixture", normalised)
         if members is None:
             found.append(problem.items(errors))

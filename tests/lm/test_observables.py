@@ -134,16 +134,79 @@ def test_class_sums_have_no_room_for_them(parts):
         sample_traces(*parts[:2], sums, Sampler(SETTINGS, kernel="sgld", observables=OBSERVABLES))
 
 
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """Whatever is asked for."""
+
+    give: str
+    name: str = "own"
+    more: object = None
+
+    def __call__(self, model):
+        return eval(self.give, {"bias": model.gpt_neox.final_layer_norm.bias, "model": model})
+
+
 @pytest.mark.parametrize(
-    "wrong", [(len,), (Bias(), Bias()), (Bias("row"),), (Bias(3),), (Bias("a, b"),)]
+    "wrong",
+    [
+        *((len,), (Bias(), Bias()), (Bias("row"),), (Bias(3),), (Bias("a, b"),), (Bias,)),
+        *((Bias("loss"),), (Bias("checkpoint_loss"),), (Bias("weight"),), (Bias(""),)),
+        *((Bias("a/b"),), (Bias("x"), Bias("checkpoint_x")), (Own("1", more=torch.ones(1)),)),
+    ],
 )
 def test_what_cannot_be_recorded_is_refused(wrong):
     with pytest.raises(ValueError, match="`observables`"):
         Sampler(SETTINGS, observables=wrong)
 
 
-def test_bad_observables_are_named():
+def test_a_single_one_needs_no_tuple():
+    assert Sampler(SETTINGS, observables=Bias()).observables == (Bias(),)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (InductionScore(SEQUENCES, layer=7), "'induction_score' failed: `layer` must be less"),
+        (InductionScore(SEQUENCES, head=2), "`head` must be less than 2"),
+        (InductionScore(SEQUENCES + 400), "`sequences` has id 410"),
+        (InductionScore(np.tile(np.arange(20), (1, 2))), "rows of 40 inputs, the model takes 32"),
+        (LogitDifference(ROWS, right=900), "`right` has id 900"),
+        (LogitDifference(ROWS + 400), "`ids` has id 409"),
+        (Own("bias"), "must return one number, got Parameter"),
+        (Own("None"), "must return one number, got NoneType"),
+        (Own("1 / 0"), "'own' failed: ZeroDivisionError"),
+        (Own("float('nan')"), "one finite number"),
+        (Own("1e60"), "one finite number"),
+        (Own("__import__('torch').rand(())"), "the same at every call"),
+        (Own("bias.fill_(7.0).sum()"), "changes the model it is given .*final_layer_norm.bias"),
+        (Own("model.train() and 1"), "training mode"),
+    ],
+)
+def test_what_fails_is_named_before_a_store_is_made(parts, tmp_path, wrong, message):
+    sampler = Sampler(SETTINGS, kernel="sgld", observables=wrong)
+    with pytest.raises(ValueError, match=message):
+        sample_traces(*parts, sampler, store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_constant_has_no_correlation(whole):
+    constant = whole.bias.copy(data=np.ones_like(whole.bias)).rename("one")
+    assert not traces.susceptibility(whole, observable=constant).values.any()
+    with pytest.raises(ValueError, match="'one' is the same at every draw of checkpoint 4"):
+        traces.susceptibility(whole, observable=constant, normalised=True)
+
+
+@pytest.mark.parametrize("ids", [[[0.5, 1.5]], ((1, 2), (3,)), "abab", [[-1, 2]], 5])
+def test_bad_observables_are_named(ids):
+    with pytest.raises(ValueError, match="`sequences`"):
+        InductionScore(ids)
+    if ids != 5:  # a row of one id
+        with pytest.raises(ValueError, match="`ids`"):
+            LogitDifference(ids)
+
+
+def test_observables_that_never_vary_are_refused():
     with pytest.raises(ValueError, match="`sequences`"):
         InductionScore(np.arange(12).reshape(2, 6))
-    with pytest.raises(ValueError, match="`ids`"):
-        LogitDifference(np.zeros((0, 3), int))
+    with pytest.raises(ValueError, match="`right` and `wrong` must differ"):
+        LogitDifference(ROWS, right=3, wrong=3)

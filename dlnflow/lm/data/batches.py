@@ -16,6 +16,8 @@ from dlnflow._support.hashes import sha256_array
 from dlnflow.traces.membership import membership
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from dlnflow.lm.data.tokenizer import Tokens
 
 SEGMENT = (16, 64)
@@ -133,7 +135,7 @@ class GradientData:
     text_sha256: str = ""
 
     def __post_init__(self) -> None:
-        ids = _token_ids(self.ids, "`ids` of gradient data must be (n,) integers")
+        ids = token_ids(self.ids, "`ids` of gradient data must be (n,) integers")
         if ids.ndim != 1:
             raise ValueError(
                 f"`ids` of gradient data must be one text, shape (n,), got {ids.shape}."
@@ -204,7 +206,7 @@ class Observed:
 
     def __post_init__(self) -> None:
         wanted = "`ids` of observed sequences must be (n, T >= 2) integers"
-        ids = np.ascontiguousarray(_token_ids(self.ids, wanted))
+        ids = np.ascontiguousarray(token_ids(self.ids, wanted))
         if ids.ndim != 2 or ids.shape[1] < 2:
             raise ValueError(f"{wanted}, got shape {ids.shape}.")
         rows = np.arange(len(ids)) if self.rows is None else np.asarray(self.rows, np.int64)
@@ -305,8 +307,19 @@ class Observed:
         return {"item": item, "row": row, "position": position, "token": token}
 
 
-def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
-    """Return ids as an array if they are token ids."""
+def token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
+    """Check token ids.
+
+    Returns
+    -------
+    int array
+        The ids.
+
+    Raises
+    ------
+    ValueError
+        With what is wanted, if they are no token ids or rows have several lengths.
+    """
     try:
         array = np.asarray(ids)
     except ValueError as error:
@@ -319,6 +332,24 @@ def _token_ids(ids: ArrayLike, wanted: str) -> NDArray[np.integer]:
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise ValueError(f"{wanted} from 0 to 2^31 - 1, got {array.min()} to {array.max()}.")
     return array
+
+
+def check_fits(name: str, ids: NDArray[np.integer], inputs: int, config: PretrainedConfig) -> None:
+    """Check that a model has these ids, and takes so many inputs at a time.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if ids.size and ids.max() >= config.vocab_size:
+        raise ValueError(
+            f"`{name}` has id {ids.max()}, the model {config.vocab_size} ids: tokenizer and model "
+            "vocabulary disagree."
+        )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and inputs > longest:
+        raise ValueError(f"`{name}` has rows of {inputs} inputs, the model takes {longest}.")
 
 
 def occurring(rows: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.bool_]:

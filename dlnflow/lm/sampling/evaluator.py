@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.losses import token_losses
+from dlnflow.lm.sampling.recorded import value_of
 from dlnflow.sampling.noise import MINIBATCH
 from dlnflow.sampling.posterior import Evaluation
 from dlnflow.sampling.restriction import matching
@@ -132,7 +133,7 @@ class LanguageModelEvaluator:
         """Return what functions of the model give, (1, M), in float32."""
         self._place(theta)
         with torch.no_grad():
-            found = [float(one(self._model)) for one in observables]
+            found = [value_of(one, self._model) for one in observables]
         return torch.tensor([found], dtype=torch.float32, device=theta.device)
 
 

@@ -15,7 +15,7 @@ from dlnflow._support import VERSION
 from dlnflow._support.hashes import sha256_json
 from dlnflow._support.jobs import completed
 from dlnflow.lm import named_components
-from dlnflow.lm.data.batches import LEAST, GradientData, Observed, occurring
+from dlnflow.lm.data.batches import LEAST, GradientData, Observed, check_fits, occurring
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling import inputs, results, summed
 from dlnflow.lm.sampling.chain import close
@@ -87,8 +87,8 @@ def sample_traces(
     Raises
     ------
     ValueError
-        If gradient and observed data or the model disagree, or the store holds something else or
-        is in use.
+        If gradient and observed data or the model disagree, an observable is no number or changes
+        the model, or the store holds something else or is in use.
     dlnflow.lm.sampling.store.CorruptedError
         Naming the damaged unit.
     """
@@ -151,6 +151,7 @@ class Driver:
     ) -> None:
         check_parts(*parts)
         chains.check(sampler.kernel, sampler.settings, exact=False)
+        sampler.try_out(parts.checkpoints)
         self.parts, self.sampler, self._repair = parts, sampler, repair
         self._key = {
             "gradient": parts.gradient.key(),
@@ -345,18 +346,11 @@ def check_parts(checkpoints: Checkpoints, gradient: GradientData, observed: Obse
         If ids or rows are more than the model has, or observed rows are part of the text.
     """
     config = checkpoints.config()
-    longest = getattr(config, "max_position_embeddings", None)
     for name, ids, length in (
         ("gradient_data", gradient.ids, gradient.length),
         ("observed", observed.ids, observed.ids.shape[1] - 1),
     ):
-        if ids.size and ids.max() >= config.vocab_size:
-            raise ValueError(
-                f"`{name}` has id {ids.max()}, the model {config.vocab_size} ids: "
-                "tokenizer and model vocabulary disagree."
-            )
-        if longest is not None and length > longest:
-            raise ValueError(f"`{name}` has rows of {length} inputs, the model takes {longest}.")
+        check_fits(name, ids, length, config)
     if observed.ids.shape[1] < LEAST:
         return
     shared = observed.rows[occurring(observed.ids, gradient.ids)].tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.device import threads
 from dlnflow.lm.sampling.chain import Result, advanced
 from dlnflow.lm.sampling.inputs import Inputs, opened
+from dlnflow.lm.sampling.recorded import checked, try_out
 from dlnflow.lm.sampling.store import Store
 from dlnflow.sampling import kernels
 from dlnflow.sampling.settings import REVISION, Settings
@@ -92,8 +93,8 @@ class Sampler:
             self, "parameters", (self.parameters,) if one else tuple(self.parameters)
         )
         object.__setattr__(self, "restrict", _as_given(self.restrict))
-        object.__setattr__(self, "observables", tuple(self.observables))
-        _check_observables(self.observables)
+        object.__setattr__(self, "observables", checked(self.observables))
+        _identities(self.observables)
         if self.parameters and self.restrict:
             raise ValueError(
                 "`parameters` names whole parameters and `restrict` components or entries; give "
@@ -110,16 +111,24 @@ class Sampler:
                 "'bf16-gradient', which differs in how observed losses are rounded."
             )
 
+    def try_out(self, checkpoints: Checkpoints) -> None:
+        """Refuse observables that cannot be recorded, or change the model.
+
+        Raises
+        ------
+        ValueError
+            Naming the observable.
+        """
+        if self.observables:
+            try_out(self.observables, checkpoints.load(checkpoints.steps.tolist()[0]))
+
     def key(self) -> dict[str, Any]:
         """Return what identifies a chain in a manifest; its length and number do not."""
         settings = identity(self.settings, leave_out=self.settings.NOT_IN_KEY)
         settings["options"] = settings.pop("kernel_options")  # its name in stores that exist
         own = identity(self, leave_out=self.NOT_IN_KEY, since=self.SINCE)
         if self.observables:
-            own["observables"] = [
-                {"class": type(one).__qualname__} | identity(one, leave_out={}) | {"name": one.name}
-                for one in self.observables
-            ]
+            own["observables"] = _identities(self.observables)
         return settings | own | {"device": torch.device(self.device).type, "revision": REVISION}
 
 
@@ -130,27 +139,30 @@ def _as_given(restrict: Any) -> tuple[str, ...] | dict[str, NDArray]:
     return (restrict,) if isinstance(restrict, str) else tuple(restrict)
 
 
-def _check_observables(observables: tuple[Any, ...]) -> None:
-    """Refuse what cannot be recorded, or identified in a store.
+def _identities(observables: Sequence[Any]) -> list[dict[str, Any]]:
+    """Describe observables in a store by their classes, fields and names.
+
+    Returns
+    -------
+    list of dict
+        JSON.
 
     Raises
     ------
     ValueError
-        If one is no dataclass with a name and a call, or two have one name.
+        If a field has no identity.
     """
+    found = []
     for one in observables:
-        if not (is_dataclass(one) and callable(one) and isinstance(getattr(one, "name", 0), str)):
+        try:
+            own = identity(one, leave_out={})
+        except TypeError as error:
             raise ValueError(
-                "`observables` must be dataclasses with a `name` that take the model and return a "
-                f"number, as those of dlnflow.lm.observables are; got {one!r:.80}."
-            )
-    names = [one.name for one in observables]
-    taken = {"item", "row", "position", "token", "time", "chain", "draw"} & set(names)
-    if len(set(names)) < len(names) or taken or any("," in name for name in names):
-        raise ValueError(
-            "`observables` must have different names without commas that no coordinate of traces "
-            f"has, got {names}."
-        )
+                f"`observables`: a field of {one.name!r} cannot identify it in a store: {error} "
+                "Hold numbers, text, sequences of them, or numpy arrays."
+            ) from error
+        found.append({"class": type(one).__qualname__} | own | {"name": one.name})
+    return found
 
 
 @dataclass(frozen=True)
