@@ -10,7 +10,7 @@ import numpy as np
 
 from paper_figures._claims import EXPECTED
 from paper_figures._estimates import Estimate, difference, interval, together
-from paper_figures._verdicts import Claim, Condition, Number, Row, above, below, of_figure
+from paper_figures._verdicts import Claim, Condition, Number, Row, above, below, of_figure, smallest
 
 LEFT, RIGHT = "left_delimiter", "right_delimiter"
 PART, END, INDUCTION = "word_part", "word_end", "induction"
@@ -249,6 +249,14 @@ SECTION_4 = [
         "4.14",
         "Word parts and left delimiters have a spike late in training.",
         "It lies beyond the 4,500 steps of the models here.",
+    ),
+    _claim(
+        "4.15",
+        "The relation of left and right delimiters undergoes a sign flip.",
+        "The smaller of minus their influence at the first checkpoint and their influence late in "
+        "training; positive if help turned into harm.",
+        above(0),
+        lambda run: smallest([-run.influence(LEFT, RIGHT, 0), run.late(LEFT, RIGHT)]),
     ),
 ]
 SECTION_D = [
