@@ -102,6 +102,12 @@ def _require_plain(model: nn.Module) -> None:
             raise ValueError(
                 f"`model` is a {type(model).__name__}, whose weights cannot be replaced. {way}"
             )
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+            raise ValueError(
+                f"`model` has an embedding with max_norm ({name or 'itself'}), which changes its "
+                "weights when it is called. Leave it out, and divide by the norm in the model."
+            )
     for name, part in model.named_parameters():
         if isinstance(part, nn.parameter.UninitializedParameter) or part.is_meta:
             raise ValueError(
@@ -152,7 +158,8 @@ def _tensor(name: str, value: Any, like: Tensor) -> Tensor:
         raise ValueError(f"`{name}` must be an array or a tensor of numbers: {error}") from error
     tensor = tensor.clone().to(like.device)
     if not tensor.is_floating_point():
-        return tensor
+        labels = name == "y" and tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
+        return tensor.long() if labels else tensor  # what torch takes as classes
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
     return tensor.to(like.dtype)
@@ -172,9 +179,15 @@ def item_loss_of(loss: str | ItemLoss) -> ItemLoss:
 
 
 def require_losses(
-    model: nn.Module, weights: dict[str, Tensor], loss: str | ItemLoss, pair: Pair
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    loss: str | ItemLoss,
+    pair: Pair,
+    name: str = "data",
 ) -> None:
     """Evaluate the losses of some data and refuse what is not one loss per item.
+
+    `name` is the argument that the data came in.
 
     Raises
     ------
@@ -182,11 +195,11 @@ def require_losses(
         If outputs and targets do not fit, a loss is no loss of a single item, is not finite or has
         no derivative, or the model does not give the same twice.
     """
-    before = {name: part.clone() for name, part in model.named_buffers()}
-    output, repeated = (_outputs(model, weights, pair[0]) for _ in range(2))
+    before = {n: part.clone() for n, part in _parts(model, weights)}
+    output, repeated = (_outputs(model, weights, pair[0], name) for _ in range(2))
     if not isinstance(output, Tensor):
         raise ValueError(f"`model` must return one tensor, got {type(output).__name__}.")
-    changed = [n for n, part in model.named_buffers() if not torch.equal(part, before[n])]
+    changed = [n for n, part in _parts(model, weights) if not torch.equal(part, before[n])]
     if changed or not torch.equal(output, repeated):
         cause = f"it changes {changed[0]!r}" if changed else "it gives another output"
         raise ValueError(
@@ -195,7 +208,7 @@ def require_losses(
         )
     _require_targets(loss, output, pair[1])
     function = item_loss_of(loss)
-    losses = function(output, pair[1])
+    losses = _losses(function, output, pair[1])
     shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
     if shape != (len(output),):
         raise ValueError(
@@ -204,25 +217,58 @@ def require_losses(
         )
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("`loss` must be finite for the initial weights; it is NaN or infinite.")
-    alone = function(_outputs(model, weights, pair[0][:1]), pair[1][:1])
+    alone, turned = (
+        _losses(function, _outputs(model, weights, x, name), y)
+        for x, y in ((part[:1] for part in pair), (part.flip(0) for part in pair))
+    )
     if alone.shape != (1,) or not torch.allclose(alone, losses[:1], rtol=SAME, atol=1e-6):
         raise ValueError(
             "`loss` of an item must not depend on the other items of its batch: the first is "
             f"{losses[0]:.6g} among all and {alone.flatten()[0]:.6g} alone. A mean over the batch, "
             "or layers that mix items, do that."
         )
+    if not torch.allclose(turned.flip(0), losses, rtol=SAME, atol=1e-6):
+        worst = int((turned.flip(0) - losses).abs().argmax())
+        raise ValueError(
+            "`loss` of an item must not depend on its place among other items: that of number "
+            f"{worst} is {losses[worst]:.6g}, and {turned.flip(0)[worst]:.6g} with the items in "
+            "reverse. Items must be the first axis in every layer (batch_first=True)."
+        )
     _require_derivative(model, weights, function, pair)
 
 
-def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Any:
+def _parts(model: nn.Module, weights: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Return what a call of the model must leave as it is."""
+    return [*weights.items(), *model.named_buffers()]
+
+
+def _line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says, which may be nothing."""
+    said = str(error).splitlines()
+    return ": ".join([type(error).__name__, *said[:1]])
+
+
+def _losses(function: ItemLoss, output: Tensor, target: Tensor) -> Any:
+    """Return losses; say on what they failed."""
+    try:
+        return function(output, target)
+    except Exception as error:  # whatever a loss of the user's own raises
+        raise ValueError(
+            f"`loss` cannot be evaluated on outputs of shape {tuple(output.shape)} and targets "
+            f"of shape {tuple(target.shape)} and {target.dtype}: {_line(error)}"
+        ) from error
+
+
+def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, name: str) -> Any:
     """Return the model's outputs; say on what it failed."""
     try:
         with differentiable():
             return functional_call(model, weights, (x,))
     except Exception as error:  # whatever a model's own code raises
+        whole = "" if x.is_floating_point() else " Only embeddings take whole numbers."
         raise ValueError(
-            f"`model` cannot be evaluated on `data`, inputs of shape {tuple(x.shape)} and "
-            f"{x.dtype}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"`model` cannot be evaluated on `{name}`, inputs of shape {tuple(x.shape)} and "
+            f"{x.dtype}: {_line(error)}.{whole}"
         ) from error
 
 
@@ -247,7 +293,16 @@ def _require_targets(loss: str | ItemLoss, output: Tensor, target: Tensor) -> No
                 f"`y` must hold classes 0, ..., {n_classes - 1} as int64; got {target.dtype} from "
                 f"{int(target.min())} to {int(target.max())}."
             )
-    elif loss == "cross_entropy" and target.shape != output.shape:
+    elif loss == "cross_entropy" and target.shape == output.shape:
+        total = target.sum(1)
+        if bool((target < 0).any()) or not torch.allclose(total, torch.ones_like(total), rtol=SAME):
+            raise ValueError(
+                '`y` must hold probabilities, >= 0 and of sum 1 over the classes, for loss="'
+                f'cross_entropy": got {float(target.min()):g} at least, and sums from '
+                f"{float(total.min()):g} to {float(total.max()):g}. Give a callable `loss` for "
+                "other targets."
+            )
+    elif loss == "cross_entropy":
         raise ValueError(
             "`y` must hold whole class labels (N,), or probabilities of the shape of the outputs, "
             f'for loss="cross_entropy": {shapes}, {target.dtype}.'
@@ -277,7 +332,7 @@ def _require_derivative(
     except Exception as error:  # whatever a model's own code raises
         raise ValueError(
             "`model` or `loss` cannot be differentiated twice and batched by torch.func: "
-            f"{str(error).splitlines()[0]} Replace what that names by operations that can: "
+            f"{_line(error)} Replace what that names by operations that can: "
             "Embedding and a mean for EmbeddingBag, a loop over Linear layers for LSTM and GRU, a "
             "plain weight for weight_norm."
         ) from error
@@ -298,6 +353,11 @@ def require_moving(
     leaves = {name: part.clone().requires_grad_() for name, part in weights.items()}
     with torch.enable_grad(), differentiable():
         total = item_loss_of(loss)(functional_call(model, leaves, (pair[0],)), pair[1]).sum()
+        if not total.requires_grad:
+            raise ValueError(
+                "`loss` does not depend on any weight of the model: it is a constant, detached or "
+                "computed outside of torch. Compute it from the outputs by torch's operations."
+            )
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     still = [name for name, part in zip(leaves, found, strict=True) if part is None]
     if still:

@@ -176,9 +176,10 @@ class TorchRun:
         model, (x, y) = (self.model, self._weights, self.loss), pairs[0]
         torch_checks.require_losses(*model, (x[:FIRST], y[:FIRST]))
         self._full.require_room(self.batch or len(x))
-        for pair in pairs[: 1 if pairs[1] is pairs[0] else 2]:
+        given = {"data": pairs[0]} | ({} if pairs[1] is pairs[0] else {"queries": pairs[1]})
+        for name, pair in given.items():
             for part in self._full.portions(pair):
-                torch_checks.require_losses(*model, part)
+                torch_checks.require_losses(*model, part, name)
         torch_checks.require_moving(*model, self._full.portions(pairs[0])[0])
 
     def _repr_html_(self) -> str:

@@ -467,6 +467,30 @@ def detached(output, target):
     return torch.tensor(((output - target) ** 2).sum(1).numpy())
 
 
+SHARES = np.tile([0.25, 0.75], (6, 1))
+
+
+class Given(nn.Module):
+    """A linear layer and what is done with its output, or with its weights."""
+
+    def __init__(self, change, drifting=False):
+        super().__init__()
+        self.layer, self.change, self.drifting = nn.Linear(3, 2), change, drifting
+
+    def forward(self, x):
+        if self.drifting:
+            self.layer.weight.mul_(0.9)
+        return self.change(self.layer(x))
+
+
+def refused(output):
+    raise AssertionError
+
+
+def bounded():
+    return nn.Sequential(nn.Embedding(4, 3, max_norm=9.0), nn.Linear(3, 2)).double()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -478,14 +502,28 @@ def detached(output, target):
         ({"data": (X, LABELS)}, "cross_entropy"),
         ({"data": (np.full_like(X, np.nan), Y)}, "`x` must be finite"),
         ({"data": (X, [["a", "b"]] * 6)}, "array or a tensor of numbers"),
-        ({"loss": "cross_entropy"}, None),
+        ({"loss": "cross_entropy", "data": (X, SHARES)}, None),
+        ({"loss": "cross_entropy"}, "probabilities, >= 0 and of sum 1"),
+        ({"loss": "cross_entropy", "data": (X, 2 * SHARES)}, "sums from 2 to 2"),
         ({"loss": "cross_entropy", "data": (X, LABELS.astype(float))}, "class labels"),
         ({"loss": "cross_entropy", "data": (X, LABELS + 1)}, "classes 0, ..., 1"),
-        ({"loss": "cross_entropy", "data": (X, LABELS.astype(np.int32))}, "int64"),
+        ({"loss": "cross_entropy", "data": (X, LABELS.astype(np.int32))}, None),
+        ({"loss": "cross_entropy", "data": (X, LABELS.astype(np.uint8))}, None),
+        ({"data": ((X * 9).astype(int), Y)}, "Only embeddings take whole numbers"),
         ({"loss": "hinge"}, "`loss`"),
         ({"loss": mean_loss}, "one loss per item"),
         ({"loss": repeated_mean}, "must not depend on the other items"),
         ({"loss": detached}, "differentiated"),
+        ({"loss": lambda o, y: (o - y).detach().sum(1)}, "does not depend on any weight"),
+        ({"loss": lambda o, y: torch.ones(len(o))}, "does not depend on any weight"),
+        ({"loss": lambda o, y: o @ y}, "`loss` cannot be evaluated on outputs of shape"),
+        ({"model": Given(lambda out: 1 / 0).double()}, "ZeroDivisionError: division by zero"),
+        ({"model": Given(refused).double()}, "`model` cannot .* AssertionError"),
+        ({"model": Given(lambda out: out[:1].expand(len(out), -1)).double()}, "its place among"),
+        ({"model": Given(lambda out: out.cumsum(0)).double()}, "its place among"),
+        ({"model": Given(lambda out: out, True).double()}, "it changes 'layer.weight'"),
+        ({"model": bounded()}, "max_norm"),
+        ({"queries": (["q"], X[:1, :2], Y[:1])}, "evaluated on `queries`"),
         ({"model": with_layer(nn.Dropout(0.5))}, r"Dropout.*model.eval\(\)"),
         ({"model": with_layer(nn.BatchNorm1d(2))}, r"BatchNorm1d.*model.eval\(\)"),
         ({"model": with_layer(nn.BatchNorm1d(2)).eval()}, None),
