@@ -310,7 +310,7 @@ def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
     Returns
     -------
     pathlib.Path
-        Where it stands.
+        The file that was written.
 
     Raises
     ------

@@ -66,7 +66,7 @@ def sweep(
     Parameters
     ----------
     run : Dynamics
-        Two layers.
+        A run of two layers.
     steps : sequence of int
         Checkpoints.
     grid : mapping of option name to values
@@ -186,7 +186,7 @@ def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
     Raises
     ------
     ValueError
-        Naming the option.
+        If an option is unknown, empty or out of range; the message names it.
     """
     if not grid:
         raise ValueError("`grid` must name at least one option with at least one value.")

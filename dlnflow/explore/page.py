@@ -42,7 +42,7 @@ def write_page(
     out : path
         The page; it appears complete or not at all.
     title : str
-        Above the text.
+        Title above the text.
     exclude : str or sequence of str
         Pairs left out of the means of classes, as in `dlnflow.traces.groups`.
     done : callable

@@ -57,7 +57,7 @@ def of_table(
     out : path
         The page; it appears complete or not at all.
     title : str
-        Above the page.
+        Title above the page.
     done : callable
         Gets the number of finished parts and that of all.
 

@@ -63,7 +63,7 @@ def examine(folder: str | Path) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Nothing is written.
+        What was found; nothing is written.
 
     Raises
     ------

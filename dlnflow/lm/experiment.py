@@ -221,7 +221,7 @@ def probe(
     source, text : path or str, path or str, optional
         A run of `train`, or any checkpoints and a text, as in `counts`.
     n_sequences : int
-        Rows.
+        Number of sequences.
 
     Returns
     -------

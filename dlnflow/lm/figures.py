@@ -67,7 +67,7 @@ def of_text(traces: xr.DataArray | ClassSums, classes: xr.DataArray) -> dict[str
     Returns
     -------
     dict of str to Figure
-        By name.
+        Figures by their names.
     """
     between = [readers.groups(traces, classes, exclude=e) for e in ("item", "token")]
     drawn = {"fig05_classes": tokens.class_influence(between[0], traces, between[1])}
@@ -86,7 +86,7 @@ def of_repeats(
     Returns
     -------
     Figure
-        Not saved.
+        The figure; it is not saved.
     """
     exclude = experiment.left_out(classes)
     plain, fast = (
@@ -102,7 +102,7 @@ def rise(scores: xr.Dataset) -> tuple[float, float]:
     Returns
     -------
     (float, float)
-        Linear between checkpoints.
+        Both steps, by lines between checkpoints.
     """
     best = scores.induction.max(("layer", "head"))
     low, high = (crossing(scores.time, best, share * float(np.max(best))) for share in RISE)

@@ -104,7 +104,7 @@ def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        In evaluation mode.
+        A model in evaluation mode.
     sequences : (n, 2 p) int array
         From `repeated_sequences`.
 
@@ -179,7 +179,7 @@ def crossing(steps: ArrayLike, values: ArrayLike, threshold: float) -> float:
     steps, values : (T,) arrays
         A curve.
     threshold : float
-        Level.
+        Level that is crossed.
 
     Returns
     -------

@@ -39,7 +39,7 @@ class InductionScore:
     sequences : (n, 2 p) int array
         Sequences u u, from `dlnflow.lm.induction.repeated_sequences`.
     layer, head : int
-        Which head.
+        Layer and number of the head.
     name : str
         Name of the coordinate of the traces.
     """

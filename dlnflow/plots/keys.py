@@ -142,7 +142,7 @@ def two_sides(distinction: str, room: int) -> str:
     distinction : str
         A distinction of `dlnflow.analysis.explain_events`. Where it names no features, its items.
     room : int
-        Characters.
+        Number of characters.
 
     Returns
     -------

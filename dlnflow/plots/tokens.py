@@ -92,7 +92,7 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Not saved.
+        The figure; it is not saved.
     """
     names = [str(n) for n in found.token_class.values]
     with mpl.rc_context(STYLE):

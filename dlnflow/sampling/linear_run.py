@@ -44,7 +44,7 @@ def trace_run(
     Parameters
     ----------
     run : Dynamics
-        Two layers.
+        A run of two layers.
     steps : sequence of int
         Checkpoints.
     kernel : str
@@ -112,7 +112,7 @@ def sample(
     w2 : array, shape (T, d_out, h)
         Second layers.
     task : Task
-        N items.
+        Its N items.
     time : array of int, shape (T,)
         Steps of the checkpoints; part of the seeds.
     kernel : str

@@ -39,7 +39,7 @@ class Evaluator(Protocol):
     exact : bool
         False if minibatches are drawn: loss and gradient are then noisy.
     n_parameters : int
-        P.
+        Number P of parameters that move.
     """
 
     exact: bool
@@ -197,7 +197,7 @@ def checked_step_size(step_size: Scale) -> Scale:
     Returns
     -------
     float or Tensor
-        The same.
+        The step size that was given.
 
     Raises
     ------

@@ -106,7 +106,7 @@ def measure(name: str, target: Target, relative: float, seed: int) -> Measured:
     Parameters
     ----------
     name : str
-        Row of CASES.
+        Name of a row of CASES.
     target : Target
         What to sample.
     relative : float

@@ -50,7 +50,7 @@ def suggest(
     Parameters
     ----------
     run : Dynamics
-        Two layers.
+        A run of two layers.
     steps : sequence of int, optional
         Where the curvature is taken; default 33 steps along the run, as in `bif`. One setting
         serves all checkpoints, so that a curve over training is not a curve of settings.

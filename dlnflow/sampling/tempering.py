@@ -92,7 +92,7 @@ class Ladder:
     localization : float
         Precision of the prior.
     n_parameters : int
-        P.
+        Number P of parameters that move.
     start_loss : array, shape (N,)
         Losses of the zero network.
     """
@@ -171,7 +171,7 @@ def ladder(
     y : array, shape (d_out, N)
         Targets of N items; 0 everywhere is allowed.
     hidden : int
-        h.
+        Number h of hidden units.
     n_beta : array, shape (K,)
         n_k > 0, in an order in which neighbours overlap.
     x : array, shape (n_in, N), optional

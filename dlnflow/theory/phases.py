@@ -37,7 +37,7 @@ class Phase:
     learning_coefficient : float
         lambda >= 0; see `dlnflow.rlct.learning_coefficient`.
     multiplicity : int
-        m >= 1.
+        m, at least 1.
     constant : float
         c, the O(1) term: volume of the minimum and prior density.
 
@@ -241,7 +241,7 @@ def transition(first: Phase, second: Phase) -> Transition:
     Parameters
     ----------
     first, second : Phase
-        In any order.
+        Two phases, in any order.
 
     Returns
     -------

@@ -44,7 +44,7 @@ def mixture(
     Parameters
     ----------
     ids : (n,) int array
-        Text.
+        Ids of the text.
     n_rows, length : int
         Shape of the result.
     repeat_share : float
@@ -57,7 +57,7 @@ def mixture(
     Returns
     -------
     (n_rows, length) int32 array
-        Rows.
+        Ids of the rows.
 
     Raises
     ------
@@ -361,9 +361,9 @@ def occurring(rows: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np
     Parameters
     ----------
     rows : (n, T) int array
-        Rows.
+        Ids of the rows.
     ids : (N,) int array
-        Text.
+        Ids of the text.
 
     Returns
     -------

@@ -60,7 +60,7 @@ def separator_id(tokenizer: Tokenizer, separator: str) -> int | None:
     Parameters
     ----------
     tokenizer : tokenizers.Tokenizer
-        Whose token.
+        The tokenizer that has the token.
     separator : str
         Its name; ``"auto"``: the one that ends texts, or the only special one; ``"none"``.
 

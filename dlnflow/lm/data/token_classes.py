@@ -107,7 +107,7 @@ class Shapes:
     first, last : (V,) bool array
         First and last character are letters.
     formatting : (V,) bool array
-        Lays out text.
+        Whether a token lays out text.
     left, right : (2, V) bool array
         Opens or closes a scope; row 1 holds if a letter stands before the token, where a leading
         ’ is an apostrophe.

@@ -194,7 +194,7 @@ class Tokens:
         Returns
         -------
         (n_rows, length) int32 array
-            Rows.
+            Ids of the rows.
 
         Raises
         ------
@@ -324,7 +324,7 @@ def split(
     corpus : Corpus
         Documents; their order is drawn with a fixed seed.
     tokenizer : tokenizers.Tokenizer
-        The model's.
+        The tokenizer of the model.
     rows, length : int
         What will be observed; gradients need more than `length` ids, too.
     share : float

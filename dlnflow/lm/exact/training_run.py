@@ -61,7 +61,7 @@ class TrainingRun(RowVerbs):
     n_steps : int, optional
         Follow only so many steps. Default: those of the settings.
     double : bool
-        Double precision.
+        Whether steps and derivatives are in double precision.
     device : str
         Torch device.
     checkpoints : Checkpoints, optional

@@ -71,7 +71,7 @@ class Checkpoints:
         source : path or mapping
             A folder with subfolders ``step<N>``, or ``{step: folder}``.
         steps : sequence of int, optional
-            Only these.
+            Only these steps are taken. Default: all.
         frozen : sequence of str
             Patterns of names of tensors that training left alone, e.g. ``"*embed*"``.
 

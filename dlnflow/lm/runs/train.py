@@ -308,9 +308,9 @@ def ahead(
     Parameters
     ----------
     make : callable
-        Step -> rows.
+        Function from a step to its rows.
     steps : range
-        In this order.
+        Steps, in the order in which rows are made.
 
     Yields
     ------

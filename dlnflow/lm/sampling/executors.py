@@ -36,7 +36,7 @@ def executor(
     Yields
     ------
     Executor or None
-        None: this process.
+        None for this process.
 
     Raises
     ------

@@ -29,7 +29,7 @@ class LinearEvaluator:
     y : Tensor, shape (d_out, N)
         Targets.
     hidden : int
-        h.
+        Number h of hidden units.
     weights : Tensor, shape (N,) or (C, N), optional
         w_i, the same for all chains or of each chain; default 1.
     """

@@ -39,7 +39,7 @@ def check_values(options: Mapping[str, Any], burn_in: int) -> None:
     Raises
     ------
     ValueError
-        Naming the option.
+        If a value is out of range; the message names the option.
     """
     for kernel in KERNELS.values():
         kernel.check_values(options, burn_in)
