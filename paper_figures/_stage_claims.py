@@ -3,13 +3,13 @@
 from paper_figures._verdicts import Claim, Number, Row, above, around_zero, of_figure
 
 SOURCE = "8-4-15"
-LADDERS = "8 ladders"
+LADDERS = "16 ladders"
 LEVELS = ("rank 0 to 1", "rank 1 to 2", "rank 2 to 4")
 
 
 def stages(name: str) -> Number:
-    """Return a number of figure free_energy."""
-    return of_figure("free_energy", name)
+    """Return a number of figure free_energy at paper scale."""
+    return of_figure("free_energy_paper", name)
 
 
 def share(kin: str) -> Number:
@@ -53,7 +53,7 @@ APPENDIX_A = (
         "The loss of a phase exceeds its minimum by lambda / n (equations 6 and 10).",
         "n beta E[L] minus lambda, where the best map of a rank is the truth.",
         around_zero(3),
-        [Row(f"rank {rank}, {SOURCE}", "6 ladders", coefficient(rank)) for rank in (0, 1, 2, 4)],
+        [Row(f"rank {rank}, {SOURCE}", LADDERS, coefficient(rank)) for rank in (0, 1, 2, 4)],
     ),
     Claim(
         "A.3",
