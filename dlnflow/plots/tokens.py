@@ -29,6 +29,8 @@ GROUP_COLORS = {
     ("repeated", "other"): "#E69F00",
 }
 """(query, train)"""
+LINE = {"linewidth": 1.1, "marker": "o", "markersize": 2.2}
+"""Curves have a dot at every checkpoint."""
 COLUMNS = 4
 """Panels beside each other."""
 
@@ -101,12 +103,13 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
         for axis, name in zip(axes, names, strict=True):
             one, color = found.sel(token_class=name), color_of(name)
             axis.fill_between(one.time, one.low, one.high, color=color, alpha=0.25, linewidth=0)
-            axis.plot(one.time, one.recall, color=color, linewidth=1.1, marker=_marker(one))
+            axis.plot(one.time, one.recall, color=color, **LINE)
             if apart is not None:
                 other = apart.sel(token_class=name)
-                axis.plot(other.time, other.recall, ":", color=color, linewidth=1.3)
+                axis.plot(other.time, other.recall, ":", color=color, **LINE)
                 axis.axhline(float(other.chance), color="0.3", linestyle=":", linewidth=0.8)
             axis.axhline(float(one.chance), color="0.3", linestyle="--", linewidth=0.8)
+            chances = [float(each.sel(token_class=name).chance) for each in (found, apart or found)]
             count = int(one["count"])
             axis.set_title(
                 f"{name.replace('_', ' ')}\n{count} tokens"
@@ -114,7 +117,9 @@ def recall(found: xr.Dataset, apart: xr.Dataset | None = None) -> Figure:
             )
             axis.annotate(
                 "chance",
-                (1, float(one.chance)),
+                (1, min(chances)),
+                xytext=(0, -1),
+                textcoords="offset points",
                 xycoords=("axes fraction", "data"),
                 fontsize=6,
                 ha="right",
@@ -189,23 +194,11 @@ def short(step: int) -> str:
     return f"{step // 1000}k" if step >= 1000 else str(step)
 
 
-def _marker(curve: xr.DataArray | xr.Dataset) -> str:
-    """Return a marker for a single checkpoint, where a line would not be seen."""
-    return "o" if curve.sizes["time"] == 1 else ""
-
-
 def _classes(axis: Axes, found: xr.DataArray) -> None:
     """Influence of every class on one, with 95 % intervals."""
     for name in found["train"].values:
         one, color = found.sel(train=name), color_of(str(name))
-        axis.plot(
-            one.time,
-            one,
-            color=color,
-            label=str(name).replace("_", " "),
-            linewidth=1.1,
-            marker=_marker(one),
-        )
+        axis.plot(one.time, one, color=color, label=str(name).replace("_", " "), **LINE)
         ends = interval(one)
         axis.fill_between(one.time, ends.lower, ends.upper, color=color, alpha=0.2, linewidth=0)
     axis.axhline(0, color="0.7", linewidth=0.5)
@@ -227,7 +220,7 @@ def _companion(axis: Axes, traces: xr.DataArray) -> None:
         mean = np.where(kept, by_chain, 0).sum(1) / n
         spread = np.where(kept, (by_chain - mean[:, None]) ** 2, 0).sum(1) / (n - 1)
         error = t_quantile(n - 1) * np.sqrt(spread / n)
-    axis.plot(loss.time, loss, color="black", linewidth=1.1, marker=_marker(loss))
+    axis.plot(loss.time, loss, color="black", **LINE)
     axis.set_ylabel("held-out loss")
     other = axis.twinx()
     other.errorbar(loss.time, mean, error, color="#D55E00", linewidth=1.1)
