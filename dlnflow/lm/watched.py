@@ -54,8 +54,8 @@ def watch(
     Raises
     ------
     ValueError
-        If the text is too short or has no token of any class, or repeated rows cannot be dealt
-        out evenly.
+        If the text is too short, has no token of any class or too few rows with delimiters, or
+        repeated rows cannot be dealt out evenly.
     """
     if observe in ("text", "delimiters"):
         vocabulary = lm.token_classes.Vocabulary(data.tokenizer)
@@ -66,6 +66,11 @@ def watch(
 
         score = delimiters if observe == "delimiters" else None
         observed = lm.Observed.held_out(data.held_out, rows, length, gradient=gradient, score=score)
+        if score is not None and not (found := delimiters(observed.ids)).all():
+            raise ValueError(
+                f"`rows` {rows}: only {np.count_nonzero(found)} held-out rows have a delimiter to "
+                "be observed. Use fewer rows, other text, or observe 'text'."
+            )
         return observed, _present(lm.classify(observed.ids, vocabulary))
     deals = -(-rows // DEAL)
     if rows % deals:

@@ -50,8 +50,8 @@ class Lengths:
     ladders : int
         Independent ladders C.
     draws, burn_in, thin : int
-        Recorded draws of each rung; steps before; steps between draws, after which neighbours may
-        exchange.
+        Recorded draws of each rung; steps before, rounded up to a multiple of `thin`; steps between
+        draws, after which neighbours may exchange.
     seed : int
         Fixes all random numbers.
 
@@ -130,7 +130,15 @@ class Ladder:
         -------
         DataArray, dims (time, chain, draw, item)
             One time, 0; `checkpoint_loss` is that of the zero network.
+
+        Raises
+        ------
+        ValueError
+            If there is no such rung, or not one name per item.
         """
+        rung, last = checks.whole_number("rung", rung), len(self.n_beta) - 1
+        if rung > last:
+            raise ValueError(f"`rung` must be at most {last}, the last one; got {rung}.")
         n_items = self.weights.shape[1]
         found = labelled(
             self.losses[rung][None],
@@ -195,7 +203,7 @@ def ladder(
         If a setting is out of range.
     """
     n_beta = np.atleast_1d(checks.finite("n_beta", n_beta))
-    if n_beta.ndim != 1 or not np.all(n_beta > 0):
+    if n_beta.ndim != 1 or not len(n_beta) or not np.all(n_beta > 0):
         raise ValueError(f"`n_beta` must list numbers > 0, one per rung, got {n_beta}.")
     y = checks.finite_matrix("y", y)
     x = None if x is None else checks.finite_matrix("x", x)
@@ -209,10 +217,14 @@ def ladder(
         raise ValueError(f"`weights` must have shape {shape} (rung, item), got {weights.shape}.")
     hidden = checks.positive_integer("hidden", hidden)
     localization = checks.positive("localization", localization)
+    if not isinstance(lengths, Lengths):
+        raise ValueError(f"`lengths` must be a Lengths(...), got {checks.shown(lengths)}.")
     chains = _Chains((x, y), hidden, n_beta, weights, localization, lengths)
+    if observe is not None:
+        _observed(observe, chains.maps())  # before the work, whether it can be
     losses = np.empty((shape[0], lengths.ladders, lengths.draws, shape[1]))
     seen: list[FloatArray] = []
-    before = lengths.burn_in // lengths.thin
+    before = -(-lengths.burn_in // lengths.thin)
     with Progress(before + lengths.draws, "tempering") as progress:
         for _ in range(before):
             chains.advance(lengths.thin, adapt=True)
@@ -222,14 +234,37 @@ def ladder(
             chains.advance(lengths.thin)
             losses[:, :, draw] = chains.items()
             if observe is not None:
-                seen.append(observe(chains.maps()))
+                seen.append(_observed(observe, chains.maps()))
             progress.advance(1)
     observed = None
     if seen:
         by_chain = np.stack(seen, 1)  # (K C, draws, J)
-        observed = by_chain.reshape(*losses.shape[:3], -1)
+        observed = by_chain.reshape(*losses.shape[:3], by_chain.shape[2])
     about = localization, chains.size, 0.5 * (y**2).sum(0)
     return Ladder(n_beta, weights, losses, observed, *chains.rates(), *about)
+
+
+def _observed(observe: Observe, maps: FloatArray) -> FloatArray:
+    """Compute what is observed.
+
+    Returns
+    -------
+    array, shape (K C, J)
+
+    Raises
+    ------
+    ValueError
+        If they are not one row per map.
+    """
+    if not callable(observe):
+        raise ValueError(f"`observe` must be a function of maps, got {checks.shown(observe)}.")
+    found = np.asarray(observe(maps.copy()))
+    if found.dtype.kind not in "biuf" or found.ndim < 1 or len(found) != len(maps):
+        raise ValueError(
+            f"`observe` must give one number, or one row of numbers, for each of the maps "
+            f"{maps.shape}; got shape {found.shape} of {found.dtype}."
+        )
+    return found.reshape(len(maps), -1).astype(np.float64)
 
 
 class _Together:

@@ -83,7 +83,7 @@ def labelled(
     Raises
     ------
     ValueError
-        If the posterior is not described, or an item name repeats.
+        If the posterior is not described, or items have not one name each.
     """
     missing = {"n_beta", "localization", "n_train", "n_parameters"} - set(attrs)
     if missing:
@@ -91,6 +91,11 @@ def labelled(
     if len(set(items)) != len(items):
         raise ValueError("`items` must be different names.")
     losses = np.asarray(losses)
+    if losses.ndim != 4 or len(items) != losses.shape[3]:
+        raise ValueError(
+            f"`items` must name the last axis of `losses` (time, chain, draw, item); got "
+            f"{len(items)} names and shape {losses.shape}."
+        )
     return xr.DataArray(
         losses,
         dims=DIMS,

@@ -12,6 +12,8 @@ those of leaving out one ladder at a time: rungs of one ladder exchange their ne
 independent, ladders are.
 """
 
+import warnings
+
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -19,6 +21,9 @@ from scipy import optimize, special
 
 from dlnflow import checks
 from dlnflow._support import FloatArray
+
+LEAST = 0.01
+"""Overlap of neighbours below which free energies mean nothing."""
 
 
 def free_energy(losses: ArrayLike, pressure: ArrayLike) -> xr.Dataset:
@@ -44,12 +49,17 @@ def free_energy(losses: ArrayLike, pressure: ArrayLike) -> xr.Dataset:
     ------
     ValueError
         If there are fewer than two rungs or ladders, shapes do not fit, or losses are not finite.
+
+    Warns
+    -----
+    UserWarning
+        Where neighbours overlap by less than `LEAST`.
     """
     losses, pressure = checks.finite("losses", losses), checks.finite("pressure", pressure)
-    if losses.ndim != 4 or losses.shape[0] < 2 or losses.shape[1] < 2:
+    if losses.ndim != 4 or losses.shape[0] < 2 or losses.shape[1] < 2 or not losses.size:
         raise ValueError(
-            "`losses` must have the shape (rung, ladder, draw, item) with at least two rungs and "
-            f"two ladders, got {losses.shape}."
+            "`losses` must have the shape (rung, ladder, draw, item) with at least two rungs, two "
+            f"ladders and a draw, got {losses.shape}."
         )
     rungs, ladders = losses.shape[:2]
     if pressure.shape != (rungs, losses.shape[3]):
@@ -71,6 +81,14 @@ def free_energy(losses: ArrayLike, pressure: ArrayLike) -> xr.Dataset:
     total, parts = np.r_[0, whole.cumsum()], left_out.cumsum(1)
     parts = np.pad(parts, ((0, 0), (1, 0)))
     overlap = special.expit(whole[:, None, None] - lower).mean((1, 2))
+    apart = np.flatnonzero(overlap < LEAST).tolist()
+    if apart:
+        warnings.warn(
+            f"rungs do not overlap: between {', '.join(f'{k} and {k + 1}' for k in apart)} "
+            f"(`overlap` {overlap.min():.2g} at least). Free energies beyond, and their errors, "
+            "mean nothing; put rungs between them.",
+            stacklevel=2,
+        )
     return xr.Dataset(
         {
             "free_energy": ("rung", total),
@@ -93,8 +111,17 @@ def jackknife(left_out: ArrayLike) -> FloatArray:
     Returns
     -------
     array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
     """
     values = checks.finite("left_out", left_out)
+    if not values.ndim or len(values) < 2:
+        raise ValueError(
+            f"`left_out` must hold two estimates or more on its first axis, got {values.shape}."
+        )
     count = len(values)
     return np.sqrt((count - 1) / count * ((values - values.mean(0)) ** 2).sum(0))
 

@@ -121,12 +121,35 @@ def test_what_is_observed_belongs_to_the_draws():
         ({"x": np.ones((2, 3))}, "`x` must have one column per item"),
         ({"hidden": 0}, "`hidden` must be"),
         ({"y": np.ones(3)}, "`y` must be a non-empty matrix"),
+        ({"n_beta": []}, "`n_beta` must list numbers > 0"),
+        ({"lengths": {"draws": 3}}, "`lengths` must be a Lengths"),
+        ({"observe": 3}, "`observe` must be a function"),
+        ({"observe": lambda maps: 1.0}, "`observe` must give one number.*got shape"),
+        ({"observe": lambda maps: None}, "`observe` must give one number"),
+        ({"observe": lambda maps: maps[:1]}, "`observe` must give one number"),
     ],
 )
 def test_bad_input_is_refused(change, message):
     given = {"y": Y, "hidden": 1, "n_beta": [1.0, 2.0]} | change
     with pytest.raises(ValueError, match=message):
         ladder(given.pop("y"), given.pop("hidden"), given.pop("n_beta"), **given)
+
+
+def test_one_number_may_be_observed_and_rungs_are_named():
+    few = Lengths(ladders=2, draws=3, burn_in=4, thin=2)
+    found = ladder(Y, 2, [0.5, 2.0], lengths=few, observe=lambda maps: maps[:, 0, 0])
+    assert found.observed.shape == (2, 2, 3, 1)
+    with pytest.raises(ValueError, match="`rung` must be at most 1"):
+        found.traces(2)
+    with pytest.raises(ValueError, match=r"`items` must name the last axis .* got 1 names"):
+        found.traces(0, items=["a"])
+
+
+def test_steps_before_draws_are_not_fewer_than_asked_for():
+    """Of 9 steps before and exchanges after every 10, none were taken."""
+    nine, ten = (Lengths(ladders=2, draws=2, burn_in=n, thin=10) for n in (9, 10))
+    both = [ladder(Y, 1, [0.5, 2.0], lengths=lengths).losses for lengths in (nine, ten)]
+    np.testing.assert_array_equal(*both)
 
 
 def test_lengths_are_checked():

@@ -52,10 +52,22 @@ def test_the_error_of_any_combination_follows_from_the_left_out_ladders():
     assert jackknife(means) == pytest.approx(parts.std(ddof=1) / 3)
 
 
+def test_rungs_that_do_not_overlap_are_named():
+    losses = gaussian(0)
+    losses[:2] += 1e3
+    with pytest.warns(UserWarning, match=r"do not overlap: between 1 and 2 \(`overlap`"):
+        free_energy(losses, N[:, None])
+
+
 def test_bad_input_is_refused():
     losses = gaussian(0)
     with pytest.raises(ValueError, match="`losses` must have the shape"):
         free_energy(losses[:, :1], N[:, None])
+    with pytest.raises(ValueError, match="and a draw, got"):
+        free_energy(losses[:, :, :0], N[:, None])
+    for few in (3.0, [], [1.0]):
+        with pytest.raises(ValueError, match="`left_out` must hold two"):
+            jackknife(few)
     with pytest.raises(ValueError, match="`pressure` must have one row per rung"):
         free_energy(losses, N[:3, None])
     losses[0, 0, 0, 0] = np.nan

@@ -99,6 +99,20 @@ def test_rows_rich_in_delimiters_are_those_with_most_of_them(tiny):
     np.testing.assert_array_equal(plan.observed.ids, every[best])
 
 
+def test_text_without_delimiters_is_not_taken_for_rows_of_them(tiny, tmp_path):
+    from dlnflow.lm import experiment
+
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 5)) for _ in range(300)]
+    for k in range(8):
+        (tmp_path / f"{k}.txt").write_text(" ".join(rng.choice(words, 400)))
+    given = {"rows": 4, "text": str(tmp_path), "length": 16}
+    plain = experiment.plan_from_text(tiny[1], observe="text", **given)
+    assert len(plain.observed.ids) == 4
+    with pytest.raises(ValueError, match="`rows` 4: only 0 held-out rows have a delimiter"):
+        experiment.plan_from_text(tiny[1], observe="delimiters", **given)
+
+
 def test_rows_that_do_not_occur_are_those_of_tokens():
     tokens = Tokens(np.arange(400, dtype=np.int32), 400, "")
     found = Observed.held_out(tokens, 5, 40, seed=3, gradient=GradientData(IDS))
