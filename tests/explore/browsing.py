@@ -4,6 +4,36 @@ import numpy as np
 
 from tests.explore.reading import data_of
 
+READABLE = 4.5
+"""Least contrast of text, as WCAG 2 AA asks."""
+VISIBLE_TEXTS = """
+const numbers = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
+const found = [];
+for (const one of document.querySelectorAll('body *')) {
+  const own = [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  const box = one.getBoundingClientRect();
+  const shown = own || one.matches('input[type=search], select');
+  if (!shown || box.width === 0 || one.closest('script')) continue;
+  const style = getComputedStyle(one);
+  let back = [0, 0, 0, 0], above = one;
+  const layers = [];
+  for (; above; above = above.parentElement) {
+    const c = numbers(getComputedStyle(above).backgroundColor);
+    layers.push(c.length === 3 ? [...c, 1] : c);
+  }
+  let ground = [255, 255, 255];
+  for (const layer of layers.reverse())
+    ground = ground.map((g, k) => layer[3] * layer[k] + (1 - layer[3]) * g);
+  const svg = one instanceof SVGElement;
+  const ink = numbers(svg ? style.fill : style.color).slice(0, 3);
+  let opaque = 1;
+  for (let p = one; p; p = p.parentElement) opaque *= Number(getComputedStyle(p).opacity);
+  found.push([one.tagName + '#' + one.id + '.' + (one.className.baseVal ?? one.className),
+    ink.map((c, k) => opaque * c + (1 - opaque) * ground[k]), ground]);
+}
+return found;
+"""
+
 
 class Page:
     """A page that is open, and the numbers that it should show."""

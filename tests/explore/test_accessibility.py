@@ -4,39 +4,12 @@ import itertools
 
 import pytest
 
-from tests.explore.browsing import Page, ratio
+from tests.explore.browsing import READABLE, VISIBLE_TEXTS, Page, ratio
 
 pytestmark = pytest.mark.browser
 
-READABLE, VISIBLE = 4.5, 3.0
-"""Least contrast of text, and of lines and frames, as WCAG 2 AA asks."""
-VISIBLE_TEXTS = """
-const numbers = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
-const found = [];
-for (const one of document.querySelectorAll('body *')) {
-  const own = [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-  const box = one.getBoundingClientRect();
-  const shown = own || one.matches('input[type=search], select');
-  if (!shown || box.width === 0 || one.closest('script')) continue;
-  const style = getComputedStyle(one);
-  let back = [0, 0, 0, 0], above = one;
-  const layers = [];
-  for (; above; above = above.parentElement) {
-    const c = numbers(getComputedStyle(above).backgroundColor);
-    layers.push(c.length === 3 ? [...c, 1] : c);
-  }
-  let ground = [255, 255, 255];
-  for (const layer of layers.reverse())
-    ground = ground.map((g, k) => layer[3] * layer[k] + (1 - layer[3]) * g);
-  const svg = one instanceof SVGElement;
-  const ink = numbers(svg ? style.fill : style.color).slice(0, 3);
-  let opaque = 1;
-  for (let p = one; p; p = p.parentElement) opaque *= Number(getComputedStyle(p).opacity);
-  found.push([one.tagName + '#' + one.id + '.' + (one.className.baseVal ?? one.className),
-    ink.map((c, k) => opaque * c + (1 - opaque) * ground[k]), ground]);
-}
-return found;
-"""
+VISIBLE = 3.0
+"""Least contrast of lines and frames, as WCAG 2 AA asks."""
 COLOURS = """
 const style = getComputedStyle(document.documentElement);
 const read = (name) => {
