@@ -10,12 +10,22 @@ import numpy as np
 
 from paper_figures._claims import EXPECTED
 from paper_figures._estimates import Estimate, difference, interval, together
-from paper_figures._verdicts import Claim, Condition, Number, Row, above, below, of_figure, smallest
+from paper_figures._verdicts import (
+    Claim,
+    Condition,
+    Number,
+    Row,
+    above,
+    around_zero,
+    below,
+    smallest,
+)
 
 LEFT, RIGHT = "left_delimiter", "right_delimiter"
 PART, END, INDUCTION = "word_part", "word_end", "induction"
 ALL, OTHER = "all pairs", "other ids"
 """Pairs that are averaged over."""
+AGAIN, APART = ("repeated", "repeated"), "other sequences and ids"
 LATE = 3
 """Checkpoints that are averaged for what is said of late training."""
 
@@ -93,15 +103,23 @@ def runs() -> tuple[Measured, ...]:
     return tuple(Measured(json.loads(file.read_text())) for file in files)
 
 
+@cache
+def repeats() -> tuple[Measured, ...]:
+    """Return what was measured on repeated sequences, one file for each run."""
+    files = sorted(EXPECTED.glob("repeat_curves_*.json"))
+    return tuple(Measured(json.loads(file.read_text())) for file in files)
+
+
 def _claim(
     name: str,
     says: str,
     measured: str,
     condition: Condition,
     number: Callable[[Measured], Number],
+    of: Callable[[], tuple[Measured, ...]] = runs,
 ) -> Claim:
     """Return a claim with one row for each run."""
-    rows = [Row(run.source, run.chains, number(run)) for run in runs()]
+    rows = [Row(run.source, run.chains, number(run)) for run in of()]
     if not rows:
         return _nothing(name, says, f"{measured} Not measured yet.")
     return Claim(name, says, measured, condition, rows)
@@ -133,6 +151,13 @@ def _after_peak(run: Measured) -> Number:
     """Influence at the last checkpoint minus that at the most helpful one before."""
     most = _strongest(run, INDUCTION, INDUCTION, OTHER)
     return run.between(INDUCTION, INDUCTION, OTHER, (-1, most))
+
+
+def _share(run: Measured, classes: tuple[str, str], steps: tuple[int, int]) -> Number:
+    """Return a change of influence as a share of the rise of repeated on repeated, help is +."""
+    rise = -run.between(*AGAIN, APART, (-1, 0)).value
+    change = -run.between(*classes, APART, steps)
+    return Number(*(end / rise for end in (change.value, change.low, change.high)))
 
 
 def _least_recall(run: Measured, pairs: str) -> Number:
@@ -292,22 +317,48 @@ SECTION_D = [
         "The public checkpoints of Pythia suggest a signal of learning induction.",
         "They need network, and steps denser than there are.",
     ),
-    Claim(
+    _claim(
         "D.6",
         "Influence between repeated tokens of different sequences rises when induction is learned.",
-        "The rise from the first to the last checkpoint in standard errors, equal ids left out; "
-        "3 of them are asked for.",
-        above(3),
-        [Row("`fast`, seed 0", "4", of_figure("fig15_induction", "rise_in_errors"))],
+        "Influence of repeated on repeated tokens, last minus first checkpoint. Pairs of one "
+        "sequence or one id are left out here and below.",
+        below(0),
+        lambda run: run.between(*AGAIN, APART, (-1, 0)),
+        repeats,
     ),
-    Claim(
+    _claim(
         "D.7",
-        "It exceeds the influence between tokens that are not repeated, and across.",
-        "The difference at the last checkpoint in standard errors; 3 of them are asked for.",
-        above(3),
-        [
-            Row(f"`fast`, seed 0, {name}", "4", of_figure("fig15_induction", f"above.{key}"))
-            for name, key in (("not repeated", "other_other"), ("across", "repeated_other"))
-        ],
+        "The rise ends in a peak, after which influence is stable.",
+        "The change from the checkpoint before the last to the last one, as a share of the whole "
+        "rise. Stable is taken as less than a fifth either way.",
+        around_zero(0.2),
+        lambda run: _share(run, AGAIN, (-1, -2)),
+        repeats,
+    ),
+    _claim(
+        "D.8",
+        "Influence between tokens that are not repeated shows no such change.",
+        "Its change from the first to the last checkpoint, as a share of the rise of repeated "
+        "tokens. No such change is taken as less than half of it either way.",
+        around_zero(0.5),
+        lambda run: _share(run, ("other", "other"), (-1, 0)),
+        repeats,
+    ),
+    _claim(
+        "D.9",
+        "Nor does influence across repeated and other tokens.",
+        "The same of tokens that are not repeated on repeated ones.",
+        around_zero(0.5),
+        lambda run: _share(run, ("other", "repeated"), (-1, 0)),
+        repeats,
+    ),
+    _claim(
+        "D.10",
+        "The induction score begins to rise before influence does.",
+        "Steps from the quarter-rise of the score of the best layer to that of influence; the "
+        "interval is that of curves drawn from its errors.",
+        above(0),
+        lambda run: Number(*run.data["lag"]),
+        repeats,
     ),
 ]

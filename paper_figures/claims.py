@@ -11,9 +11,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from dlnflow._support.files import write_atomic, write_json
-from paper_figures import section4
+from paper_figures import lag_figure, section4
 from paper_figures._claims import EXPECTED
 from paper_figures._lm_claims import SECTION_4, SECTION_D
 from paper_figures._stage_claims import APPENDIX_A
@@ -51,6 +52,8 @@ PARTS = (
     ),
     ("Appendix D: language models", "The same models.", SECTION_D),
 )
+PICTURES = ((section4, SECTION_4), (lag_figure, SECTION_D))
+"""Modules with a figure, and the claims below which it stands."""
 INTRODUCTION = f"""# The claims of the paper, one by one
 
 This page says of every claim that Lee et al. 2025 make in sections 3 and 4 and in appendices A, C
@@ -112,14 +115,15 @@ def _parts() -> Iterator[str]:
         for claim in claims:
             yield from _wrapped(f"- **{claim.name}** *{claim.says}* {claim.measured}", "  ")
         yield ""
-        if claims is SECTION_4:
-            yield from _picture()
+        for figure, of in PICTURES:
+            if claims is of:
+                yield from _picture(figure)
 
 
-def _picture() -> Iterator[str]:
-    yield from _wrapped(f"![{section4.ALT}](gallery/{section4.PICTURE.name})")
+def _picture(figure: ModuleType) -> Iterator[str]:
+    yield from _wrapped(f"![{figure.ALT}](gallery/{figure.PICTURE.name})")
     yield ""
-    yield from _wrapped(section4.CAPTION)
+    yield from _wrapped(figure.CAPTION)
     yield ""
 
 
@@ -143,7 +147,8 @@ def main() -> None:
     """Write the page, its picture and the verdicts."""
     write_atomic(PAGE, lambda path: path.write_text(page(), encoding="utf-8"))
     write_json(VERDICTS, verdicts())
-    section4.write(section4.PICTURE)
+    for figure, _ in PICTURES:
+        figure.write(figure.PICTURE)
     print(json.dumps(Counter(v for one in verdicts().values() for v in one.values()), indent=1))
 
 

@@ -22,7 +22,7 @@ from paper_figures.class_matrix import configuration, matrix, rounded
 
 DRAWS = 20_000
 """Curves that are drawn from the errors of one."""
-SHARE = 0.5
+SHARE = 0.25
 """Of the whole rise: whose crossing is compared."""
 
 
@@ -40,14 +40,15 @@ def measure(traces: xr.DataArray, classes: xr.DataArray, scores: xr.Dataset) -> 
     -------
     dict
         JSON. `influence` as in `paper_figures.class_matrix`, pairs of one sequence or id left out;
-        `lag`: steps from the half-rise of the score of the best layer to that of influence,
+        `lag`: steps from the quarter-rise of the score of the best layer to that of influence,
         [median, 2.5 %, 97.5 %].
     """
     found = groups(traces, classes, exclude=experiment.left_out(classes))
     own = found.sel(query="repeated", train="repeated")
     score = scores.layer_induction.max("layer")
     names = [str(name) for name in found["query"].values]
-    late = crossings(found.time, own, own.standard_error) - crossing(score.time, score)
+    quarter = crossing(score.time, score)
+    late = crossings(found.time, own, own.standard_error) - quarter
     return {
         "steps": found.time.values.tolist(),
         "chains": traces.sizes["chain"],
@@ -58,7 +59,11 @@ def measure(traces: xr.DataArray, classes: xr.DataArray, scores: xr.Dataset) -> 
         "r_hat": rounded(found.r_hat.values),
         "ess": rounded(found.ess.values),
         "influence": {"other sequences and ids": matrix(found, names)},
-        "score": {"steps": score.time.values.tolist(), "best layer": rounded(score.values)},
+        "score": {
+            "steps": score.time.values.tolist(),
+            "best layer": rounded(score.values),
+            "quarter-rise": quarter,
+        },
         "lag": rounded(np.quantile(late, [0.5, 0.025, 0.975])),
     }
 

@@ -100,8 +100,13 @@ def _curve(
 
 def write(out: Path) -> None:
     """Write the figure as a PNG for a page."""
+    save(draw(runs()), out)
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write a figure in few colours."""
     with atomic_path(out) as path:
-        draw(runs()).savefig(path, format="png", dpi=DPI)
+        figure.savefig(path, format="png", dpi=DPI)
         with Image.open(path) as image:
             small = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
         small.save(path, format="PNG", optimize=True)

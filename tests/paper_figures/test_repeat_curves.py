@@ -12,15 +12,15 @@ STEPS = np.array([0, 100, 200, 300, 400])
 
 
 def test_a_crossing_is_that_of_the_straight_line_between_checkpoints():
-    assert crossing(STEPS, [0, 0, 0, -1, -1]) == 250
-    assert crossing(STEPS, [2, 2, 3, 6, 6]) == pytest.approx(200 + 100 / 3)
+    assert crossing(STEPS, [0, 0, 0, -1, -1], share=0.5) == 250
+    assert crossing(STEPS, [2, 2, 3, 6, 6]) == 200
     assert crossing(STEPS, [0, 0, 0, -1, -1], share=0.1) == 210
 
 
 def test_crossings_spread_as_the_errors_say():
     """A line through 0 at slope 1: an error of the middle shifts its crossing by as much."""
     steps, errors = np.array([0.0, 10.0, 20.0]), np.array([0.0, 0.5, 0.0])
-    found = crossings(steps, steps, errors)
+    found = crossings(steps, steps, errors, share=0.5)
     # below 10 the segment to the right is crossed, from 10 on that to the left
     noise = 0.5 * np.random.default_rng(1).standard_normal(20_000)
     middle = 10 + noise
