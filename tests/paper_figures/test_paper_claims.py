@@ -14,10 +14,10 @@ from scipy import stats
 from dlnflow.lm.runs.model import CONFIGURATIONS
 from dlnflow.traces import format as loss_traces
 from dlnflow.traces import groups, interval
-from paper_figures import claims
+from paper_figures import claims, lag_figure, section4
 from paper_figures._estimates import Estimate, difference
 from paper_figures._estimates import interval as t_interval
-from paper_figures._lm_claims import Measured
+from paper_figures._lm_claims import Measured, repeats, runs
 from paper_figures._verdicts import (
     CONTRADICTED,
     NOT_SHOWN,
@@ -190,3 +190,18 @@ def test_a_run_is_named_by_its_configuration():
     assert configuration(fast) == "fast"
     assert configuration(CONFIGURATIONS["natural"]) == "natural"
     assert configuration(dataclasses.replace(fast, repeat_share=0.5)) == "another"
+
+
+def test_the_figures_show_the_numbers_of_the_claims(tmp_path):
+    run, repeated = runs()[0], repeats()[0]
+    axes = section4.draw((run,)).axes
+    (delimiters,) = [one for one in axes[0].get_lines() if one.get_marker() == "D"]
+    found = [run.influence("left_delimiter", "right_delimiter", k) for k in range(len(run.steps))]
+    np.testing.assert_allclose(delimiters.get_ydata(), [number.value for number in found])
+    above, below = lag_figure.draw((repeated,)).axes
+    assert above.get_ylim()[0] < min(line.get_ydata()[-1] for line in above.get_lines()[:1]) < 0
+    quarter = repeated.data["score"]["quarter-rise"]
+    vertical = sorted(x for line in below.get_lines() for x in set(line.get_xdata()))
+    assert {quarter, quarter + repeated.data["lag"][0]} <= set(vertical)
+    section4.write(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
