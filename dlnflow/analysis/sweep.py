@@ -33,6 +33,8 @@ from dlnflow.traces import llc
 
 Reference = str | xr.DataArray
 """Name of an estimator, or an influence array."""
+LEAST = 3
+"""Checkpoints of a correlation over time."""
 PAPER_GRID: dict[str, tuple[float, ...]] = {
     "step_size": tuple(np.geomspace(1e-7, 1e-2, 6)),
     "n_beta": tuple(np.geomspace(1e1, 1e4, 4)),
@@ -102,16 +104,29 @@ def sweep(
     ------
     ValueError
         If the grid is empty or no lists, an option is both swept and fixed, `folder` is a file,
-        or a reference is unknown, named twice or lacks steps or items.
+        there are fewer than three steps, or a reference is unknown, named twice or lacks steps or
+        items.
     """
     _check_grid(grid)
+    if "coefficient_at" in grid:
+        raise ValueError("`coefficient_at` is one step of all settings; give it beside `grid`.")
     coefficient_at = fixed.pop("coefficient_at", None)
     if coefficient_at is not None:
-        coefficient_at = int(checks.recorded_steps([coefficient_at], run.n_steps)[0])
+        coefficient_at = checks.whole_number("coefficient_at", coefficient_at)
+        if coefficient_at > run.n_steps:
+            raise ValueError(
+                f"`coefficient_at` must be a step of the run, at most {run.n_steps}; got "
+                f"{coefficient_at}."
+            )
     twice = sorted(set(grid) & set(fixed))
     if twice:
         raise ValueError(f"`{twice[0]}` is both in `grid` and fixed; leave one out.")
     steps = checks.recorded_steps(steps, run.n_steps)
+    if len(steps) < LEAST:
+        raise ValueError(
+            f"`steps` must list {LEAST} checkpoints or more, over which influence is correlated; "
+            f"got {len(steps)}."
+        )
     truth = aligned(run, steps, references)
     shared = WorkFolder(folder, workers, part)
     settings = [
@@ -288,7 +303,7 @@ def _agreement(found: np.ndarray, reference: np.ndarray, name: str) -> dict[str,
     """Return the Pearson correlation over time, median over pairs, and pooled."""
     known = np.isfinite(found).all(axis=(1, 2))
     a, b = found[known], reference[known]
-    if len(a) < 3:
+    if len(a) < LEAST:
         return {name: None, f"{name}_pooled": None}
     da, db = a - a.mean(0), b - b.mean(0)
     scale = np.sqrt((da**2).sum(0) * (db**2).sum(0))

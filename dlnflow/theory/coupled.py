@@ -12,6 +12,7 @@ which are sums of positive terms in b. See docs/derivations/perturbation.md.
 
 import numpy as np
 
+from dlnflow import checks
 from dlnflow._support import FloatArray
 from dlnflow.theory import ode
 from dlnflow.theory.saxe import mode_strength_derivatives
@@ -108,19 +109,23 @@ def kernel(s: FloatArray, times: FloatArray, at: float, a0: float) -> FloatArray
     Raises
     ------
     ValueError
-        If a time is outside [0, at], or a0 is not below all s.
+        If a time is outside [0, at], a number is not finite or not > 0, or a0 is not below all s.
     """
-    times = np.asarray(times, float)
+    times, at = checks.finite("times", times), checks.positive("at", at)
+    s, a0 = np.atleast_1d(checks.positive_array("s", s)), checks.positive("a0", a0)
     if np.any((times < 0) | (times > at)):
         raise ValueError(f"`times` must lie between 0 and `at` = {at:g}.")
     if not np.all(s > a0):
         raise ValueError(f"`a0` = {a0:g} must be below all singular values, {s.min():g} and above.")
 
     def pairs(t: FloatArray) -> tuple[FloatArray, ...]:
-        m = mode_strength_derivatives(np.asarray(t)[..., None], s, a0, depth=2)
+        column = np.asarray(t)[..., None]
+        m = mode_strength_derivatives(column, s, a0, depth=2)
         a, g = m.a, m.gap
         total = a[..., :, None] + a[..., None, :]
-        log_s, log_w = 0.5 * (np.log(a) + np.log(g)), 0.5 * (np.log(g) - np.log(a))
+        # g / a = (s / a0 - 1) e^(-2 s t), whose logarithm is there when g is below all floats
+        log_a, log_w = np.log(a), 0.5 * (np.log(s / a0 - 1) - 2 * s * column)
+        log_s = log_a + log_w
         both, apart = (g[..., :, None] + sign * g[..., None, :] for sign in (1, -1))
         phi_s = log_s[..., :, None] + log_s[..., None, :]
         phi_w = np.log(total) + log_w[..., :, None] + log_w[..., None, :]

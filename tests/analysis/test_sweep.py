@@ -163,6 +163,16 @@ def test_an_option_is_swept_or_fixed(run, tmp_path):
         sweep(run, STEPS, {"n_beta": [1.0]}, tmp_path, n_beta=2.0)
 
 
+def test_what_gives_no_score_is_refused(run, tmp_path):
+    """Over two checkpoints every score was missing, without a word."""
+    with pytest.raises(ValueError, match="`steps` must list 3 checkpoints or more"):
+        sweep(run, STEPS[:2], {"n_beta": [1.0]}, tmp_path)
+    with pytest.raises(ValueError, match="`coefficient_at` is one step of all settings"):
+        sweep(run, STEPS, {"coefficient_at": [50]}, tmp_path)
+    with pytest.raises(ValueError, match="`coefficient_at` must be a whole number"):
+        sweep(run, STEPS, {"n_beta": [1.0]}, tmp_path, coefficient_at="last")
+
+
 def test_a_sweep_trains_once_per_run_and_set_of_steps(run, tmp_path, monkeypatch):
     from dlnflow.sampling import suggested
 
@@ -188,5 +198,5 @@ def test_a_learning_coefficient_is_estimated_beside_the_scores(run, tmp_path):
     assert pd.isna(table.llc[1]) and "stability" in table.error[1]
     without = sweep(run, STEPS, grid, tmp_path, **about)
     assert "llc" not in without and len(list(tmp_path.glob("*.json"))) == 4
-    with pytest.raises(ValueError, match="steps"):
+    with pytest.raises(ValueError, match="`coefficient_at` must be a step of the run"):
         sweep(run, STEPS, grid, tmp_path, coefficient_at=last + 1, **about)

@@ -84,3 +84,17 @@ def test_a_kernel_outside_of_its_times_is_refused():
         coupled.kernel(np.ones(1), [2.0], 1.0, 1e-2)
     with pytest.raises(ValueError, match="`a0` = 2 must be below"):
         coupled.kernel(np.ones(1), [0.5], 1.0, 2.0)
+    for wrong, name in (((1.0, 0.0), "a0"), ((np.nan, 0.1), "at")):
+        with pytest.raises(ValueError, match=f"`{name}` must be a finite number > 0"):
+            coupled.kernel([1.0, 2.0], [0.5], *wrong)
+
+
+@pytest.mark.parametrize("at", [200.0, 1000.0])
+def test_the_kernel_is_there_when_the_gaps_are_below_all_floats(at):
+    """All but a single mode have converged then, and nothing that was learned is left to change."""
+    s = np.sqrt([15.0, 7.0, 3.0, 1.0])
+    found = coupled.kernel(s, np.array([0.0, 1.0, at / 2, at]), at, 1e-3)
+    assert np.isfinite(found).all() and abs(found).max() < 1e-100
+    slow = coupled.kernel(1e-3 * s, np.array([0.0, at / 2]), at, 1e-6)
+    scaled = coupled.kernel(s, 1e-3 * np.array([0.0, at / 2]), 1e-3 * at, 1e-3)
+    assert_close(slow, 1e-9 * scaled, 1e-9)  # s -> c s, t -> t / c: a, g -> c a, c g
