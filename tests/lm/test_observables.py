@@ -149,6 +149,7 @@ class Own:
 @pytest.mark.parametrize(
     "wrong",
     [
+        *(None, 3, "bias", Bias),
         *((len,), (Bias(), Bias()), (Bias("row"),), (Bias(3),), (Bias("a, b"),), (Bias,)),
         *((Bias("loss"),), (Bias("checkpoint_loss"),), (Bias("weight"),), (Bias(""),)),
         *((Bias("a/b"),), (Bias("x"), Bias("checkpoint_x")), (Own("1", more=torch.ones(1)),)),

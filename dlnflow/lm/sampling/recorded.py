@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ def checked(observables: Any) -> tuple[Any, ...]:
     ValueError
         If one is no dataclass with a name and a call, or two have one name.
     """
-    one = callable(observables) and not isinstance(observables, Sequence)
-    given = (observables,) if one else tuple(observables)
+    several = isinstance(observables, Iterable) and not isinstance(observables, str)
+    given = tuple(observables) if several else (observables,)
     for one in given:
         good = is_dataclass(one) and not isinstance(one, type) and callable(one)
         if not (good and isinstance(getattr(one, "name", 0), str)):
