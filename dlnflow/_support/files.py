@@ -31,10 +31,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises
     ------
+    ValueError
+        If `path` is a device or a pipe, in whose place a file would be put.
     OSError
         ENOSPC with the name `path`, whatever library met the full disk.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a device or a pipe; give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers choose their format by it.
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")

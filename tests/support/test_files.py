@@ -43,3 +43,12 @@ def test_temporary_names_are_hidden_and_keep_the_suffix(tmp_path):
     with atomic_path(tmp_path / "a.b.png") as temporary:
         assert temporary.suffix == ".png" and temporary.name.startswith(".a.b.")
         assert temporary.parent == tmp_path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    """As root, a file took the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match=r"pipe\.json is a device or a pipe"):
+        write_json(tmp_path / "pipe.json", 1)
+    assert (tmp_path / "pipe.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
