@@ -10,6 +10,7 @@ from latex2mathml.converter import convert
 @functools.cache
 def mathml(latex: str, *, display: str) -> str:
     """Return a MathML element; amounts of space that a browser would drop are kept."""
+    latex = re.sub(r"(?<=[A-Za-z0-9}])\s*\\(log|ln|arctan)\b", r"\\, \\\1", latex)
     latex = re.sub(r"\\(log|ln|arctan)\s+(?=[A-Za-z\\])", r"\\\1\\, ", latex)
     return convert(re.sub(r"\s+", " ", latex).strip(), display=display)
 
