@@ -127,14 +127,15 @@ def test_graphs_of_operations_give_the_same_numbers(early, monkeypatch):
 
 
 class Counted(nn.Module):
-    """Reads a number off its input, so that operations depend on it."""
+    """Reads a number off every item, so that operations depend on it."""
 
     def __init__(self, read):
         super().__init__()
         self.layer, self.read = nn.Linear(3, 3), read
 
     def forward(self, x):
-        return self.layer(x) * (2.0 if self.read(x[0, 0]) > 0 else 1.0)
+        factors = [2.0 if self.read(one) > 0 else 1.0 for one in x[:, 0]]
+        return self.layer(x) * x.new_tensor(factors)[:, None]
 
 
 READS = {
@@ -146,7 +147,7 @@ READS = {
 
 @pytest.mark.parametrize("read", list(READS))
 def test_operations_that_depend_on_numbers_are_not_fixed(read, early):
-    """The first item of a minibatch decides; a list of operations would keep the first decision."""
+    """Each item decides for itself; a list of operations would keep the first decision."""
     run = dln.TorchRun(
         Counted(READS[read]).double(),
         (X, X),
