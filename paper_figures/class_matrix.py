@@ -49,20 +49,26 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
     found = {name: groups(traces, classes, exclude=out) for name, out in PAIRS.items()}
     first = next(iter(found.values()))
     told = {name: neighbours(traces, classes, exclude=out) for name, out in PAIRS.items()}
+    return sampled(traces, first) | {
+        "tokens": dict(zip(names, members.sum(0).astype(int).tolist(), strict=True)),
+        "influence": {name: matrix(one, names) for name, one in found.items()},
+        "equal ids": _equal_ids(traces, members, names),
+        "recall": {name: _recall(one, names) for name, one in told.items()},
+        "responses": {name: _response(traces, classes, name) for name in _recorded(traces)},
+    }
+
+
+def sampled(traces: xr.DataArray, found: xr.DataArray) -> dict[str, Any]:
+    """Return what was sampled, and how well `groups` found it mixed, as JSON."""
     return {
         "steps": traces.time.values.tolist(),
         "chains": traces.sizes["chain"],
         "draws": traces.sizes["draw"],
         "sequences": len(np.unique(traces["row"])),
         "settings": {name: float(traces.attrs[name]) for name in experiment.CHOSEN},
-        "tokens": dict(zip(names, members.sum(0).astype(int).tolist(), strict=True)),
-        "verdict": [str(v) for v in first.verdict.values],
-        "r_hat": rounded(first.r_hat.values),
-        "ess": rounded(first.ess.values),
-        "influence": {name: matrix(one, names) for name, one in found.items()},
-        "equal ids": _equal_ids(traces, members, names),
-        "recall": {name: _recall(one, names) for name, one in told.items()},
-        "responses": {name: _response(traces, classes, name) for name in _recorded(traces)},
+        "verdict": [str(v) for v in found.verdict.values],
+        "r_hat": rounded(found.r_hat.values),
+        "ess": rounded(found.ess.values),
     }
 
 
@@ -137,6 +143,12 @@ def rounded(values: Any) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
+def identity(run: Path) -> dict[str, Any]:
+    """Return of which configuration and seed a run is, as JSON."""
+    settings = read_settings(run)
+    return {"configuration": configuration(settings), "seed": settings.seed}
+
+
 def configuration(settings: RunSettings) -> str:
     """Return the name of the configuration that a run is of, whatever its length and seed."""
     free = {"seed": 0, "n_steps": 1, "every": 1}
@@ -148,9 +160,7 @@ def configuration(settings: RunSettings) -> str:
 
 def main(run: Path, store: Path, out: Path) -> Mapping[str, Any]:
     """Write what a store says, and of which run it is."""
-    settings = read_settings(run)
-    about = {"configuration": configuration(settings), "seed": settings.seed}
-    found = about | measure(*experiment.read(run, store))
+    found = identity(run) | measure(*experiment.read(run, store))
     write_json(out, found)
     return found
 

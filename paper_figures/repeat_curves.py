@@ -16,9 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from dlnflow._support.files import write_json
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.runs.folder import read_settings
 from dlnflow.traces import groups
-from paper_figures.class_matrix import configuration, matrix, rounded
+from paper_figures.class_matrix import identity, matrix, rounded, sampled
 
 DRAWS = 20_000
 """Curves that are drawn from the errors of one."""
@@ -49,15 +48,7 @@ def measure(traces: xr.DataArray, classes: xr.DataArray, scores: xr.Dataset) -> 
     names = [str(name) for name in found["query"].values]
     quarter = crossing(score.time, score)
     late = crossings(found.time, own, own.standard_error) - quarter
-    return {
-        "steps": found.time.values.tolist(),
-        "chains": traces.sizes["chain"],
-        "draws": traces.sizes["draw"],
-        "sequences": len(np.unique(traces["row"])),
-        "settings": {name: float(traces.attrs[name]) for name in experiment.CHOSEN},
-        "verdict": [str(v) for v in found.verdict.values],
-        "r_hat": rounded(found.r_hat.values),
-        "ess": rounded(found.ess.values),
+    return sampled(traces, found) | {
         "influence": {"other sequences and ids": matrix(found, names)},
         "score": {
             "steps": score.time.values.tolist(),
@@ -90,11 +81,9 @@ def crossings(
 
 def main(run: Path, store: Path, out: Path) -> None:
     """Write what a store says, and of which run it is."""
-    settings = read_settings(run)
     ladder = Checkpoints.from_directory(run)
     scores = induction.measure(ladder, experiment.probe(ladder, run))
-    about = {"configuration": configuration(settings), "seed": settings.seed}
-    write_json(out, about | measure(*experiment.read(run, store), scores))
+    write_json(out, identity(run) | measure(*experiment.read(run, store), scores))
 
 
 if __name__ == "__main__":

@@ -176,8 +176,9 @@ class TorchRun:
         model, (x, y) = (self.model, self._weights, self.loss), pairs[0]
         torch_checks.require_losses(*model, (x[:FIRST], y[:FIRST]))
         self._full.require_room(self.batch or len(x))
-        given = {"data": pairs[0]} | ({} if pairs[1] is pairs[0] else {"queries": pairs[1]})
-        for name, pair in given.items():
+        left = {} if len(x) <= FIRST else {"data": pairs[0]}
+        left |= {} if pairs[1] is pairs[0] else {"queries": pairs[1]}
+        for name, pair in left.items():
             for part in self._full.portions(pair):
                 torch_checks.require_losses(*model, part, name)
         torch_checks.require_moving(*model, self._full.portions(pairs[0])[0])
@@ -260,7 +261,9 @@ class TorchRun:
     @cached_property
     def problem(self) -> TorchProblem:
         """The run as pure functions, ready for `dlnflow.dynamics.torch_steps`."""
-        return self._full if self.batch is None else self._full.on(self.batches)
+        if self.batch is None:
+            return self._full
+        return dataclasses.replace(self._full, batches=self.batches)
 
     @cached_property
     def _full(self) -> TorchProblem:

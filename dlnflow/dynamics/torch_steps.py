@@ -9,7 +9,7 @@ lists and of tensors without axes. Batches of networks and directions go through
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -48,10 +48,6 @@ class TorchProblem:
     queried: Pair
     rule: Any
     batches: IntArray | None
-
-    def on(self, batches: IntArray) -> "TorchProblem":
-        """Return the same problem on minibatches."""
-        return replace(self, batches=batches)
 
     @property
     def n_items(self) -> int:

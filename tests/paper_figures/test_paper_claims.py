@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dlnflow.lm.runs.model import CONFIGURATIONS
-from dlnflow.traces import format as loss_traces
 from dlnflow.traces import groups, interval
 from paper_figures import claims, lag_figure, section4
 from paper_figures._estimates import Estimate, difference
@@ -30,6 +29,7 @@ from paper_figures._verdicts import (
     smallest,
 )
 from paper_figures.class_matrix import configuration, measure
+from tests.traces import samples
 
 NAMES = ("word_part", "word_end")
 ENDS = st.tuples(*3 * (st.floats(-10, 10),)).map(sorted).map(lambda x: Number(x[1], x[0], x[2]))
@@ -94,22 +94,10 @@ def sampled():
     token = rng.integers(0, 5, 60)
     factors, noise = rng.standard_normal((2, 8, 200, 5)), rng.standard_normal((2, 8, 200, 60))
     losses = 0.5 * factors[..., token] + noise
-    array = loss_traces.labelled(
-        losses,
-        time=[100, 200],
-        items=[f"{k}" for k in range(60)],
-        checkpoint_loss=np.zeros((2, 60)),
-        attrs={
-            "n_beta": 10.0,
-            "n_train": 100,
-            "n_parameters": 50,
-            "localization": 1.0,
-            "step_size": 0.1,
-            "burn_in": 10,
-            "thin": 2,
-        },
+    array = samples.traces(losses, n_beta=10.0, step_size=0.1, burn_in=10, thin=2)
+    array = array.assign_coords(
+        time=[100, 200], row=("item", np.repeat(np.arange(6), 10)), token=("item", token)
     )
-    array = array.assign_coords(row=("item", np.repeat(np.arange(6), 10)), token=("item", token))
     members = np.zeros((60, 2), bool)
     members[:35, 0] = members[25:, 1] = True
     return array, xr.DataArray(

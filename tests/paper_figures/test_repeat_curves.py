@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dlnflow.traces import format as loss_traces
 from dlnflow.traces import groups
 from paper_figures.repeat_curves import crossing, crossings, measure
+from tests.traces import samples
 
 STEPS = np.array([0, 100, 200, 300, 400])
 
@@ -37,23 +37,11 @@ def test_a_store_gives_the_influence_of_groups_and_a_lag():
     strength = np.array([0, 0, 0, 1, 1.0])[:, None, None, None]
     factor, noise = rng.standard_normal((5, 6, 150, 1)), rng.standard_normal((5, 6, 150, 84))
     losses = strength * factor * repeated + noise
-    traces = loss_traces.labelled(
-        losses,
-        time=STEPS,
-        items=[str(k) for k in range(84)],
-        checkpoint_loss=np.zeros((5, 84)),
-        attrs={
-            "n_beta": 10.0,
-            "n_train": 100,
-            "n_parameters": 50,
-            "localization": 1.0,
-            "step_size": 0.1,
-            "burn_in": 10,
-            "thin": 2,
-        },
-    )
+    traces = samples.traces(losses, n_beta=10.0, step_size=0.1, burn_in=10, thin=2)
     token = np.tile([0, 1, 2, 3, 0, 1, 2], 12) + 4 * np.repeat(np.arange(12), 7)
-    traces = traces.assign_coords(row=("item", np.repeat(np.arange(12), 7)), token=("item", token))
+    traces = traces.assign_coords(
+        time=STEPS, row=("item", np.repeat(np.arange(12), 7)), token=("item", token)
+    )
     classes = xr.DataArray(
         np.column_stack([repeated, ~repeated]),
         dims=("item", "token_class"),
