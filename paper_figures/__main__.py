@@ -108,7 +108,8 @@ def torch_models(only: Only = None, scale: HowMuch = Scale.quick, out: Out = OUT
 def lm(
     only: Only = None,
     scale: Annotated[
-        str, typer.Option(help="quick, paper, gpu (your text), or twin (gpu's code on a CPU).")
+        str,
+        typer.Option(help="quick, paper, natural, gpu (your text), or twin (gpu's code on a CPU)."),
     ] = Scale.quick,
     out: Out = OUT,
     setting: Annotated[

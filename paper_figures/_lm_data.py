@@ -29,10 +29,13 @@ PROCESSES = 2
 
 
 class LmScale(StrEnum):
-    """How much is computed: `gpu` on a text of the user's, `twin` the same code on a CPU."""
+    """How much is computed: `natural` without planted repeats, `gpu` on a text of the user's,
+    `twin` through the code of `gpu` on a CPU.
+    """
 
     quick = "quick"
     paper = "paper"
+    natural = "natural"
     gpu = "gpu"
     twin = "twin"
 
@@ -77,6 +80,15 @@ SIZES = {
         {"repeats": 64, "text": 32},
         "cuda",
         "EleutherAI/pythia-14m",
+    ),
+    LmScale.natural: Size(
+        "natural",
+        5,
+        8,
+        {"repeats": 40, "text": 75},
+        {"repeats": 64, "text": 24},
+        "cpu",
+        figures=(5, 14, 15),
     ),
     LmScale.gpu: Size(
         "pythia-14m",
