@@ -29,8 +29,9 @@ PROCESSES = 2
 
 
 class LmScale(StrEnum):
-    """How much is computed: `natural` without planted repeats, `gpu` on a text of the user's,
-    `twin` through the code of `gpu` on a CPU.
+    """How much is computed.
+
+    `natural` has no planted repeats, `gpu` a text of the user's, `twin` is its code on a CPU.
     """
 
     quick = "quick"
