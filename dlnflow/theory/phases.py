@@ -2,7 +2,8 @@
 
 Contents: `Phase`, `weights`, `transition` -> `Transition` (which phase wins, at which n);
 `mixture_covariance`, `covariance_peak`, `zero_weights`, `flips_sign` (what that does to the
-covariance of two losses, of which Bayesian influence is a negative multiple).
+covariance of two losses, of which Bayesian influence is a negative multiple); `evidence`,
+`half_learned` (free energy and strengths of modes of a two-layer linear network, with all terms).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,10 @@ from scipy import optimize, special
 
 from dlnflow import checks
 from dlnflow._support import FloatArray
+from dlnflow.theory.evidence import Evidence as Evidence
+from dlnflow.theory.evidence import HalfLearned as HalfLearned
+from dlnflow.theory.evidence import evidence as evidence
+from dlnflow.theory.evidence import half_learned as half_learned
 from dlnflow.theory.mixture import CovariancePeak as CovariancePeak
 from dlnflow.theory.mixture import MixtureCovariance as MixtureCovariance
 from dlnflow.theory.mixture import covariance_peak as covariance_peak
