@@ -20,6 +20,7 @@ _WHERE = {
 """Public name -> the module that defines it."""
 _MODULES = {
     "batches": "dlnflow.lm.data.batches",
+    "branches": "dlnflow.lm.branches",
     "checkpoints": "dlnflow.lm.runs.checkpoints",
     "corpus": "dlnflow.lm.data.corpus",
     "device": "dlnflow.lm.runs.device",

@@ -2,40 +2,43 @@
 
 Runs differ in the window alone: same data order, same seed, same rows up-weighted by the same
 factor. If the influence curve marks the stage in which the circuit forms, a window before or
-during its rise should bring the transition forward, and one after it should change nothing.
+during its rise should bring the transition forward, and one after it should change nothing. Nor
+should a window in which as many rows, drawn at random, have the same factor.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow import checks
-from dlnflow._support.files import write_json
-from dlnflow.lm import induction
-from dlnflow.lm.data.spelling import special_ids
+from dlnflow import checks, lm
+from dlnflow.lm.branches import Branching, Crossing, claim
 from dlnflow.lm.data.token_classes import repeated_pairs
-from dlnflow.lm.runs.checkpoints import Checkpoints
-from dlnflow.lm.runs.folder import check_inputs, read_record
-from dlnflow.lm.runs.model import RunSettings
-from dlnflow.lm.runs.train import Data, prepare, train
+from dlnflow.lm.runs.folder import check_inputs
+from dlnflow.traces.intervals import t_quantile
 
 SHARE = 0.25
-"""Rows of a batch that are up-weighted: those with most induction patterns."""
+"""Rows of a batch that are up-weighted."""
+ROWS = ("patterns", "random")
+"""Which: those with most induction patterns, or as many at random."""
 RISE = (0.1, 0.5)
 """Shares of the largest influence between which a curve counts as rising: influence goes on growing
 long after a circuit has formed, so nine tenths of it would mark a much later time."""
+CONTROL = "random"
+"""What `sweep` calls the window of the control."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Up-weighting of induction-pattern rows at steps start <= step < stop.
+    """Up-weighting of a quarter of the rows at steps start <= step < stop.
 
     Attributes
     ----------
@@ -45,15 +48,19 @@ class Window:
         Weight of the rows in the window; 1 outside and for all other rows.
     special : tuple of int, optional
         Ids of special tokens, which make no pattern; `intervene` takes them from the tokenizer.
+    rows : {"patterns", "random"}
+        The rows with most induction patterns, or as many rows drawn at random.
     """
 
     start: int
     stop: int
     factor: float = 4.0
     special: tuple[int, ...] | None = None
+    rows: str = "patterns"
 
     def __post_init__(self) -> None:
         checks.positive("factor", self.factor)
+        checks.one_of("rows", self.rows, ROWS)
         if not 0 <= self.start < self.stop:
             raise ValueError(
                 f"`start` and `stop` must satisfy 0 <= start < stop, got "
@@ -64,16 +71,31 @@ class Window:
         """Return the weights of the rows of a step."""
         weights = np.ones(len(rows), np.float32)
         if self.start <= step < self.stop:
-            weights[pattern_rows(rows, self.special or ())] = self.factor
+            random = self.rows == "random"
+            chosen = random_rows(step, rows) if random else pattern_rows(rows, self.special or ())
+            weights[chosen] = self.factor
         return weights
+
+    def record(self) -> dict[str, Any]:
+        """Return the window as JSON."""
+        return vars(self) | {"special": list(self.special or ())}
 
 
 def pattern_rows(rows: NDArray[np.int32], special: Sequence[int] = ()) -> NDArray[np.intp]:
     """Return the quarter of the rows with the largest share of induction patterns."""
     ids = np.arange(int(rows.max()) + 1)
     share = repeated_pairs(rows.astype(np.int64), np.isin(ids, special)).mean(1)
-    count = max(1, round(SHARE * len(rows)))
-    return np.argsort(-share, kind="stable")[:count]
+    return np.argsort(-share, kind="stable")[: _quarter(rows)]
+
+
+def random_rows(step: int, rows: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return as many rows as `pattern_rows`, a random choice that the step and its rows seed."""
+    rng = np.random.default_rng((step, zlib.crc32(np.ascontiguousarray(rows).tobytes())))
+    return rng.permutation(len(rows))[: _quarter(rows)]
+
+
+def _quarter(rows: NDArray[np.int32]) -> int:
+    return max(1, round(SHARE * len(rows)))
 
 
 def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> dict[str, Window]:
@@ -104,7 +126,7 @@ def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> d
     curve = -np.asarray(influence, float)
     if not np.nanmax(curve) > 0:
         raise ValueError("`influence` is nowhere negative: there is no rise to choose windows by.")
-    low, high = (induction.crossing(steps, curve, r * np.nanmax(curve)) for r in RISE)
+    low, high = (lm.induction.crossing(steps, curve, r * np.nanmax(curve)) for r in RISE)
     start, stop = round(low), max(round(high), round(low) + 1)
     length = stop - start
     if start == 0:
@@ -116,18 +138,51 @@ def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> d
     }
 
 
+def sweep(
+    choices: Mapping[str, Window], factors: Sequence[float] = (2.0, 8.0), *, of: str = "before"
+) -> dict[str, Window]:
+    """Add to windows one of them with other factors, and with random rows as a control.
+
+    Parameters
+    ----------
+    choices : mapping of str to Window
+        From `windows`, or chosen by hand.
+    factors : sequence of float
+        Other weights in the window.
+    of : str
+        Which window is varied.
+
+    Returns
+    -------
+    dict of str to Window
+        `choices`, then "before-x2", ... and "random".
+
+    Raises
+    ------
+    ValueError
+        If there is no such window.
+    """
+    window = choices[checks.one_of("of", of, list(choices))]
+    others = {f"{of}-x{factor:g}": replace(window, factor=factor) for factor in factors}
+    return dict(choices) | others | {CONTROL: replace(window, rows="random")}
+
+
 def intervene(
-    settings: RunSettings,
+    settings: lm.model.RunSettings,
     out: str | Path,
     choices: Mapping[str, Window],
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    threshold: float = 0.3,
-    data: Data | None = None,
+    transition: Crossing | None = None,
+    data: lm.train.Data | None = None,
     executor: Executor | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
-    """Retrain with every window and without one, for several seeds; resumable.
+    """Train without a window, and with each from where it begins, for several seeds; resumable.
+
+    A run with a window has the bits of one from step 0, but starts from the state of the run
+    without, and ends soon after it has crossed. One that begins after the crossing cannot shift it:
+    next to nothing is trained, and its shift is 0.
 
     Seeds differ in when they make the transition. To give each its own windows, call this once
     per seed with the same `out` and join the results with `xarray.concat(..., "seed")`.
@@ -135,15 +190,16 @@ def intervene(
     Parameters
     ----------
     settings : RunSettings
-        The run; its seed is replaced.
+        The run; its seed is replaced. States are kept every `every` steps, 12 bytes for each
+        weight; a window starts from the last one before it.
     out : path
-        Folder for all runs: ``<window>-seed<k>/``.
+        Folder for all runs: ``<window>-seed<k>/``, ``never-seed<k>/`` without a window.
     choices : mapping of str to Window
-        From `windows`, or chosen by hand.
+        From `windows` or `sweep`, or chosen by hand.
     seeds : sequence of int
         Seeds of the weights and the data order.
-    threshold : float
-        Induction score, summed over the heads of the best layer, that counts as the transition.
+    transition : Crossing, optional
+        Score that counts, and how finely its crossing is located.
     data : Data, optional
         Prepared ids; by default prepared once in `out`.
     executor : concurrent.futures.Executor, optional
@@ -154,75 +210,134 @@ def intervene(
     Returns
     -------
     Dataset
-        `score` (window, seed, time); `crossing` (window, seed), the step at which it passes the
-        threshold, NaN if it does not; `shift` (window, seed), crossing minus that of the run
-        without a window ("never") and the same seed: negative = earlier.
+        `score` (window, seed, time), NaN where it was not measured; `crossing` (window, seed), the
+        step at which it passes the threshold, NaN if it does not; `shift` (window, seed), crossing
+        minus that of the run without a window ("never") and the same seed: negative = earlier.
+        `start`, `stop` (window, seed), `factor` and `rows` (window) describe the windows.
 
     Raises
     ------
     ValueError
-        If a run in `out` was made with another window, corpus or tokenizer.
+        If a window is called "never", or a run in `out` was made with another window, corpus,
+        tokenizer or spacing of measurements, or by an earlier version.
     """
-    out = Path(out)
-    data = data or prepare(settings, out / "data")
+    if "never" in choices:
+        raise ValueError('`choices`: "never" is the run without a window; rename yours.')
+    out, transition = Path(out), transition or Crossing()
+    data = data or lm.train.prepare(settings, out / "data")
     check_inputs(out, data.training, data.tokenizer)
-    period = min(induction.PERIOD, settings.context // 2)  # the model takes all of u u
-    special = special_ids(data.tokenizer)
-    probe = induction.repeated_sequences(
+    period = min(lm.induction.PERIOD, settings.context // 2)  # the model takes all of u u
+    special = lm.spelling.special_ids(data.tokenizer)
+    probe = lm.induction.repeated_sequences(
         data.training.counts, period=period, disjoint=False, special=special
     )
-    plans: dict[str, Window | None] = {"never": None} | {
-        name: replace(w, special=special) if w.special is None else w for name, w in choices.items()
-    }
-    runs = {}
-    for name, window in plans.items():
-        for seed in seeds:
+    plans = {n: replace(w, special=special) if w.special is None else w for n, w in choices.items()}
+    trunks, branches = {}, {}
+    for seed in seeds:
+        runs = Branching(replace(settings, seed=seed), data, probe, transition)
+        trunk = out / f"never-seed{seed}"
+        claim(trunk, None, transition.every)
+        trunks[trunk.name] = (runs, trunk)
+        for name, window in plans.items():
             folder = out / f"{name}-seed{seed}"
-            _claim(folder, window)
-            work = (replace(settings, seed=seed), folder, data, window, probe)
-            runs[folder.name] = executor.submit(_scores, *work) if executor else work
-    parts = []
-    for name, run in runs.items():
-        parts.append(run.result() if isinstance(run, Future) else _scores(*run))
+            claim(folder, window.record(), transition.every)
+            branches[folder.name] = (runs, folder, window, trunk)
+    scores = _done(trunks, executor, progress) | _done(branches, executor, progress)
+    return _result(scores, plans, seeds, transition)
+
+
+def _done(
+    runs: Mapping[str, tuple[Any, ...]],
+    executor: Executor | None,
+    progress: Callable[[str], None] | None,
+) -> dict[str, xr.DataArray]:
+    """Train runs that do not need each other; return their scores."""
+    started = {
+        name: executor.submit(_train, *run) if executor else run for name, run in runs.items()
+    }
+    scores = {}
+    for name, run in started.items():
+        scores[name] = run.result() if isinstance(run, Future) else _train(*run)
         if progress is not None:
             progress(name)
-    steps = parts[0].time.values
-    score = np.stack(parts).reshape(len(plans), len(seeds), -1)
-    crossing = np.array([[induction.crossing(steps, s, threshold) for s in row] for row in score])
-    pair, coords = ("window", "seed"), {"window": list(plans), "seed": list(seeds), "time": steps}
+    return scores
+
+
+def _train(
+    runs: Branching, folder: Path, window: Window | None = None, trunk: Path | None = None
+) -> xr.DataArray:
+    """Train the run without a window, or a branch of it."""
+    if window is None or trunk is None:
+        return runs.trunk(folder)
+    return runs.branch(folder, window, trunk, window.start)
+
+
+def _result(
+    scores: Mapping[str, xr.DataArray],
+    windows: Mapping[str, Window],
+    seeds: Sequence[int],
+    transition: Crossing,
+) -> xr.Dataset:
+    """Join runs, and compare their crossings with those of the run without a window."""
+    names, pair = ["never", *windows], ("window", "seed")
+    rows = [xr.concat([scores[f"{n}-seed{s}"] for s in seeds], "seed", join="outer") for n in names]
+    score = xr.concat(rows, "window", join="outer").transpose(*pair, "time")
+    crossing = np.array([[transition.step(scores[f"{n}-seed{s}"]) for s in seeds] for n in names])
+    each = [None, *windows.values()]
+    ends = {
+        end: (pair, [[np.nan if w is None else getattr(w, end)] * len(seeds) for w in each])
+        for end in ("start", "stop")
+    }
+    about = {
+        "factor": ("window", [1.0 if w is None else w.factor for w in each]),
+        "rows": ("window", ["none" if w is None else w.rows for w in each]),
+    }
     return xr.Dataset(
-        {
-            "score": ((*pair, "time"), score),
-            "crossing": (pair, crossing),
-            "shift": (pair, crossing - crossing[:1]),
-        },
-        coords=coords,
-        attrs={"threshold": threshold},
+        {"score": score, "crossing": (pair, crossing), "shift": (pair, crossing - crossing[:1])}
+        | ends,
+        coords={"window": names, "seed": list(seeds)} | about,
+        attrs={"threshold": transition.threshold, "measured_every": transition.every},
     )
 
 
-def _scores(
-    settings: RunSettings, folder: Path, data: Data, window: Window | None, probe: NDArray[np.int64]
-) -> xr.DataArray:
-    """Train one run, or go on with it, and measure it at every checkpoint."""
-    train(settings, folder, data=data, weigh=window)
-    # the folder may hold a longer run
-    ladder = Checkpoints.from_directory(folder, settings.checkpoint_steps())
-    return induction.measure(ladder, probe).layer_induction.max("layer")
+def effects(result: xr.Dataset, *, against: str | None = None, level: float = 0.95) -> xr.Dataset:
+    """Average shifts over seeds, with t intervals.
 
+        mean +- t_{n - 1, (1 + level) / 2} s / sqrt(n)
 
-def _claim(folder: Path, window: Window | None) -> None:
-    """Write down the window of a run, or check that it is the one there."""
-    mine = {} if window is None else vars(window) | {"special": list(window.special or ())}
-    path = folder / "window.json"
-    if path.exists() and (folder / "settings.json").exists():  # else it never began
-        none = path.read_text().strip() == "null"
-        theirs = {} if none else read_record(path, remedy=f"Delete {folder}.")
-        if "n_special" in theirs:  # written by an earlier version
-            theirs["special"] = list(range(theirs.pop("n_special")))
-        if theirs != mine:
-            raise ValueError(
-                f"`out` {folder} holds a run with another window ({theirs or None}). "
-                "Use another folder."
-            )
-    write_json(path, mine or None)
+    with s the standard deviation over the n seeds that make the transition with and without the
+    window. The interval is for seeds like these: it holds the shift of the average seed, not that
+    of the next one.
+
+    Parameters
+    ----------
+    result : Dataset
+        From `intervene`, seeds joined.
+    against : str, optional
+        Subtract the shift of this window, seed by seed, for example of `CONTROL`.
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    Dataset
+        `mean`, `low` and `high` (unit, window), with unit "steps" or "windows", shifts over the
+        length of the window; `n` (window), the seeds that count. Intervals are NaN for one seed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such window.
+    """
+    shift = result["shift"].drop_sel(window="never")
+    if against is not None:
+        known = [str(name) for name in shift.window.values]
+        shift = shift - shift.sel(window=checks.one_of("against", against, known), drop=True)
+    length = (result.stop - result.start).sel(window=shift.window)
+    units = xr.Variable("unit", ["steps", "windows"])
+    shifts = xr.concat([shift, shift / length], units)
+    n = shift.notnull().sum("seed")
+    error = shifts.std("seed", ddof=1) / np.sqrt(n)
+    half = t_quantile((n - 1).where(n > 1, 1), level) * error.where(n > 1)
+    mean = shifts.mean("seed")
+    return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n})

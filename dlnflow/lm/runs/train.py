@@ -28,9 +28,12 @@ from dlnflow.lm.runs.progression import Progression, learning_rate, mark
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import GPTNeoXForCausalLM
 
 Weigh = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(step, rows (n_rows, context + 1)) -> weight of every row's loss."""
+Watch = Callable[[int, "GPTNeoXForCausalLM"], bool]
+"""(steps taken, model in evaluation mode) -> whether to end the training there."""
 PARTS = ("training", "held_out")
 DATA_AGAIN = AGAIN.replace("it", "data.json", 1)
 """The way out if one of the files that `prepare` wrote is damaged."""
@@ -215,6 +218,7 @@ def train(
     weigh: Weigh | None = None,
     progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
+    watch: Watch | None = None,
 ) -> Checkpoints:
     """Train, writing checkpoints in the hub's layout; continue if `out` holds part of the run.
 
@@ -240,6 +244,11 @@ def train(
         Called with the step and its loss.
     device : str
         Torch device.
+    watch : callable, optional
+        Called with the number of steps taken and the model, in every process, before each step and
+        after the last; a checkpoint of that step is written by then. True ends the training there,
+        with a checkpoint. It must leave the model as it is. Steps that a killed process took since
+        its last checkpoint are watched again.
 
     Returns
     -------
@@ -274,7 +283,7 @@ def train(
         processes.in_turn(lambda: _check_weights(state, data.training, weigh))
         # a folder belongs to the run only now that nothing is left to fail before its first step
         processes.in_turn(lambda: claim(settings, out, data.training, data.tokenizer))
-        _advance(state, data, weigh, progress)
+        _advance(state, data, weigh, progress, watch)
         processes.wait()
     return Checkpoints.from_directory(out)
 
@@ -284,6 +293,7 @@ def _advance(
     data: Data,
     weigh: Weigh | None,
     progress: Callable[[int, float], None] | None,
+    watch: Watch | None,
 ) -> None:
     """Take the steps that are left, with a checkpoint at each of those that have one."""
     settings, targets = state.settings, state.settings.checkpoint_steps()
@@ -293,11 +303,16 @@ def _advance(
     steps = range(state.step, settings.n_steps)
     make = partial(batch, settings, data.training)
     for step, rows in ahead(make, steps) if state.on_gpu else ((k, make(k)) for k in steps):
+        if watch is not None and watch(step, state.model):
+            state.save(data.tokenizer)
+            return
         loss = state.advance(rows, _weights(weigh, step, rows), learning_rate(settings, step))
         if progress is not None:
             progress(step, loss)
         if step + 1 in targets:
             state.save(data.tokenizer)
+    if watch is not None:
+        watch(state.step, state.model)
 
 
 def ahead(
