@@ -1,6 +1,5 @@
 """What section 4 and appendix D of the paper claim about language models, and what was measured."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -8,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paper_figures._claims import EXPECTED
 from paper_figures._estimates import Estimate, difference, interval, together
+from paper_figures._records import records
 from paper_figures._verdicts import (
     Claim,
     Condition,
@@ -99,15 +98,13 @@ class Measured:
 @cache
 def runs() -> tuple[Measured, ...]:
     """Return what was measured on text, one file for each run."""
-    files = sorted(EXPECTED.glob("class_matrix_*.json"))
-    return tuple(Measured(json.loads(file.read_text())) for file in files)
+    return tuple(map(Measured, records("class_matrix")))
 
 
 @cache
 def repeats() -> tuple[Measured, ...]:
     """Return what was measured on repeated sequences, one file for each run."""
-    files = sorted(EXPECTED.glob("repeat_curves_*.json"))
-    return tuple(Measured(json.loads(file.read_text())) for file in files)
+    return tuple(map(Measured, records("repeat_curves")))
 
 
 def _claim(

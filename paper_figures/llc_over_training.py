@@ -13,7 +13,7 @@ from dlnflow.theory.one_layer import layer_posterior
 from dlnflow.theory.rlct import learning_coefficient
 from dlnflow.traces import influence, llc
 from dlnflow.traces.intervals import t_quantile
-from paper_figures import _data, _layers, _style, susceptibility
+from paper_figures import _data, _layers, _style, susceptibility, token_coefficients
 
 CHOSEN = susceptibility.CHOSEN
 RATIOS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -26,17 +26,20 @@ HEADLINES = {
     "calibration.whole": "all weights at the end: {:.1f} at the weakest localization",
     "calibration.exact": "exact {:.0f}",
     "layers.within_3_errors": "{:.0%} of the checkpoints of layers within 3 errors of the truth",
+    "fast.coefficient.least": "fast: local coefficient {:.0f} at least",
+    "fast.coefficient.last": "{:.0f} at the end",
 }
 
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
-    """Loss, coefficients of layers and of all weights, influence, and the localization's share."""
+    """Loss, coefficients, influence, and the localization's share; then language models."""
     found = {name: llc(_traces(scale, name)) for name in PARTS}
     closed = {f"layer{k}": _closed(scale, k) for k in (1, 2)}
     ends = _ends()
     with mpl.rc_context(influence_plots.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH, 4.2)
-        axes = figure.subplot_mosaic("ad;bd;cd", width_ratios=[1.35, 1], height_ratios=[1, 1.7, 1])
+        figure = _style.figure(_style.PAGE_WIDTH, 4.2 + 4.2)
+        toy, language = figure.subfigures(2)
+        axes = toy.subplot_mosaic("ad;bd;cd", width_ratios=[1.35, 1], height_ratios=[1, 1.7, 1])
         for letter in "bc":
             axes[letter].sharex(axes["a"])
         _loss(axes["a"], scale)
@@ -47,6 +50,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
             axes[letter].tick_params(labelbottom=letter == "c")
         claims = _calibration(axes["d"], ends)
         _style.letters([axes[k] for k in "abcd"])
+        of_tokens = token_coefficients.draw(language, "e")
     z = np.concatenate(
         [
             (found[name].llc.values - closed[name]) / found[name].standard_error.values
@@ -64,7 +68,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         "whole.at_minimum_from": float(time[np.flatnonzero(~minimum)[-1] + 1]),
         "parts_average_to_whole": _average(scale),
     }
-    return figure, claims
+    return figure, claims | of_tokens | _shares()
 
 
 def _traces(scale: _data.Scale, name: str) -> xr.DataArray:
@@ -186,6 +190,20 @@ def _calibration(axis: Axes, ends: dict[float, xr.Dataset]) -> dict[str, float]:
         "calibration.largest_z": float(np.abs(z).max()),
         "calibration.layer1": float(expected["layer1"][0]),
         "calibration.layer2": float(expected["layer2"][0]),
+    }
+
+
+def _shares() -> dict[str, float]:
+    """Return what is left of the toy coefficient at the localizations of language models."""
+    run = _data.run()
+    last, exact = run.train([run.n_steps]), learning_coefficient((8, _data.HIDDEN, 15), 8)
+    ratios = {
+        name: settings["localization"] / settings["n_beta"]
+        for name, settings in token_coefficients.settings().items()
+    }
+    return {
+        f"{name}.share_left_in_toy": _whole_end(last, ratio) / exact.coefficient
+        for name, ratio in ratios.items()
     }
 
 
