@@ -49,12 +49,13 @@ def repeated_sequences(
         Ids never drawn, those of the tokenizer's special tokens
         (`dlnflow.lm.data.spelling.special_ids`).
     disjoint : bool
-        No two sequences share an id (D.2 of the paper): the ``n_sequences / deals * period`` most
-        frequent ids are dealt out. Else each u is drawn by frequency without replacement.
+        No two sequences share an id (D.2 of the paper): the ``ceil(n_sequences / deals) * period``
+        most frequent ids are dealt out. Else each u is drawn by frequency without replacement.
     deals : int
         How often the same ids are dealt out, for more sequences than the vocabulary has disjoint
-        ones; the first ``n_sequences / deals`` are one deal, and so on. Leave out pairs of the
-        same id then (`dlnflow.traces.groups` with exclude=("row", "token")).
+        ones; the first ``ceil(n_sequences / deals)`` are one deal, and so on, the last one may be
+        smaller. Leave out pairs of the same id then (`dlnflow.traces.groups` with
+        exclude=("row", "token")).
 
     Returns
     -------
@@ -64,15 +65,17 @@ def repeated_sequences(
     Raises
     ------
     ValueError
-        If the vocabulary has too few ids that occur, or deals are not of equal size.
+        If the vocabulary has too few ids that occur, or there are more deals than sequences.
     """
-    if deals < 1 or n_sequences % deals:
+    each = -(-n_sequences // deals) if deals > 0 else 0
+    if each < 1 or -(-n_sequences // each) != deals:
         raise ValueError(
-            f"`n_sequences` must be a multiple of `deals`, got {n_sequences} and {deals}."
+            f"`deals` must leave a sequence for each of them, got {deals} for `n_sequences` "
+            f"{n_sequences}."
         )
     counts = np.array(counts, dtype=np.float64)
     counts[list(special)] = 0
-    needed = n_sequences // deals * period if disjoint else period
+    needed = each * period if disjoint else period
     available = int(np.count_nonzero(counts))
     if needed > available:
         raise ValueError(
@@ -84,7 +87,7 @@ def repeated_sequences(
     if disjoint:
         frequent = np.argsort(-counts, kind="stable")[:needed]
         half = np.concatenate([rng.permutation(frequent) for _ in range(deals)])
-        half = half.reshape(n_sequences, period)
+        half = half.reshape(-1, period)[:n_sequences]
     else:
         draw = [
             rng.choice(len(counts), period, replace=False, p=counts / counts.sum())
@@ -92,6 +95,57 @@ def repeated_sequences(
         ]
         half = np.stack(draw)
     return np.concatenate([half, half], axis=1).astype(np.int64)
+
+
+def dealt(
+    counts: ArrayLike, n_sequences: int, *, period: int, special: tuple[int, ...], deal: int
+) -> NDArray[np.int64]:
+    """Return sequences u u as `repeated_sequences`, dealt out as often as the vocabulary needs.
+
+    A deal has ``min(deal, ids // period)`` sequences without a common id. A vocabulary with fewer
+    than `period` ids has shorter ones, of all its ids.
+
+    Parameters
+    ----------
+    counts, n_sequences, period, special :
+        As in `repeated_sequences`.
+    deal : int
+        Largest deal.
+
+    Returns
+    -------
+    (n_sequences, 2 * p) int64 array
+        Token ids, p at most `period`.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two ids occur, of which no sequence can be made.
+
+    Warns
+    -----
+    UserWarning
+        If a deal has fewer sequences than `deal` and than `n_sequences`, or they are shorter.
+    """
+    known = np.count_nonzero(np.delete(np.asarray(counts), list(special)))
+    if known < 2:
+        raise ValueError(
+            f"sequences that repeat themselves need at least 2 different ids that occur in the "
+            f"text; there are {known} besides special ones. Take more or other text."
+        )
+    short = min(period, int(known))
+    fits = int(known) // short
+    deals = -(-n_sequences // min(deal, fits))
+    if short < period or fits < min(deal, n_sequences):
+        warnings.warn(
+            f"the text has {known} different ids, enough for {fits} sequences of {short} without "
+            f"a common id, so that {n_sequences} (`rows`) are dealt out {deals} times"
+            + (f", with {short} ids in place of {period}." if short < period else "."),
+            stacklevel=2,
+        )
+    return repeated_sequences(
+        counts, n_sequences=n_sequences, period=short, special=special, deals=deals
+    )
 
 
 def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:

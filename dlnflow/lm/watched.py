@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REPEATS = ("repeated", "other")
 """Classes of the tokens of a sequence u u: second and first half."""
 DEAL = 16
-"""Repeated sequences without a common id; more of them use the same ids again."""
+"""Most repeated sequences without a common id; more of them use the same ids again."""
 DELIMITERS = ["left_delimiter", "right_delimiter"]
 """Classes that the rows of `observe` "delimiters" are rich in."""
 
@@ -54,8 +54,8 @@ def watch(
     Raises
     ------
     ValueError
-        If the text is too short, has no token of any class or too few rows with delimiters, or
-        repeated rows cannot be dealt out evenly.
+        If the text is too short, has no token of any class, too few rows with delimiters, or
+        fewer than two ids to repeat.
     """
     if observe in ("text", "delimiters"):
         vocabulary = lm.token_classes.Vocabulary(data.tokenizer)
@@ -72,21 +72,11 @@ def watch(
                 "be observed. Use fewer rows, other text, or observe 'text'."
             )
         return observed, _present(lm.classify(observed.ids, vocabulary))
-    deals = -(-rows // DEAL)
-    if rows % deals:
-        raise ValueError(
-            f"`rows` {rows}: the same ids are dealt out {deals} times, so take "
-            f"{rows - rows % deals} or {rows - rows % deals + deals}."
-        )
     # the last id is a target only
     period = min(lm.induction.PERIOD, ((length if context is None else context) + 1) // 2)
-    ids = lm.induction.repeated_sequences(
-        data.training.counts,
-        n_sequences=rows,
-        period=period,
-        deals=deals,
-        special=lm.spelling.special_ids(data.tokenizer),
-    )
+    special = lm.spelling.special_ids(data.tokenizer)
+    counts = data.training.counts
+    ids = lm.induction.dealt(counts, rows, period=period, special=special, deal=DEAL)
     observed = lm.Observed(ids)
     return observed, halves(observed)
 

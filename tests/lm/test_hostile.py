@@ -247,12 +247,6 @@ def test_impossible_settings(tiny, tmp_path, setting, words):
     assert words in shown and shown.startswith("error: ")
 
 
-def test_repeats_that_cannot_be_dealt_out(tiny, tmp_path):
-    options = ("--observe", "repeats", "--draws", 4, "--set", "rows=17")
-    shown = call("sample", tiny[1], "--store", tmp_path, *options, code=1).stderr
-    assert "dealt out 2 times, so take 16 or 18" in shown
-
-
 def test_training_on_a_missing_device(tmp_path):
     shown = call(
         "train",

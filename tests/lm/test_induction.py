@@ -1,12 +1,17 @@
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from dlnflow.lm.induction import crossing, measure, repeated_sequences, scores
+from dlnflow.lm import Observed
+from dlnflow.lm.experiment import halves, left_out
+from dlnflow.lm.induction import crossing, dealt, measure, repeated_sequences, scores
 from dlnflow.lm.runs.model import build
+from dlnflow.traces import groups
 from tests.lm.conftest import TINY
+from tests.traces import samples
 
 COUNTS = np.arange(100)[::-1]
 
@@ -28,14 +33,70 @@ def test_several_deals_share_ids_only_between_them():
     for deal in three.reshape(3, 4, 10):
         assert sorted(deal[:, :5].ravel()) == list(range(2, 22))
     assert not (three[4:8] == one).all()
-    with pytest.raises(ValueError, match="multiple of `deals`"):
-        repeated_sequences(COUNTS, special=(0, 1), n_sequences=4, period=5, deals=3)
+    for deals in (0, 3):  # of two and two sequences; nothing is left for a third
+        with pytest.raises(ValueError, match="leave a sequence for each"):
+            repeated_sequences(COUNTS, special=(0, 1), n_sequences=4, period=5, deals=deals)
+
+
+def test_the_last_deal_may_be_smaller():
+    rows = repeated_sequences(COUNTS, special=(0, 1), n_sequences=7, period=5, deals=2)[:, :5]
+    assert sorted(rows[:4].ravel()) == list(range(2, 22))
+    assert len(set(rows[4:].ravel())) == 15
+    assert set(rows[4:].ravel()) <= set(range(2, 22))
+
+
+@pytest.mark.parametrize(("rows", "period", "fits"), [(64, 24, 4), (64, 10, 9), (5, 40, 2)])
+def test_a_small_vocabulary_is_dealt_out_more_often(rows, period, fits):
+    """97 ids that occur and are not special."""
+    words = f"97 different ids, enough for {fits} sequences of {period} .*{rows} .*`rows`.* times"
+    with pytest.warns(UserWarning, match=words):
+        found = dealt(COUNTS, rows, period=period, special=(0, 1), deal=16)
+    assert found.shape == (rows, 2 * period)
+    assert (found[:, :period] == found[:, period:]).all()
+    deals = -(-rows // fits)
+    for deal in np.split(found[:, :period], range(-(-rows // deals), rows, -(-rows // deals))):
+        assert len(set(deal.ravel())) == deal.size  # no id twice
+        assert len(deal) <= fits
+
+
+def test_a_vocabulary_that_is_large_enough_is_dealt_out_as_before():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = dealt(COUNTS, 32, period=6, special=(0, 1), deal=16)
+    again = repeated_sequences(COUNTS, special=(0, 1), n_sequences=32, period=6, deals=2)
+    assert (found == again).all()
+
+
+def test_fewer_ids_than_a_sequence_has_make_shorter_ones():
+    with pytest.warns(UserWarning, match="with 3 ids in place of 24"):
+        found = dealt([5, 4, 0, 1, 9], 6, period=24, special=(4,), deal=16)
+    assert found.shape == (6, 6)
+    assert all(sorted(row[:3]) == [0, 1, 3] for row in found.tolist())
+    with pytest.raises(ValueError, match=r"at least 2 different ids .* there are 1"):
+        dealt([5, 0, 0], 6, period=24, special=(), deal=16)
 
 
 def test_draws_by_frequency_do_not_repeat_an_id():
     rows = repeated_sequences(COUNTS, special=(0, 1), n_sequences=50, period=20, disjoint=False)
     assert all(len(set(row[:20])) == 20 for row in rows.tolist())
     assert rows[:, :20].mean() < 45  # frequent ids are the small ones here
+
+
+def test_ids_that_deals_share_do_not_enter_class_means():
+    """The loss of a token is a factor of its id: nothing but pairs of one id is correlated."""
+    ids = dealt(COUNTS, 12, period=6, special=(0,), deal=4)
+    classes = halves(Observed(ids)).isel(position=slice(1, None))
+    classes = classes.stack(item=("sequence", "position")).transpose("item", "token_class")
+    token = ids[:, 1:]
+    factor = np.random.default_rng(0).standard_normal((1, 4, 400, 100))
+    traces = samples.traces(factor[..., token.ravel()], n_beta=10.0, step_size=0.1)
+    row = np.repeat(np.arange(12), token.shape[1])
+    traces = traces.assign_coords(row=("item", row), token=("item", token.ravel()))
+    assert left_out(classes) == ("row", "token")
+    without = groups(traces, classes.values, exclude=left_out(classes))
+    assert np.all(np.abs(without) < 4 * without.standard_error)
+    within = groups(traces, classes.values, exclude="row")
+    assert np.all(within < -0.02)
 
 
 def test_too_small_a_vocabulary():
