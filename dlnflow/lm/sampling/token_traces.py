@@ -20,7 +20,7 @@ from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.sampling import inputs, results, summed
 from dlnflow.lm.sampling.chain import close
 from dlnflow.lm.sampling.store import CorruptedError, Store
-from dlnflow.lm.sampling.unit import Job, Sampler, together, work_together
+from dlnflow.lm.sampling.unit import Job, Sampler, dealt, together, work_together
 from dlnflow.sampling import chains
 from dlnflow.sampling.restriction import described
 
@@ -289,10 +289,7 @@ class Driver:
         return self.sampler.settings.draws
 
     def _mine(self, part: tuple[int, int]) -> list[tuple[int, int]]:
-        k, n = part
-        if not 1 <= k <= n:
-            raise ValueError(f"`part` must be k of n with 1 <= k <= n, got {k}/{n}.")
-        return self.grid[k - 1 :: n]
+        return dealt(self.grid, part, self.sampler.device)
 
     def _job(self, step: int, chain: int, draws: int) -> Job:
         ladder = self.parts.checkpoints

@@ -314,11 +314,40 @@ def _unit(files: Store, job: Job) -> Unit:
 
 def together(jobs: Sequence[Job], device: str) -> list[tuple[Job, ...]]:
     """Return which jobs are done at the same time: on a GPU up to `AT_ONCE` of a checkpoint."""
+    return _grouped(jobs, [job.step for job in jobs], device)
+
+
+def dealt(
+    units: Sequence[tuple[int, int]], part: tuple[int, int], device: str
+) -> list[tuple[int, int]]:
+    """Return part k of n of units (step, chain), k from 1: every n-th chain.
+
+    On a GPU every n-th group of those that `together` advances at the same time, so that the
+    chains of a checkpoint stay together.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part.
+    """
+    k, n = part
+    if not 1 <= k <= n:
+        raise ValueError(f"`part` must be k of n with 1 <= k <= n, got {k}/{n}.")
+    groups = _grouped(units, [step for step, _ in units], device)
+    return [unit for group in groups[k - 1 :: n] for unit in group]
+
+
+def _grouped(every: Sequence[Any], steps: Sequence[int], device: str) -> list[tuple[Any, ...]]:
     if torch.device(device).type != "cuda":
-        return [(job,) for job in jobs]
-    steps = dict.fromkeys(job.step for job in jobs)
-    of_step = ([job for job in jobs if job.step == step] for step in steps)
-    return [tuple(some[k : k + AT_ONCE]) for some in of_step for k in range(0, len(some), AT_ONCE)]
+        return [(one,) for one in every]
+    of_step: dict[int, list[Any]] = {}
+    for one, step in zip(every, steps, strict=True):
+        of_step.setdefault(step, []).append(one)
+    return [
+        tuple(some[k : k + AT_ONCE])
+        for some in of_step.values()
+        for k in range(0, len(some), AT_ONCE)
+    ]
 
 
 def _write(files: Store, job: Job, *what: Any) -> None:

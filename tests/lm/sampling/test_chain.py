@@ -168,6 +168,28 @@ def test_on_a_gpu_the_chains_of_a_checkpoint_are_one_job(units, tmp_path):
         [(step, k) for k in numbers] for step in (4, 12) for numbers in (range(8), range(8, 10))
     ]
     assert unit.together(jobs[:2], "cpu") == [(jobs[0],), (jobs[1],)]
+    assert driver.left((1, 3)) == driver.grid[:8] + driver.grid[18:]  # groups 1 and 4 of 4
+    assert driver.left((2, 3)) == driver.grid[8:10]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_parts_share_out_every_chain_once_and_keep_those_of_a_gpu_together(device, parts):
+    grid = [(step, chain) for step in (100, 200, 300) for chain in range(4)]
+    found = [unit.dealt(grid, (k, parts), device) for k in range(1, parts + 1)]
+    assert sorted(one for part in found for one in part) == grid
+    if device == "cpu":
+        assert found == [grid[k::parts] for k in range(parts)]
+        return
+    for step in (100, 200, 300):
+        assert sum(any(one == step for one, _ in part) for part in found) == 1
+    assert [len(part) // 4 for part in found] == [len(range(k, 3, parts)) for k in range(parts)]
+
+
+@pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])
+def test_a_part_that_does_not_exist(part):
+    with pytest.raises(ValueError, match="k of n with 1 <= k <= n"):
+        unit.dealt([(1, 0)], part, "cuda")
 
 
 def test_chains_of_one_job_are_claimed_and_written_one_by_one(units, alone, tmp_path):
