@@ -27,21 +27,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, moved over it if the block succeeds.
 
     A reader sees the old file, or the new one complete, also after a power cut; a full disk
-    leaves the old one. Permissions are those of any new file (the umask's).
+    leaves the old one. Permissions are those of any new file (the umask's). A symbolic link stays,
+    and what it points to is replaced, or made; the temporary name is beside that.
 
     Raises
     ------
     ValueError
-        If `path` is a device or a pipe, in whose place a file would be put.
+        If `path` is a device or a pipe, in whose place a file would be put, or a link to itself.
     OSError
         ENOSPC with the name `path`, whatever library met the full disk.
     """
-    path = Path(path)
+    given, path = Path(path), Path(os.path.realpath(path) if Path(path).is_symlink() else path)
+    if path.is_symlink():
+        raise ValueError(f"{given} is a link that leads back to itself; give the name of a file.")
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{path} is a device or a pipe; give the name of a file.")
+        raise ValueError(f"{given} is a device or a pipe; give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{given.suffix}")
     temporary.touch(exist_ok=False)
     try:
         yield temporary
@@ -50,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if disk_is_full(error):  # the file that is meant, not a temporary name or none
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(given)) from error
         raise
     finally:  # nothing is left behind, also where the replacement itself fails
         temporary.unlink(missing_ok=True)

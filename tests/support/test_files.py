@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import dlnflow as dln
 from dlnflow._support.files import atomic_path, write_json
 
 
@@ -52,3 +53,40 @@ def test_devices_and_pipes_are_not_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"pipe\.json is a device or a pipe"):
         write_json(tmp_path / "pipe.json", 1)
     assert (tmp_path / "pipe.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "dangling"])
+def test_a_link_stays_and_its_target_is_written(tmp_path, there):
+    target, between = tmp_path / "data" / "kept", tmp_path / "between"
+    if there:
+        target.parent.mkdir()
+        target.write_text("old")
+    link = tmp_path / "links" / "a.json"
+    link.parent.mkdir()
+    between.symlink_to(os.path.join("data", "kept"))
+    link.symlink_to(os.path.join("..", "between"))
+    with pytest.raises(RuntimeError), atomic_path(link) as temporary:
+        assert temporary.parent == target.parent and temporary.suffix == ".json"
+        raise RuntimeError
+    assert target.exists() == there
+    write_json(link, 1)
+    assert link.is_symlink() and between.is_symlink() and not target.is_symlink()
+    assert link.read_text() == target.read_text() == "1\n"
+    assert os.listdir(target.parent) == ["kept"] and os.listdir(link.parent) == ["a.json"]
+
+
+def test_a_result_is_saved_through_a_link(tmp_path):
+    run = dln.Run(dln.semantic_hierarchy(levels=2), optimizer="flow")
+    found = dln.influence.analytic(run, [5])
+    (tmp_path / "link.nc").symlink_to(tmp_path / "kept.nc")
+    dln.save(found, tmp_path / "link.nc")
+    assert (tmp_path / "link.nc").is_symlink()
+    assert dln.load(tmp_path / "kept.nc").identical(dln.load(tmp_path / "link.nc"))
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    link = tmp_path / "loop.json"
+    link.symlink_to(link)
+    with pytest.raises(ValueError, match=r"loop\.json is a link that leads back to itself"):
+        write_json(link, 1)
+    assert link.is_symlink() and os.listdir(tmp_path) == ["loop.json"]
