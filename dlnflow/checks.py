@@ -141,7 +141,12 @@ def real_array(name: str, value: ArrayLike, *, expected: str = "numeric") -> NDA
             raise ValueError(f"real numbers are needed, got {kind}")
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be {expected}: {error}.") from error
+        raise ValueError(f"`{name}` must be {expected}: {_clause(error)}.") from error
+
+
+def _clause(error: Exception) -> str:
+    """Return a message of numpy without the full stop that some of them end in."""
+    return str(error).rstrip(".")
 
 
 def recorded_steps(steps: ArrayLike, n_steps: int) -> NDArray[np.int64]:
@@ -155,7 +160,7 @@ def recorded_steps(steps: ArrayLike, n_steps: int) -> NDArray[np.int64]:
     try:
         array = np.atleast_1d(np.asarray(steps))
     except ValueError as error:
-        raise ValueError(f"`steps` must be a list of whole numbers: {error}.") from error
+        raise ValueError(f"`steps` must be a list of whole numbers: {_clause(error)}.") from error
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"`steps` must be a non-empty list of steps, got shape {array.shape}.")
     if (

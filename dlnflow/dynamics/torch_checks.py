@@ -235,6 +235,17 @@ def require_losses(
             "reverse. Items must be the first axis in every layer (batch_first=True)."
         )
     _require_derivative(model, weights, function, pair)
+    _require_precision(next(iter(weights.values())).dtype, output, losses)
+
+
+def _require_precision(kept: torch.dtype, output: Tensor, losses: Tensor) -> None:
+    """Refuse outputs and losses that are rounded more coarsely than weights."""
+    for name, found in (("model", output.dtype), ("loss", losses.dtype)):
+        if torch.finfo(found).eps > torch.finfo(kept).eps:
+            raise ValueError(
+                f"`{name}` gives {found} where weights are {kept}: its rounding would end up in "
+                "every derivative. Leave out what converts, e.g. .float(), or use model.float()."
+            )
 
 
 def _parts(model: nn.Module, weights: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -109,7 +109,14 @@
       "Influence of ", name(train), ` (${data.row[train]}:${data.position[train]}) on the loss of `,
       name(query), ` (${data.row[query]}:${data.position[query]}): ${digits(current.value[j])} ± ` +
       `${digits(current.error[j] * traces[state.at].t).replace("+", "")} at step ` +
-      `${traces[state.at].step}. The band is a 95 % interval; hollow points have not mixed.`);
+      `${traces[state.at].step}. The band is a 95 % interval${hollow()}.`);
+  }
+
+  // Which points are hollow, and why: "; hollow: step 250 (short), step 500 (not mixed)".
+  function hollow() {
+    const some = traces.filter((one) => one.verdict !== "mixed" && one.verdict !== "diverged");
+    return some.length === 0 ? ""
+      : `; hollow: ${some.map((one) => `step ${one.step} (${one.verdict})`).join(", ")}`;
   }
 
   // The class that stands for a token in the curve: the chosen one if it is in it, else its first.

@@ -185,7 +185,7 @@
     return { parts, explained, t };
   }
 
-  // Runs of steps whose chains have not mixed, as intervals of time.
+  // Runs of steps whose chains are not mixed, or short, as intervals of time.
   function unmixed(one) {
     if (!one.verdicts) return [];
     const edge = (k) => k <= 0 ? time[0] : k >= steps ? time[steps - 1] : (time[k - 1] + time[k]) / 2;
@@ -205,7 +205,8 @@
       chosen: estimators[state.estimator].name });
     tablePanels.key(get("curve-key"), estimators.map((one, e) => [tablePanels.colour(e),
       one.title + (one.band ? `, band: ${one.band}` : "") +
-      (unmixed(one).length ? "; grey: chains have not mixed" : "")]));
+      (unmixed(one).length ? `; grey: ${[...new Set(one.verdicts)].filter((verdict) =>
+        verdict !== "mixed" && verdict !== "").join(" or ")}` : "")]));
     tablePanels.list(get("events"), explained, "No event: the curve stays within the floor, or " +
       "has neither an inner extremum nor a flip.");
     get("curve-caption").textContent =

@@ -135,6 +135,9 @@ def test_the_curve_has_all_checkpoints_with_chains(shown):
     assert (heights[1] - heights[0]) * (values[1] - values[0]) < 0
     hollow = [one["verdict"] != "mixed" for one in shown.data["checkpoints"][:2]]
     assert ["bad" in d.get_attribute("class") for d in dots] == hollow
+    said = [f"step {one['step']} ({one['verdict']})" for one in shown.data["checkpoints"][:2]]
+    which = ", ".join(one for one, bad in zip(said, hollow, strict=True) if bad)
+    assert any(hollow) and f"; hollow: {which}." in shown.one("#caption").text
     shown.browser.execute_script("explorer.change({other: 5})")  # in none of the classes
     assert len(shown.all("#curve .line")) == len(shown.all("#curve .band")) == 1
 

@@ -91,6 +91,7 @@ def test_words_of_the_command_line(tiny, tmp_path):
         (("sample", gone, *store), f"there is no folder {gone}; `dlnflow lm train` makes runs"),
         (("sample", "owner/model", *store), "the hub too, give a text: `--text`"),
         (("sample", tmp_path, *store), f"{tmp_path} holds no data"),
+        (("sample", run, *store, "--set", "rows=100000"), "100000 rows (`rows`, here `n_rows`)"),
         (("train", gone, "--set", f"corpus={gone}x"), "`corpus` of a run"),
         (("train", __file__), "is a file; name a folder for the run"),
         (("train", gone, "--tokenizer", f"{gone}.json"), "there is no tokenizer"),

@@ -229,8 +229,9 @@ class Tokens:
         available = len(self.ids) // length
         if n_rows > available:
             raise ValueError(
-                f"`n_rows` x `length` = {n_rows} x {length} ids are more than the corpus holds "
-                f"({len(self.ids)}, or {available} rows). Use fewer, shorter, or more text."
+                f"{n_rows} rows (`rows`, here `n_rows`) of `length` {length} are more than the "
+                f"text holds, which has {len(self.ids)} ids, or {available} rows. Use fewer or "
+                "shorter ones, or more text."
             )
         numbers = np.arange(available) if among is None else np.asarray(among)
         return np.random.default_rng(seed).choice(numbers, n_rows, replace=False)

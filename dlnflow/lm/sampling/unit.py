@@ -111,6 +111,18 @@ class Sampler:
                 "'bf16-gradient', which differs in how observed losses are rounded."
             )
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal, masks and arrays of observables by their values."""
+        return self._fields() == other._fields() if isinstance(other, Sampler) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.kernel, self.parameters, self.precision, self.device, self.threads))
+
+    def _fields(self) -> dict[str, Any]:
+        """Return all fields as JSON, arrays by their sha256."""
+        own = identity(self, leave_out={"observables": self.NOT_IN_KEY["observables"]})
+        return own | {"observables": _identities(self.observables)}
+
     def try_out(self, checkpoints: Checkpoints) -> None:
         """Refuse observables that cannot be recorded, or change the model.
 

@@ -120,7 +120,7 @@ def test_rows_that_do_not_occur_are_those_of_tokens():
     np.testing.assert_array_equal(found.rows, found.ids[:, 0] // 40)
     short = Observed.held_out(tokens, 5, 8, gradient=GradientData(tokens.ids))
     assert len(short.ids) == 5  # stretches of 8 ids are in independent text, too
-    with pytest.raises(ValueError, match="more than the corpus holds"):
+    with pytest.raises(ValueError, match=r"`rows`.* more than the text holds"):
         Observed.held_out(tokens, 11, 40, gradient=GradientData(IDS))
 
 

@@ -243,3 +243,17 @@ def test_draws_are_those_of_this_revision(parts, kernel):
     found = draws(parts, Sampler(settings, kernel=kernel))
     assert REVISION == 3, MESSAGE
     np.testing.assert_allclose(found[[0, -1], :3], PINNED[kernel], rtol=1e-4, err_msg=MESSAGE)
+
+
+def test_samplers_are_equal_when_their_arrays_are():
+    masks = {"a": np.array([True, False]), "b": np.ones((2, 2), bool)}
+    one, two = (
+        dataclasses.replace(SAMPLER, restrict={k: m.copy() for k, m in masks.items()}) for _ in "ab"
+    )
+    assert one == two and hash(one) == hash(two)
+    two.restrict["b"][1, 1] = False
+    assert one != two
+    assert SAMPLER == dataclasses.replace(SAMPLER) != dataclasses.replace(SAMPLER, threads=2)
+    longer = dataclasses.replace(SAMPLER.settings, draws=99)
+    assert dataclasses.replace(SAMPLER, settings=longer) != SAMPLER
+    assert SAMPLER != "a sampler"
