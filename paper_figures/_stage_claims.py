@@ -25,6 +25,13 @@ def sided(name: str) -> Number:
     return within_errors(gap, stages(f"{name}.error").value)
 
 
+def predicted(level: int, prior: str = "") -> Number:
+    """Return the integrated over the sampled n of half a level, -+2 errors of both, minus one."""
+    ratio = stages(f"integrated_over_sampled{prior}.{level}").value
+    error = stages(f"integrated_over_sampled_error{prior}.{level}").value
+    return within_errors(ratio - 1, error)
+
+
 def coefficient(rank: int) -> Number:
     """Return the sampled learning coefficient of a stage minus the exact one, -+2 errors."""
     gap = stages(f"sampled_lambda.{rank}").value - stages(f"lambda.{rank}").value
@@ -80,5 +87,19 @@ APPENDIX_A = (
         "strength, where it is largest, over the largest influence of siblings.",
         above(0.5),
         [Row(SOURCE, LADDERS, share("sibling"))],
+    ),
+    Claim(
+        "A.6",
+        "The free energy of the data, with all its terms, says where a level is learned (equation "
+        "6).",
+        "The n at which half of the level is predicted to be learned, relative to where it was "
+        "sampled, minus one. The prediction is an integral with an error of its own, without the "
+        "sampler; the interval is two errors of both (docs/derivations/phases.md).",
+        around_zero(0.05),
+        [Row(f"{level}, {SOURCE}", LADDERS, predicted(k)) for k, level in enumerate(LEVELS)]
+        + [
+            Row(f"{level}, prior of precision 0.3", LADDERS, predicted(k, "_broad_prior"))
+            for k, level in enumerate(LEVELS)
+        ],
     ),
 )

@@ -8,7 +8,7 @@ import numpy as np
 import dlnflow as dln
 from dlnflow._support import FloatArray
 from dlnflow.sampling.tempering import Ladder, Lengths, ladder
-from dlnflow.theory.phases import Phase, transition
+from dlnflow.theory.phases import HalfLearned, Phase, half_learned, transition
 from dlnflow.theory.rlct import learning_coefficient
 from paper_figures import _data
 
@@ -42,6 +42,8 @@ TILTED = {
     _data.Scale.quick: Lengths(8, 140, 200),
     _data.Scale.paper: Lengths(16, 2000, 3000),
 }
+INTEGRATED = {_data.Scale.quick: 60_000, _data.Scale.paper: 400_000}
+"""Draws of the integral that predicts where a level is half learned."""
 TILTED_AT = 20.0
 """n beta at which item weights are changed: the first level is half learned, siblings help most."""
 DIRECTIONS = {"dog": {"dog": 1}, "both": {"dog": 1, "cat": 1}, "against": {"dog": 1, "cat": -1}}
@@ -111,8 +113,7 @@ def loss(rank: int) -> float:
 
 def phase(rank: int) -> Phase:
     """Return the stage as appendix A has it: L, lambda and m, and no constant."""
-    task_widths = task().x.shape[0], HIDDEN, task().y.shape[0]
-    coefficient, multiplicity = learning_coefficient(task_widths, rank)
+    coefficient, multiplicity = learning_coefficient(widths(), rank)
     return Phase(loss(rank), coefficient, multiplicity)
 
 
@@ -120,6 +121,17 @@ def constant(scale: _data.Scale, rank: int) -> tuple[float, float]:
     """Return c_r, what F leaves over n L_r + lambda log n at the largest n, and its error."""
     value, error = stage_free_energy(scale, rank)
     return float(value[-1] - phase(rank).free_energy(FROM_PRIOR[-1])), float(error[-1])
+
+
+def widths() -> tuple[int, int, int]:
+    """Return inputs, hidden units and outputs."""
+    return task().x.shape[0], HIDDEN, task().y.shape[0]
+
+
+def predicted_half(scale: _data.Scale, level: int, prior: float = PRIOR) -> HalfLearned:
+    """Return n at which a level is half learned, from the free energy with all its terms."""
+    about = {"prior": prior, "draws": INTEGRATED[scale]}
+    return half_learned(task().modes.s, widths(), levels()[level], **about)
 
 
 def crossing(level: int) -> float:

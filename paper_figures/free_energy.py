@@ -29,6 +29,7 @@ DENSITY_AT = (6.0, 13.0, 30.0)
 HEADLINES = {
     "half.0": "rank 1 is reached at n = {:.1f}",
     "predicted_half.0": "2 dlambda / dL says {:.1f}",
+    "integrated_half.0": "the free energy with all terms says {:.2f}",
     "crossing.0": "free energies without constants {:.1f}",
     "identity.largest_z": "second derivatives of F within {:.1f} errors of covariances",
 }
@@ -56,6 +57,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         | _of_gaps(gaps)
         | _of_constants(scale)
         | _of_passage(sampled, broad)
+        | _of_integral(scale, {"": sampled, "_broad_prior": broad})
     )
     return figure, claims | _of_influence(pairs) | _mixing(scale)
 
@@ -204,6 +206,24 @@ def _of_passage(sampled: xr.Dataset, broad_prior: xr.Dataset) -> dict[str, float
             f"half_broad_prior.{level}": float(broad_prior.half[level]),
             f"half_broad_prior_error.{level}": float(broad_prior.half_error[level]),
         }
+    return claims
+
+
+def _of_integral(scale: _data.Scale, sampled: dict[str, xr.Dataset]) -> dict[str, float]:
+    """Return where levels are half learned by the free energy with all its terms, by prior."""
+    claims = {}
+    for name, prior in (("", _stages.PRIOR), ("_broad_prior", _stages.BROAD)):
+        for level in range(len(LEVELS)):
+            found = _stages.predicted_half(scale, level, prior)
+            half, error = (float(sampled[name][key][level]) for key in ("half", "half_error"))
+            both = np.hypot(found.error, error)
+            claims |= {
+                f"integrated_half{name}.{level}": found.n,
+                f"integrated_half_error{name}.{level}": found.error,
+                f"integrated_over_sampled{name}.{level}": found.n / half,
+                f"integrated_over_sampled_error{name}.{level}": both / half,
+                f"integrated_z{name}.{level}": abs(found.n - half) / both,
+            }
     return claims
 
 
