@@ -1,4 +1,4 @@
-"""Figure map: the loss kernel of the toy network over training shows the branching of the tree."""
+"""Figure map: the loss kernel shows the tree of a toy network, and classes of tokens."""
 
 import matplotlib as mpl
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dlnflow import sampling
 from dlnflow.analysis import clusters, loss_map, profile_distances
 from dlnflow.plots import influence_plots
-from paper_figures import _data, _layers, _style
+from paper_figures import _data, _layers, _style, token_maps
 
 SHOWN = (0.6, 1.9, 2.6, 3.9)
 """Flow times of the maps."""
@@ -29,19 +29,21 @@ HEADLINES = {
 
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
-    """Maps of the items at four times, and distances by kinship over training."""
+    """Maps of the items at four times, distances by kinship; maps and purity of tokens."""
     traces = _traces(scale)
     placed, apart = loss_map(traces), profile_distances(traces)
     time = _data.run().flow_time(traces.time.values)
     half = _data.half_times(scale)
     with mpl.rc_context(influence_plots.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH, 4.0)
-        axes = figure.subplot_mosaic("abcd;eeee", height_ratios=[1, 1.05])
+        figure = _style.figure(_style.PAGE_WIDTH, 4.0 + 5.9)
+        toy, language = figure.subfigures(2, height_ratios=[4.0, 5.9])
+        axes = toy.subplot_mosaic("abcd;eeee", height_ratios=[1, 1.05])
         for letter, when in zip("abcd", SHOWN, strict=True):
             t = int(np.abs(time - when).argmin())
             _draw_map(axes[letter], placed.isel(time=t), time[t])
         claims = _draw_distances(axes["e"], apart, time, half)
         _style.letters([axes[k] for k in "abcde"])
+        claims |= token_maps.draw(language, "f")
     found = clusters(traces, 4)
     claims |= _clusters(found, time)
     return figure, claims

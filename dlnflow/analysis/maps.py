@@ -295,8 +295,8 @@ def _umap(points: FloatArray, start: FloatArray, seed: int, neighbors: int) -> F
         import umap
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "`method` 'umap' needs umap-learn; install it with `pip install umap-learn`, or use "
-            "'pca' or 'mds'."
+            "`method` 'umap' needs the extra umap: `pip install 'dlnflow[umap]'`, which is "
+            "umap-learn; or use 'pca' or 'mds'."
         ) from error
     scale = np.abs(start).max() or 1.0
     reducer = umap.UMAP(

@@ -60,8 +60,9 @@ def neighbours(
     Dataset
         `recall`, `low`, `high` (Wilson 95 % interval), dims (time, token_class); `chance`
         (token_class), the recall with k random neighbours; `purity` (time, token_class), the mean
-        share of a class's own tokens among the k neighbours, its `purity_error` (tokens of one row
-        count as one) and `purity_chance` (token_class), the class's share of possible neighbours;
+        share of a class's own tokens among the k neighbours, its `purity_error` (tokens that share
+        a row or an id are not independent), the degrees of freedom of that, `purity_dof`
+        (token_class), and `purity_chance` (token_class), the class's share of possible neighbours;
         `count` (token_class) and `too_rare` where there are fewer than 30 tokens. NaN where fewer
         than two chains are left.
 
@@ -80,7 +81,8 @@ def neighbours(
     frequency = _frequencies(members, without, tokens, k)
     own = members[tokens]
     recall, purity, spread = np.full((3, traces.sizes["time"], len(names)), np.nan)
-    row = numbered(traces, "row")[tokens] if "row" in traces.coords else np.arange(len(tokens))
+    alike = [numbered(traces, n)[tokens] for n in ("row", "token") if n in traces.coords]
+    alike = alike or [np.arange(len(tokens))]
     for t, one in enumerate(checkpoints(traces)):
         if len(losses := one.kept) == 0:
             continue
@@ -90,7 +92,7 @@ def neighbours(
             hits[part] = predicted(members, frequency[part], best)
             share[part] = members[best].mean(1)
         recall[t] = _recall(hits, own)
-        purity[t], spread[t] = _recall(share, own), _row_error(share, own, row)
+        purity[t], spread[t] = _recall(share, own), shared_error(share, own, alike)
         del one, losses, z
     chance = _chance(members, frequency, tokens, without, k=k, seed=seed)
     count = members.sum(0).astype(int)
@@ -105,6 +107,7 @@ def neighbours(
             "chance": ("token_class", chance),
             "purity": (dims, purity),
             "purity_error": (dims, spread),
+            "purity_dof": ("token_class", np.min([_units(own, one) for one in alike], 0) - 1),
             "purity_chance": ("token_class", _recall(frequency, own)),
             "count": ("token_class", count),
             "too_rare": rare,
@@ -139,16 +142,36 @@ def _recall(hits: NDArray, members: FloatArray) -> FloatArray:
     return (hits * members).sum(0) / members.sum(0)
 
 
-def _row_error(share: FloatArray, members: FloatArray, row: NDArray[np.intp]) -> FloatArray:
-    """Return the standard error of a mean over the tokens of every class, by rows of tokens."""
+def shared_error(
+    share: FloatArray, members: FloatArray, alike: Sequence[NDArray[np.intp]]
+) -> FloatArray:
+    """Return the standard error of a mean over the tokens of every class.
+
+    error^2 = n / (n - 1) sum_{i, j that share a row or an id} e_i e_j / K^2,  e_i = share_i - mean,
+    with the n of whichever is fewer, and at least what rows or ids alone give.
+    """
     apart = (share - _recall(share, members)) * members
-    sums = np.zeros((row.max() + 1, members.shape[1]))
-    np.add.at(sums, row, apart)
-    rows = np.zeros(sums.shape)
-    np.add.at(rows, row, members)
-    n = (rows > 0).sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # NaN with a single row
-        return np.sqrt((sums**2).sum(0) * n / (n - 1)) / members.sum(0)
+    parts = [_sum_of_squares(apart, one) for one in alike]
+    if len(alike) == 2:
+        both = np.unique(np.stack(alike), axis=1, return_inverse=True)[1].ravel()
+        parts.append(parts[0] + parts[1] - _sum_of_squares(apart, both))
+    n = np.min([_units(members, one) for one in alike], 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN with a single row or id
+        return np.sqrt(np.max(parts, 0) * n / (n - 1)) / members.sum(0)
+
+
+def _sum_of_squares(values: FloatArray, unit: NDArray[np.intp]) -> FloatArray:
+    """Return the sum over units of squared sums of values (n, G)."""
+    sums = np.zeros((unit.max() + 1, values.shape[1]))
+    np.add.at(sums, unit, values)
+    return (sums**2).sum(0)
+
+
+def _units(members: FloatArray, unit: NDArray[np.intp]) -> FloatArray:
+    """Return how many units have tokens of every class."""
+    sums = np.zeros((unit.max() + 1, members.shape[1]))
+    np.add.at(sums, unit, members)
+    return (sums > 0).sum(0)
 
 
 def _frequencies(

@@ -10,6 +10,7 @@ import xarray as xr
 import dlnflow as dln
 from dlnflow.analysis import clusters, loss_map, profile_distances
 from dlnflow.traces import influence, neighbours
+from dlnflow.traces.neighbours import shared_error
 from tests.traces.samples import make
 
 
@@ -131,6 +132,43 @@ def test_purity_counts_neighbours_of_the_own_class():
         assert float(found.purity_error[0, c]) == pytest.approx(error)
 
 
+def test_the_error_of_purity_counts_tokens_that_share_a_row_or_an_id():
+    """Against the double sum over pairs."""
+    rng = np.random.default_rng(3)
+    noise = make(rng.standard_normal((1, 4, 60, 40)))
+    row, token = rng.integers(0, 5, 40), rng.integers(0, 8, 40)
+    traces = noise.assign_coords(row=("item", row), token=("item", token))
+    members = np.column_stack([np.arange(40) < 30, np.arange(40) > 15])
+    found = neighbours(traces, members, k=5)
+    similarity = -influence(noise, True, errors=False).values[0]
+    np.fill_diagonal(similarity, -np.inf)
+    share = members[np.argsort(-similarity, axis=1)[:, :5]].mean(1)
+    for c in range(2):
+        own = np.flatnonzero(members[:, c])
+        e = share[own, c] - share[own, c].mean()
+        same = [one[own][:, None] == one[own] for one in (row, token)]
+        sums = [e @ pairs @ e for pairs in (*same, same[0] | same[1])]
+        n = min(len(np.unique(one[own])) for one in (row, token))
+        error = np.sqrt(max(sums) * n / (n - 1)) / len(own)
+        assert float(found.purity_error[0, c]) == pytest.approx(error)
+        assert int(found.purity_dof[c]) == n - 1
+
+
+def test_the_error_of_purity_is_the_spread_over_rows_and_ids():
+    """Effects of rows and ids: the error is right, that of independent tokens too small."""
+    rng = np.random.default_rng(4)
+    row, token = np.repeat(np.arange(30), 20), rng.integers(0, 30, 600)
+    members = np.ones((600, 1))
+    means, errors = [], []
+    for _ in range(200):
+        share = rng.standard_normal(30)[row] + rng.standard_normal(30)[token]
+        share = (share + rng.standard_normal(600))[:, None]
+        means.append(float(share.mean()))
+        errors.append(float(shared_error(share, members, [row, token])[0]))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.15)
+    assert np.std(means) > 3 * np.sqrt(3 / 600)
+
+
 def test_umap_is_asked_for_neighbourhoods_of_the_profiles(monkeypatch):
     traces, _ = planted()
     asked = []
@@ -148,8 +186,20 @@ def test_umap_is_asked_for_neighbourhoods_of_the_profiles(monkeypatch):
     assert asked[0]["metric"] == "cosine" and asked[0]["random_state"] == 5
     assert asked[0]["n_neighbors"] == 7
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ModuleNotFoundError, match="umap-learn"):
+    with pytest.raises(ModuleNotFoundError, match=r"dlnflow\[umap\]"):
         loss_map(traces, method="umap")
+
+
+@pytest.mark.slow
+def test_umap_itself_keeps_planted_classes_together_and_repeats_itself():
+    """Slow: its libraries are compiled when they are first used."""
+    pytest.importorskip("umap", reason="needs the extra umap")
+    traces, kind = planted(sizes=(15, 15, 15))
+    placed = loss_map(traces, method="umap", seed=3, neighbors=8)
+    np.testing.assert_array_equal(placed, loss_map(traces, method="umap", seed=3, neighbors=8))
+    for apart in distances(placed):
+        np.fill_diagonal(apart, np.inf)
+        assert (kind[apart.argmin(1)] == kind).all()
 
 
 def test_diverged_checkpoints_are_left_blank():
