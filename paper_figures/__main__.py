@@ -50,7 +50,7 @@ LM: dict[int | str, str] = {
     17: "fig17_lm_exact",
 }
 """The same for the language model; 16 and 17 are experiments of ours."""
-ON_CPU = {17}
+ON_CPU = {16, 17}
 """Figures of language models that are drawn on the CPU at every scale."""
 TORCH: dict[int | str, str] = {
     "nonlinear": "nonlinear",

@@ -127,7 +127,7 @@ def windows(scale: Scale) -> dict[str, tuple[int, int]]:
     found = {}
     if RUNS[scale] == CONFIGURATIONS["fast"]:
         for name in ("before", "during", "after"):
-            path = _lm_data.OUT / "fast-windows" / f"{name}-seed0" / "window.json"
+            path = _lm_data.OUT / "windows" / f"{name}-seed0" / "window.json"
             if path.exists():
                 record = json.loads(path.read_text())
                 found[name] = record["start"], record["stop"]

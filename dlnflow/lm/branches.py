@@ -117,7 +117,8 @@ class Branching:
         Returns
         -------
         DataArray, dim time
-            As of `trunk`; before the branch starts the scores are those of the run.
+            As of `trunk`; before the branch starts the scores are those of the run. Nothing is
+            trained, or written, if the run has crossed or ended by then.
         """
         scores = _Scores(folder, self)
         if not (folder / "resume.pt").exists():
@@ -125,7 +126,10 @@ class Branching:
             kept = [step for step in known if step <= start]
             if kept:  # else from step 0, which takes longer and gives the same
                 scores.take_over(_Scores(trunk, self), kept[-1])
-                _copy(_state(trunk, kept[-1]), folder / "resume.pt")
+                if not scores.over():
+                    _copy(_state(trunk, kept[-1]), folder / "resume.pt")
+        if scores.over():
+            return scores.array()
 
         def watch(step: int, model: GPTNeoXForCausalLM) -> bool:
             scores.measure(step, model)
@@ -158,9 +162,10 @@ class _Scores:
         self._write()
 
     def over(self) -> bool:
-        """Return whether the threshold was crossed so many steps ago."""
-        crossed = self.runs.transition.step(self.array())
-        return max(self.known, default=0) >= crossed + self.runs.transition.beyond
+        """Return whether the run has ended, or crossed the threshold so many steps ago."""
+        crossed, last = self.runs.transition.step(self.array()), max(self.known, default=0)
+        ended = last >= self.runs.settings.n_steps
+        return ended or last >= crossed + self.runs.transition.beyond
 
     def array(self) -> xr.DataArray:
         """Return the scores up to the end of the run, dim time."""

@@ -98,7 +98,9 @@ def _quarter(rows: NDArray[np.int32]) -> int:
     return max(1, round(SHARE * len(rows)))
 
 
-def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> dict[str, Window]:
+def windows(
+    steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0, length: int | None = None
+) -> dict[str, Window]:
     """Choose windows before, during and after the rise of a measured influence curve.
 
     During: from 10 % to 50 % of the largest helpful influence (linear between checkpoints);
@@ -112,6 +114,8 @@ def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> d
         Negative = helps, for example of repeated tokens on repeated tokens.
     factor : float
         Weight in the window.
+    length : int, optional
+        Steps of every window: the curve then says where "during" begins, not where it ends.
 
     Returns
     -------
@@ -127,8 +131,10 @@ def windows(steps: ArrayLike, influence: ArrayLike, *, factor: float = 4.0) -> d
     if not np.nanmax(curve) > 0:
         raise ValueError("`influence` is nowhere negative: there is no rise to choose windows by.")
     low, high = (lm.induction.crossing(steps, curve, r * np.nanmax(curve)) for r in RISE)
-    start, stop = round(low), max(round(high), round(low) + 1)
-    length = stop - start
+    start = round(low)
+    if length is None:
+        length = max(round(high) - start, 1)
+    stop = start + checks.positive_integer("length", length)
     if start == 0:
         raise ValueError("`influence` rises before the first checkpoint; add earlier ones.")
     return {
@@ -182,7 +188,7 @@ def intervene(
 
     A run with a window has the bits of one from step 0, but starts from the state of the run
     without, and ends soon after it has crossed. One that begins after the crossing cannot shift it:
-    next to nothing is trained, and its shift is 0.
+    nothing is trained, and its shift is 0.
 
     Seeds differ in when they make the transition. To give each its own windows, call this once
     per seed with the same `out` and join the results with `xarray.concat(..., "seed")`.

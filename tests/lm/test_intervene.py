@@ -66,6 +66,11 @@ def test_windows_from_a_curve():
     assert found["during"] == Window(110, 150, 2.0)
     assert found["before"] == Window(70, 110, 2.0)
     assert found["after"] == Window(150, 190, 2.0)
+    longer = windows(steps, [0.0, 0.0, -1.0, -0.5], length=60)
+    expected = {"before": Window(50, 110), "during": Window(110, 170), "after": Window(170, 230)}
+    assert longer == expected
+    with pytest.raises(ValueError, match="`length` must be a whole number >= 1"):
+        windows(steps, [0.0, 0.0, -1.0, -0.5], length=0)
     with pytest.raises(ValueError, match="nowhere negative"):
         windows(steps, [0.0, 0.0, 1.0, 0.5])
     with pytest.raises(ValueError, match="add earlier"):
@@ -173,15 +178,24 @@ def test_what_is_late_is_not_trained(tiny, tmp_path):
     found = intervene(
         settings,
         tmp_path,
-        {"all": Window(0, 12), "late": Window(9, 12)},
+        {"all": Window(0, 12), "late": Window(9, 12), "over": Window(12, 20)},
         seeds=[0],
         transition=Crossing(0.0, every=1, beyond=0),
         data=load_data(folder),
     )
     assert (found.crossing == 0).all() and (found["shift"] == 0).all()
     assert len(np.load(tmp_path / "never-seed0" / "losses.npy")) == 12
-    assert len(np.load(tmp_path / "late-seed0" / "losses.npy")) == 8
-    assert len(np.load(tmp_path / "all-seed0" / "losses.npy")) == 0
+    for name in ("all", "late", "over"):
+        assert not (tmp_path / f"{name}-seed0" / "settings.json").exists()
+
+
+def test_a_window_after_the_end_is_no_error(tiny, tmp_path):
+    settings, folder, _ = tiny
+    options = {"seeds": [0], "transition": NEVER, "data": load_data(folder)}
+    found = intervene(settings, tmp_path, {"over": Window(12, 20)}, **options)
+    score = found.score.values
+    assert score[1].tolist() == score[0].tolist()
+    assert intervene(settings, tmp_path, {"over": Window(12, 20)}, **options).identical(found)
 
 
 def test_interrupted_runs_go_on_with_the_same_bits(tiny, tmp_path, monkeypatch):

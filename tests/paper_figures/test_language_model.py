@@ -14,7 +14,6 @@ from dlnflow.lm.data.corpus import Corpus
 from dlnflow.lm.data.token_classes import CLASSES
 from dlnflow.lm.data.tokenizer import train_bpe
 from dlnflow.lm.experiment import halves
-from dlnflow.lm.intervene import Window
 from dlnflow.lm.runs.model import CONFIGURATIONS
 from dlnflow.traces import groups, neighbours
 from paper_figures import (
@@ -23,7 +22,6 @@ from paper_figures import (
     fig13_token_classes,
     fig14_neighbours,
     fig15_induction,
-    fig16_intervention,
     fig17_lm_exact,
 )
 from paper_figures.__main__ import app
@@ -92,26 +90,6 @@ def test_marked_text():
     assert claims["formatting"] == 2
     assert claims["left_delimiter"] == 2
     assert len(figure.axes[0].patches) > claims["tokens"]
-
-
-def test_windows():
-    score = np.array([[[0.0, 0.5]], [[0.0, 0.9]]])
-    result = xr.Dataset(
-        {
-            "score": (("window", "seed", "time"), score),
-            "crossing": (("window", "seed"), [[9], [5]]),
-            "shift": (("window", "seed"), [[0.0], [-4.0]]),
-        },
-        coords={"window": ["never", "before"], "seed": [0], "time": [0, 10]},
-        attrs={"threshold": 0.3},
-    )
-    _, claims = fig16_intervention.show(result, {0: {"before": Window(2, 4)}})
-    assert claims == {
-        "shift.never": 0.0,
-        "shift.before": -4.0,
-        "crossing.never.seed0": 9.0,
-        "crossing.before.seed0": 5.0,
-    }
 
 
 @pytest.fixture
