@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from dlnflow import checks
 
-REVISION = 3
+REVISION = 4
 """Of the arithmetic of chains: kernels, random numbers, minibatches and evaluators. Part of every
 key, to be raised when the same settings give other draws."""
 

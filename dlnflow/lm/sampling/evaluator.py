@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dlnflow.lm.data.batches import GradientData, Observed
 from dlnflow.lm.runs.losses import token_losses
+from dlnflow.lm.runs.model import SHORT
+from dlnflow.lm.runs.neox import NeoX, written_out
 from dlnflow.lm.sampling.recorded import value_of
 from dlnflow.sampling.noise import MINIBATCH
 from dlnflow.sampling.posterior import Evaluation
@@ -81,6 +83,8 @@ class LanguageModelEvaluator:
         self._gradients = list(self._pieces(self._gradient))
         self._observed = torch.from_numpy(observed.ids).to(self.center.device)
         self._rows = Minibatches(gradient, key, self.center.device, text)
+        self._written = NeoX(model) if written_out(model) else None
+        self._all_move = len(names) == len(every)
         self.step = 0
 
     @property
@@ -109,8 +113,12 @@ class LanguageModelEvaluator:
     def __call__(self, theta: Tensor) -> Evaluation:
         """Return loss and gradient on the minibatch of `step`; the gradient is a shared buffer."""
         self._place(theta)
-        self._gradient.zero_()
         bf16 = self._precision != "fp32"
+        if self._all_move and self._short(self._rows.ids):
+            with torch.no_grad():
+                loss = self._written.mean_loss(self._rows.ids, bf16)
+            return Evaluation(loss[None], self._gradient)
+        self._gradient.zero_()
         loss = token_losses(self._model, self._rows.ids, bf16=bf16, one_pass=True).mean()
         loss.backward()
         return Evaluation(loss.detach()[None], self._gradient)
@@ -121,11 +129,17 @@ class LanguageModelEvaluator:
         rows = max(1, TARGETS // (self._observed.shape[1] - 1))
         bf16 = self._precision == "bf16"
         with torch.inference_mode(), tensor_cores(self._precision == "tf32"):
-            parts = [
-                token_losses(self._model, ids, bf16=bf16).flatten()
-                for ids in self._observed.split(rows)
-            ]
-            return torch.cat(parts).float()[None]
+            if self._short(self._observed):
+                parts = [self._written.losses(ids, bf16) for ids in self._observed.split(rows)]
+            else:
+                parts = [
+                    token_losses(self._model, ids, bf16=bf16) for ids in self._observed.split(rows)
+                ]
+            return torch.cat([part.flatten() for part in parts]).float()[None]
+
+    def _short(self, ids: Tensor) -> bool:
+        """Whether rows go the way that is written out: for long ones fused attention is faster."""
+        return self._written is not None and ids.shape[1] - 1 <= SHORT
 
     def record(
         self, theta: Tensor, observables: Sequence[Callable[[PreTrainedModel], Tensor | float]]
