@@ -236,6 +236,8 @@ def main(out: Path, seeds: Sequence[int]) -> None:
     for seed in seeds:
         measure(out, seed, tell=lambda text: print(text, flush=True))
     there = [json.loads(p.read_text()) for p in sorted(out.glob("seed*.json"))]
+    if not there:
+        raise SystemExit(f"{out} holds no seed; name some, for example 0 1 3.")
     about = {"configuration": "fast", "threshold": TRANSITION.threshold, "every": TRANSITION.every}
     write_json(STORED, about | {"seeds": there})
     print("\n".join(table(there)))
