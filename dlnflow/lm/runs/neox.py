@@ -12,6 +12,7 @@ views of A xhat + a, without copies.
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,9 @@ TOKENS = 256
 """Tokens whose logits exist at the same time."""
 QUERIES = 64
 """Queries whose scores are formed at once; they meet no key beyond the last of them."""
+STATES = ("training", "gradient_checkpointing")
+"""Numbers of modules that follow from no configuration; the losses of evaluation do not need them.
+"""
 aten = torch.ops.aten
 
 
@@ -329,8 +333,10 @@ def written_out(model: PreTrainedModel) -> bool:
     -------
     bool
         False for other architectures, devices and activations, for shared or half-precision
-        weights, without rotary embeddings and with heads of odd size. Only what never changes is
-        asked: hooks that an observable left behind would send the next chain another way.
+        weights, without blocks or rotary embeddings, with heads of odd size, with attention of the
+        user's own, and where modules are not those that the configuration describes. Only what
+        never changes is asked: hooks that an observable left behind would send the next chain
+        another way.
     """
     from transformers import GPTNeoXForCausalLM
 
@@ -343,4 +349,28 @@ def written_out(model: PreTrainedModel) -> bool:
     turned = even and len(model.gpt_neox.rotary_emb.inv_freq) > 0
     own = model.get_output_embeddings().weight is not model.gpt_neox.embed_in.weight
     exact = len(kinds) == 1 and kinds <= {torch.float32, torch.float64}
-    return bool(plain and rope and turned and own and exact)
+    causal = config._attn_implementation in ("eager", "sdpa") and getattr(config, "is_causal", True)
+    some = len(model.gpt_neox.layers) > 0
+    known = plain and rope and turned and own and exact and causal and some
+    return bool(known) and _as_described(model)
+
+
+def _as_described(model: PreTrainedModel) -> bool:
+    """Whether modules are those of the configuration: no adapters, other heads or other numbers."""
+    with torch.device("meta"):
+        built = type(model)(copy.deepcopy(model.config))
+    return _described(model) == _described(built)
+
+
+def _described(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Return the modules of a model, shapes of parameters, numbers, and functions put in place."""
+    numbers = [
+        {
+            name: value
+            for name, value in vars(part).items()
+            if (type(value) in (bool, int, float) and name not in STATES and name[0] != "_")
+            or (name == "forward" and getattr(value, "__func__", None) is not type(part).forward)
+        }
+        for part in model.modules()
+    ]
+    return repr(model), [tuple(p.shape) for p in model.parameters()], numbers

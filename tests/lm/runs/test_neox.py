@@ -122,6 +122,96 @@ def test_other_models_go_through_their_modules(change):
     assert evaluator(evaluator.center).gradient.isfinite().all()
 
 
+def biased_head(model):
+    model.set_output_embeddings(torch.nn.Linear(*model.lm_head.weight.T.shape, dtype=torch.float64))
+
+
+def shared_by_layers(model):
+    first, second = model.gpt_neox.layers
+    second.mlp.dense_h_to_4h.weight = first.mlp.dense_h_to_4h.weight
+
+
+def subclass(model):
+    linear = model.gpt_neox.layers[0].mlp.dense_h_to_4h
+    linear.__class__ = type("Adapted", (torch.nn.Linear,), {})
+
+
+def parametrized(model):
+    linear = model.gpt_neox.layers[0].mlp.dense_h_to_4h
+    torch.nn.utils.parametrize.register_parametrization(linear, "weight", torch.nn.Tanh())
+
+
+def replaced_forward(model):
+    layer = model.gpt_neox.layers[0]
+    layer.forward = lambda *arguments, **options: (
+        2 * type(layer).forward(layer, *arguments, **options)
+    )
+
+
+CHANGES = {
+    "biased head": biased_head,
+    "weights shared by layers": shared_by_layers,
+    "subclass of a module": subclass,
+    "parametrized": parametrized,
+    "replaced forward": replaced_forward,
+    "other activation": lambda m: setattr(m.gpt_neox.layers[0].mlp, "act", torch.nn.ReLU()),
+    "one sequential block": lambda m: setattr(m.gpt_neox.layers[1], "use_parallel_residual", False),
+    "scale of attention": lambda m: setattr(m.gpt_neox.layers[1].attention, "scaling", 2.0),
+    "scale of rotation": lambda m: setattr(m.gpt_neox.rotary_emb, "attention_scaling", 2.0),
+    "rounding of a norm": lambda m: setattr(m.gpt_neox.layers[0].input_layernorm, "eps", 0.5),
+    "more parameters": lambda m: m.register_parameter(
+        "more", torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    ),
+    "attention of one's own": lambda m: setattr(m.config, "_attn_implementation", "own"),
+    "no order": lambda m: setattr(m.config, "is_causal", False),
+    "no block": lambda m: setattr(m.gpt_neox, "layers", torch.nn.ModuleList()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_models_that_were_changed_go_through_their_modules(change):
+    """Their configuration does not tell, and what is written out would be wrong in silence."""
+    model = build(dataclasses.replace(TINY, layers=2)).double()
+    assert neox.written_out(model)
+    CHANGES[change](model)
+    assert not neox.written_out(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_norm_eps": 0.1, "intermediate_size": 7, "hidden_dropout": 0.5},
+        {"max_position_embeddings": 4, "pad_token_id": 3, "attention_dropout": 0.5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}},
+        {
+            # three coordinates of four, which takes two frequencies
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 9.0,
+                "partial_rotary_factor": 0.8,
+            },
+            "hidden_size": 8,
+        },
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_options_that_are_written_out(change):
+    config = build(TINY).config
+    torch.manual_seed(0)
+    model = type(build(TINY))(type(config)(**config.to_dict() | change)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    model.set_attn_implementation("sdpa")
+    model, ids = model.double(), tokens(3, 20, vocabulary=model.config.vocab_size)
+    assert neox.written_out(model)
+    (loss, found), (wanted, gradients) = by_hand(model, ids), autograd(model, ids)
+    torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11 * scale + 1e-15)
+
+
 def test_half_precision_goes_through_the_modules_and_hooks_do_not():
     """Transformers leaves hooks behind when attention is asked for; a chain must not see them."""
     model = build(TINY)
