@@ -1,4 +1,4 @@
-"""Figure susceptibility: which layer of the toy network carries the influence of an item."""
+"""Figure susceptibility: which layer of a network, or part of a model, carries influence."""
 
 import matplotlib as mpl
 import numpy as np
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from dlnflow.plots import influence_plots
 from dlnflow.traces import susceptibility
-from paper_figures import _data, _layers, _style
+from paper_figures import _data, _layers, _style, component_responses
 
 ITEM = "dog"
 CHOSEN = _layers.Chosen(1e4, 1.0)
@@ -23,11 +23,12 @@ HEADLINES = {
 
 
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
-    """Response of one item's loss to the weight of every item, layer by layer, and z-scores."""
+    """Response of one item's loss, layer by layer, and z-scores; then of language models."""
     claims: dict[str, float] = {}
     with mpl.rc_context(influence_plots.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH, 2.7)
-        axes = figure.subplots(1, 4)
+        figure = _style.figure(_style.PAGE_WIDTH, 2.7 + 3.8)
+        toy, language = figure.subfigures(2, height_ratios=[2.7, 3.8])
+        axes = toy.subplots(1, 4)
         scores = []
         for axis, (name, layer) in zip(axes, LAYERS.items(), strict=False):
             found, closed = _response(scale, name), _closed(scale, layer)
@@ -50,6 +51,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         for axis in axes[:3]:
             axis.set_xlabel("flow time")
         _style.letters(axes)
+        claims |= component_responses.draw(language, "e")
     return figure, claims
 
 
