@@ -329,7 +329,10 @@ def _checked(strengths: ArrayLike, widths: Sequence[int], prior: float) -> _Netw
             f"to {n_out} outputs has, got shape {strengths.shape}."
         )
     squares = np.zeros(small)
-    squares[: len(strengths)] = strengths**2
+    with np.errstate(over="ignore"):
+        squares[: len(strengths)] = strengths**2
+    if not np.isfinite(squares).all():
+        raise ValueError(f"`strengths` must have finite squares, got {strengths.max():g}.")
     prior = checks.positive("prior", prior)
     return _Network(squares, hidden, max(n_in, n_out), prior, n_in)
 
@@ -403,7 +406,14 @@ def _fitted(
             weights = special.softmax(log_weights / 2)  # a step towards it
         square = _squared_diagonal(a)
         mean = weights @ square
-        shape = mean**2 / (weights @ (square - mean) ** 2)
+        variance = weights @ (square - mean) ** 2
+        if not np.all(variance > 0):  # a single draw has all weight; NaN if numbers overflow
+            raise ValueError(
+                f"n s^2 / N is {tau * network.squares.max():.3g} for the largest of `strengths` "
+                f"at n = {tau * network.n_items:.3g}, too much for any draw to be near the "
+                "posterior; take smaller `n` or `strengths`."
+            )
+        shape = mean**2 / variance
         spread = np.sqrt(np.einsum("b,bij->ij", weights, a**2) * (1 - 2 / TAILS))
         proposal = _Proposal(shape, mean / shape, spread)
     return proposal, strength
@@ -413,15 +423,18 @@ def _bracketed(
     network: _Network, which: FloatArray, rng: np.random.Generator
 ) -> tuple[_Proposal, float]:
     """Return tau near which modes are half learned, and the proposal there."""
-    proposal, tau = _prior(network), network.first / 1e3
-    while tau * network.squares[which].min() < LARGEST:
+    squares = network.squares[which]
+    # strong modes tell on the prior long before the data of all entries do
+    proposal, tau = _prior(network), min(network.first / 1e3, 1 / float(network.squares.max()))
+    while tau * squares.min() < LARGEST:
         tau *= RATIO
         proposal, strength = _fitted(network, proposal, tau, rng)
         if strength[which].mean() >= 0.5:
             return proposal, tau / sqrt(RATIO)
     raise ValueError(
-        f"modes {which.tolist()} are not half learned at n = {tau * network.n_items:.3g}; a "
-        f"`prior` of precision {network.prior:g} holds them back."
+        f"modes {which.tolist()} are not half learned at n = {tau * network.n_items:.3g}, where "
+        f"n s^2 / N is {LARGEST:g}, and are not followed further; a `prior` of precision "
+        f"{network.prior:g} holds them back."
     )
 
 

@@ -137,12 +137,23 @@ def test_same_seed_same_numbers():
         (lambda: phases.half_learned([1.0, 1.0], [2, 1, 3]), "1 hidden units learn"),
         (lambda: phases.half_learned([1.0], [2, 1, 3], 1), "strength is above 0"),
         (lambda: phases.half_learned([1.0], [2, 1, 3], 2), "from 0 to 1"),
-        (lambda: phases.half_learned([0.1], [1, 1, 3], prior=1e4), "holds them back"),
+        (lambda: phases.half_learned([0.1], [1, 1, 3], prior=1e5), "holds them back"),
+        (lambda: phases.half_learned([1e6], [1, 1, 1]), "n = 1.*e-08, where n s.2 / N is 10000"),
+        (lambda: phases.evidence([1e200], [1, 1, 1], 1.0), "finite squares"),
+        (lambda: phases.evidence([1e8], [1, 1, 1], 1.0), "take smaller `n` or `strengths`"),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_strong_modes_are_half_learned_where_their_loss_outweighs_their_prior():
+    """With s large, n s^2 / (2 N) = prior s, the least of prior (a^2 + b^2) / 2 with a b = s."""
+    found = phases.half_learned([100.0], [1, 1, 1], draws=5000)
+    assert found.n == pytest.approx(2 / 100, rel=0.02)
+    assert found.effective_draws > 1000
+    assert type(found.n) is float
 
 
 def test_few_effective_draws_are_said():
