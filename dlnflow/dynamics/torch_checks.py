@@ -239,8 +239,13 @@ def require_losses(
 
 
 def _require_precision(kept: torch.dtype, output: Tensor, losses: Tensor) -> None:
-    """Refuse outputs and losses that are rounded more coarsely than weights."""
+    """Refuse outputs and losses that are whole, or rounded more coarsely than weights."""
     for name, found in (("model", output.dtype), ("loss", losses.dtype)):
+        if not (found.is_floating_point or found.is_complex):
+            raise ValueError(
+                f"`{name}` gives {found}, which has no derivative by the weights. Leave out what "
+                "converts or chooses, e.g. .long(), argmax or a comparison."
+            )
         if torch.finfo(found).eps > torch.finfo(kept).eps:
             raise ValueError(
                 f"`{name}` gives {found} where weights are {kept}: its rounding would end up in "

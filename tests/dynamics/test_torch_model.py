@@ -517,6 +517,7 @@ def bounded():
             "`loss` gives torch.float32 where weights are torch.float64",
         ),
         ({"model": Given(lambda out: out.float()).double()}, "`model` gives torch.float32"),
+        ({"loss": lambda o, y: (o > y).any(1)}, "`loss` gives torch.bool, which has no derivative"),
         ({"model": Given(lambda out: out), "loss": lambda o, y: (o.double() ** 2).sum(1)}, None),
         ({"loss": repeated_mean}, "must not depend on the other items"),
         ({"loss": detached}, "differentiated"),
