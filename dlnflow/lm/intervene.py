@@ -61,6 +61,8 @@ class Window:
     def __post_init__(self) -> None:
         checks.positive("factor", self.factor)
         checks.one_of("rows", self.rows, ROWS)
+        checks.whole_number("start", self.start)
+        checks.whole_number("stop", self.stop)
         if not 0 <= self.start < self.stop:
             raise ValueError(
                 f"`start` and `stop` must satisfy 0 <= start < stop, got "
@@ -125,12 +127,24 @@ def windows(
     Raises
     ------
     ValueError
-        If the influence never is helpful, or its rise starts at the first checkpoint.
+        If the influence never is helpful, its rise starts at the first checkpoint or beside one
+        without a number, or steps do not increase.
     """
-    curve = -np.asarray(influence, float)
-    if not np.nanmax(curve) > 0:
+    steps, curve = np.asarray(steps), -np.asarray(influence, float)
+    if steps.ndim != 1 or steps.shape != curve.shape or not (np.diff(steps) > 0).all():
+        raise ValueError(
+            f"`steps` must increase, one for each `influence`; got shapes {steps.shape} and "
+            f"{curve.shape}."
+        )
+    top = curve.max(initial=0, where=np.isfinite(curve))
+    if not top > 0:
         raise ValueError("`influence` is nowhere negative: there is no rise to choose windows by.")
-    low, high = (lm.induction.crossing(steps, curve, r * np.nanmax(curve)) for r in RISE)
+    low, high = (lm.induction.crossing(steps, curve, r * top) for r in RISE)
+    if not np.isfinite([low, high]).all():
+        raise ValueError(
+            f"`influence` must be finite where it rises; at steps "
+            f"{steps[~np.isfinite(curve)].tolist()} it is not. Leave these steps out."
+        )
     start = round(low)
     if length is None:
         length = max(round(high) - start, 1)

@@ -75,6 +75,11 @@ def test_windows_from_a_curve():
         windows(steps, [0.0, 0.0, 1.0, 0.5])
     with pytest.raises(ValueError, match="add earlier"):
         windows(steps, [-1.0, -1.0, -1.0, -1.0])
+    assert windows([*steps, 900], [0.0, 0.0, -1.0, -0.5, np.nan], length=60) == longer
+    with pytest.raises(ValueError, match=r"at steps \[100\] it is not"):
+        windows([0, 100, 200, 300], [0.0, np.nan, -1.0, -0.5])
+    with pytest.raises(ValueError, match="`steps` must increase"):
+        windows(steps[::-1], [0.0, 0.0, -1.0, -0.5])
 
 
 def test_a_sweep_varies_one_window():
@@ -92,6 +97,8 @@ def test_a_sweep_varies_one_window():
 def test_bad_windows(tiny, tmp_path):
     with pytest.raises(ValueError, match="0 <= start < stop"):
         Window(5, 5)
+    with pytest.raises(ValueError, match="`start` must be a whole number"):
+        Window(0.5, 5)
     with pytest.raises(ValueError, match="`factor`"):
         Window(5, 6, factor=0.0)
     with pytest.raises(ValueError, match="`rows` must be one of patterns, random"):
