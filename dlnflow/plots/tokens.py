@@ -162,7 +162,7 @@ def repeats(
             axes, (plain, fast), ("losses", "draw-to-draw differences of losses"), strict=False
         ):
             _groups(axis, found, title)
-        axes[0].legend(**LEGEND, loc="lower left")
+        axes[0].legend(**LEGEND, loc="best")
         _scores(axes[2], scores)
         for axis in axes:
             axis.axvspan(*span, color="0.9", linewidth=0, zorder=0)

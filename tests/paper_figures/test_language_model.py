@@ -219,6 +219,16 @@ def test_checkpoints_are_dense_around_the_transition():
     _lm_data.tell.clear()
 
 
+def test_checkpoints_of_a_score_that_rises_to_the_end():
+    steps = np.array([0, *(2**k for k in range(7)), *range(100, 1_501, 100)])
+    score = 0.8 / (1 + np.exp(-(steps - 1_300) / 100))
+    for count in (3, 5, 7):
+        size = replace(_lm_data.SIZES["twin"], steps=count)
+        chosen = _lm_data.around(scored(steps, score), size)
+        assert len(chosen) == count and chosen[0] >= 75 and chosen == sorted(set(chosen))
+        assert chosen[-1] == (1_500 if count > 3 else 1_300)
+
+
 def test_settings_of_a_scale():
     given = ["text=/data", "device=cpu", "draws=9", "checkpoints=4", "layers=2", "thin=3"]
     size = _lm_data.with_settings(_lm_data.LmScale.gpu, [*given, "step_size=1e-6", "chains=2"])
