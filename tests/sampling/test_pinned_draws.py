@@ -49,7 +49,7 @@ def settings(kernel):
 
 def compare(found, expected):
     """The first losses of the second chain, at the first and the last draw."""
-    assert REVISION == 3, MESSAGE
+    assert REVISION == 4, MESSAGE
     np.testing.assert_allclose(
         found.values[0, 1][[0, -1], :2], expected, rtol=1e-8, err_msg=MESSAGE
     )

@@ -120,7 +120,7 @@ def test_rows_do_not_overlap():
     rows = tokens.rows(9, 11, seed=3)
     assert len(np.unique(rows)) == 99
     assert (np.diff(rows) == 1).all()
-    with pytest.raises(ValueError, match="fewer, shorter"):
+    with pytest.raises(ValueError, match="Use fewer or shorter ones"):
         tokens.rows(10, 11)
 
 
