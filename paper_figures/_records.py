@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from dlnflow.traces.intervals import t_quantile
+from paper_figures import _style
 from paper_figures._claims import EXPECTED
 
 
@@ -46,3 +48,11 @@ def curve(axis: Axes, steps: Any, estimates: Any, color: str, **style: Any) -> N
     value, low, high = ends(estimates)
     axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
     axis.plot(steps, value, color=color, **({"marker": "o", "markersize": 2.5} | style))
+
+
+def finish(figure: SubFigure, axes: np.ndarray, start: str) -> None:
+    """Set the legend of the first panel above all panels, and letters from `start` on."""
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    place = {"loc": "outside upper center", "ncols": len(labels)}
+    figure.legend(handles, labels, **place, **_style.LEGEND)
+    _style.letters(axes.flat, start)

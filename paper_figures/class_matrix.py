@@ -54,7 +54,7 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
         "influence": {name: matrix(one, names) for name, one in found.items()},
         "equal ids": _equal_ids(traces, members, names),
         "recall": {name: _recall(one, names) for name, one in told.items()},
-        "responses": {name: _response(traces, classes, name) for name in _recorded(traces)},
+        "responses": {name: _response(traces, classes, name) for name in recorded(traces)},
     }
 
 
@@ -115,7 +115,7 @@ def _over_chains(values: list[float]) -> list[float]:
     return rounded([np.mean(values), error, len(values) - 1])
 
 
-def _recorded(traces: xr.DataArray) -> list[str]:
+def recorded(traces: xr.DataArray) -> list[str]:
     """Return the observables beside the losses."""
     return [str(n) for n, c in traces.coords.items() if c.dims == ("time", "chain", "draw")]
 

@@ -24,9 +24,8 @@ from dlnflow._support.files import write_json
 from dlnflow._support.progress import Progress
 from dlnflow.plots.panels import SIGNED
 from dlnflow.traces import susceptibility
-from paper_figures import _style
-from paper_figures._records import ends, estimated, records, source
-from paper_figures.class_matrix import identity, rounded
+from paper_figures._records import ends, estimated, finish, records, source
+from paper_figures.class_matrix import identity, recorded, rounded
 
 COMPONENTS = {"embedding": ("embedding",), "layer1.attention": ("layer1.attention",)}
 """Folder of STORES, and what moves."""
@@ -95,8 +94,7 @@ def measure(traces: Mapping[str, xr.DataArray], classes: xr.DataArray) -> dict[s
 
 def _component(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
     loss = susceptibility(traces, classes)
-    recorded = [str(n) for n, c in traces.coords.items() if c.dims == ("time", "chain", "draw")]
-    found = {n: susceptibility(traces, classes, observable=n) for n in recorded}
+    found = {n: susceptibility(traces, classes, observable=n) for n in recorded(traces)}
     return {
         "chains": traces.sizes["chain"],
         "draws": traces.sizes["draw"],
@@ -137,9 +135,7 @@ def draw(figure: SubFigure, start: str) -> dict[str, float]:
         above.set_title(f"{name}, {one['parameters']:,} move" if name != ALL else f"{name} move")
     axes[0, 0].set_ylabel(f"{source(record)}\nresponse of the mean loss\n{SIGNED}")
     axes[1, 0].set_ylabel("response of an\ninduction score")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), **_style.LEGEND)
-    _style.letters(axes.flat, start)
+    finish(figure, axes, start)
     return _claims(components)
 
 

@@ -22,8 +22,7 @@ from dlnflow.plots.panels import SIGNED
 from dlnflow.plots.tokens import color_of, steps_axis
 from dlnflow.traces import groups, llc
 from dlnflow.traces.membership import membership
-from paper_figures import _style
-from paper_figures._records import curve, ends, estimated, records, source
+from paper_figures._records import curve, ends, estimated, finish, records, source
 from paper_figures.class_matrix import identity, rounded, sampled
 
 ALL = "all tokens"
@@ -91,9 +90,7 @@ def draw(figure: SubFigure, start: str) -> dict[str, float]:
         axis.set_title(title)
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), **_style.LEGEND)
-    _style.letters(axes.flat, start)
+    finish(figure, axes, start)
     return claims
 
 

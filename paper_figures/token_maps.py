@@ -23,7 +23,7 @@ from dlnflow.plots.tokens import color_of, steps_axis
 from dlnflow.traces import llc, neighbours
 from dlnflow.traces.membership import membership
 from paper_figures import _style
-from paper_figures._records import curve, ends, records, rows, source
+from paper_figures._records import curve, ends, finish, records, rows, source
 from paper_figures.class_matrix import PAIRS, identity, sampled
 
 CLUSTERS = 6
@@ -139,10 +139,8 @@ def draw(figure: SubFigure, start: str) -> dict[str, float]:
         claims |= _claims(record)
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), **_style.LEGEND)
     axes[1, 2].legend(loc="upper right", **_style.LEGEND)
-    _style.letters(axes.flat, start)
+    finish(figure, axes, start)
     return claims
 
 
