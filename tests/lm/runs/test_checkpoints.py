@@ -139,7 +139,8 @@ def test_weights_on_the_hub_without_network(monkeypatch):
     def offline(*_, **__):
         raise OSError("offline")
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", offline)
+    for loader in (transformers.AutoConfig, transformers.AutoModelForCausalLM):
+        monkeypatch.setattr(loader, "from_pretrained", offline)
     ladder = Checkpoints(np.array([5]), (("a/b", "step5"),), ("h",))
     with pytest.raises(ConnectionError, match="from_directory"):
         ladder.load(5)
