@@ -1,5 +1,6 @@
 """Draw figures: ``python -m paper_figures toy|torch|lm [--only N] [--scale SCALE] [--out DIR]``."""
 
+import importlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -144,11 +145,20 @@ def lm(
     drawn = {}
     with _progress() as progress:
         bar = progress.add_task("", total=None)
+        if {*numbers} - ON_CPU:
+            _lm_data.tell[:] = [_teller(progress, bar, numbers[0])]
+            _lm_data.train_together(_lm_data.LmScale(scale), _trainings(numbers, scale))
         for number in numbers:
             _lm_data.tell[:] = [_teller(progress, bar, number)]
             _lm_data.say("")
             drawn[number] = draw_one(LM[number], scale, out)
     _report(drawn, out)
+
+
+def _trainings(numbers: list[int | str], scale: str) -> list[Callable[[], object]]:
+    """Return what figures with runs of their own train."""
+    modules = [importlib.import_module(f"paper_figures.{LM[n]}") for n in numbers if n in ON_CPU]
+    return [training for module in modules for training in module.training(scale)]
 
 
 def _figures(numbers: tuple[int, ...]) -> dict[int | str, str]:

@@ -1,6 +1,6 @@
 """The run, traces and scores that the language-model figures share; each is stored and reused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from dlnflow._support.workers import LocalWorkers
 from dlnflow.cli.language_models import changed
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.data.tokenizer import load_tokenizer
@@ -294,6 +295,27 @@ def with_settings(scale: LmScale, given: list[str]) -> Size:
         )
     replace(run, **size.changes)  # refuses what cannot be a run
     return size
+
+
+def train_together(scale: LmScale, others: Sequence[Callable[[], object]]) -> None:
+    """Train the run of a scale while another process trains what other figures need.
+
+    One training keeps one core busy. A run on a GPU does not wait for them.
+
+    Parameters
+    ----------
+    scale : LmScale
+        Of the run that most figures share.
+    others : sequence of callable
+        Trainings, which can be pickled; one that is done takes no time.
+    """
+    if not others or torch.device(SIZES[scale].device).type != "cpu":
+        return
+    with LocalWorkers(PROCESSES - 1) as beside:
+        started = [beside.submit(training) for training in others]
+        ladder(scale)
+        for training in started:
+            training.result()
 
 
 def pool() -> AbstractContextManager[Executor | None]:

@@ -6,7 +6,8 @@ draws it from the numbers in ``expected/window_shifts.json``; nothing is trained
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,25 @@ Seed = Mapping[str, Any]
 
 def draw(scale: Scale) -> tuple[Figure, dict[str, float]]:
     """Choose windows from an influence curve of every seed, retrain, draw what they shift."""
-    out = _lm_data.OUT / "windows"
-    out.mkdir(parents=True, exist_ok=True)
-    return show([window_shifts.measure(out, seed, tell=_lm_data.say) for seed in SEEDS[scale]])
+    with _lm_data.pool() as executor:
+        found = [
+            window_shifts.measure(folder(), seed, _lm_data.say, executor) for seed in SEEDS[scale]
+        ]
+    return show(found)
+
+
+def folder() -> Path:
+    """Return where its runs are."""
+    path = _lm_data.OUT / "windows"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def training(scale: Scale) -> list[Callable[[], object]]:
+    """Return the trainings that need no other figure, to be done beside others."""
+    out = folder()
+    left = [seed for seed in SEEDS[scale] if not (out / f"seed{seed}.json").exists()]
+    return [partial(window_shifts.without, out, seed, tell=str) for seed in left]
 
 
 def show(seeds: Sequence[Seed]) -> tuple[Figure, dict[str, float]]:

@@ -1,9 +1,9 @@
 """Figure 17: exact influence of every training row on the induction loss, step by step."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -82,14 +82,25 @@ def probe(scale: Scale) -> NDArray[np.int64]:
 @cache
 def trained(scale: Scale) -> Path:
     """Train the run, or go on where that stopped; return its folder."""
-    run, folder = RUNS[scale], _lm_data.OUT / f"exact-{scale}"
-    lm.experiment.one_thread()
+    run = RUNS[scale]
 
     def progress(step: int, loss: float) -> None:
         if step % 50 == 0:
             _lm_data.say(f"training, step {step} of {run.n_steps}, loss {loss:.2f}")
 
-    lm.train.train(run, folder, progress=progress, device=DEVICE)
+    return _train(scale, _lm_data.OUT / f"exact-{scale}", progress)
+
+
+def training(scale: Scale) -> list[Callable[[], object]]:
+    """Return the training that needs no other figure, to be done beside others."""
+    return [partial(_train, scale, _lm_data.OUT / f"exact-{scale}")]
+
+
+def _train(
+    scale: Scale, folder: Path, progress: Callable[[int, float], None] | None = None
+) -> Path:
+    lm.experiment.one_thread()
+    lm.train.train(RUNS[scale], folder, progress=progress, device=DEVICE)
     return folder
 
 

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,21 @@ def settings(seed: int) -> lm.model.RunSettings:
     return replace(CONFIGURATIONS["fast"], seed=seed, every=EVERY, n_steps=n_steps)
 
 
-def measure(out: Path, seed: int, tell: Tell = print) -> dict[str, Any]:
+def measure(
+    out: Path, seed: int, tell: Tell = print, executor: Executor | None = None
+) -> dict[str, Any]:
     """Train a seed, sample its influence curve, train its windows; kept as OUT/seed<k>.json.
+
+    Parameters
+    ----------
+    out : path
+        Folder of all seeds.
+    seed : int
+        Which one.
+    tell : callable
+        Called with a word on what has been done.
+    executor : concurrent.futures.Executor, optional
+        Where chains and trainings run; default here, one after another.
 
     Returns
     -------
@@ -74,19 +88,35 @@ def measure(out: Path, seed: int, tell: Tell = print) -> dict[str, Any]:
         `crossing` (name -> step or None), `scores` (name -> pairs of step and score). Without a
         transition `crossing` is None and nothing else is there.
     """
-    lm.experiment.one_thread()
-    run, kept = settings(seed), out / f"seed{seed}.json"
+    kept = out / f"seed{seed}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    data = lm.train.prepare(run, out / "data")
-    same = {"seeds": [seed], "transition": TRANSITION, "data": data, "progress": tell}
-    crossed = float(intervene(run, out, {}, **same).crossing.sel(window="never", seed=seed))
+    crossed = without(out, seed, tell)
     if np.isnan(crossed):
         return _kept(kept, {"seed": seed, "crossing": None})
-    found = curve(out, seed, at=crossed, tell=tell)
+    found = curve(out, seed, crossed, tell, executor)
     choices = chosen(found)
-    shifted = intervene(run, out, choices, **same)
+    shifted = _run(out, seed, choices, tell, executor)
     return _kept(kept, {"seed": seed, "curve": found} | record(shifted.sel(seed=seed), choices))
+
+
+def without(out: Path, seed: int, tell: Tell = print) -> float:
+    """Train a seed without a window; return the step of its crossing, NaN if there is none."""
+    return float(_run(out, seed, {}, tell).crossing.sel(window="never", seed=seed))
+
+
+def _run(
+    out: Path,
+    seed: int,
+    choices: Mapping[str, Window],
+    tell: Tell,
+    executor: Executor | None = None,
+) -> xr.Dataset:
+    lm.experiment.one_thread()
+    run = settings(seed)
+    data = lm.train.prepare(run, out / "data")
+    same = {"seeds": [seed], "transition": TRANSITION, "data": data}
+    return intervene(run, out, choices, **same, executor=executor, progress=tell)
 
 
 def chosen(curve: Mapping[str, Any]) -> dict[str, Window]:
@@ -104,7 +134,9 @@ def _kept(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def curve(out: Path, seed: int, at: float, tell: Tell) -> dict[str, Any]:
+def curve(
+    out: Path, seed: int, at: float, tell: Tell, executor: Executor | None = None
+) -> dict[str, Any]:
     """Sample influence of repeated on repeated tokens around a crossing."""
     folder, kept = out / f"never-seed{seed}", out / f"curve-seed{seed}.json"
     if kept.exists():
@@ -121,6 +153,7 @@ def curve(out: Path, seed: int, at: float, tell: Tell) -> dict[str, Any]:
         plan,
         sampler,
         out / f"repeats-seed{seed}",
+        executor=executor,
         progress=lambda done, total: tell(f"seed {seed}, chain {done} of {total}"),
     )
     found = groups(traces, plan.classes, exclude=lm.experiment.left_out(plan.classes))

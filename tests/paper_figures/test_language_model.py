@@ -1,7 +1,10 @@
 """Language-model figures from small made-up results: they draw, and claim what went in."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from paper_figures import (
     fig13_token_classes,
     fig14_neighbours,
     fig15_induction,
+    fig16_intervention,
     fig17_lm_exact,
 )
 from paper_figures.__main__ import app
@@ -136,6 +140,33 @@ def test_exact_influence_of_rows(small_exact):
     along = run.along({"planted": later & run.planted, "other": later & ~run.planted}, [8])
     for kind in ("planted", "other"):
         assert claims[f"total.{kind}"] == pytest.approx(along.sel(train=kind).item(), rel=1e-3)
+
+
+def test_its_run_is_trained_ahead(small_exact):
+    (training,) = fig17_lm_exact.training(Scale.quick)
+    folder = training()
+    assert (folder / "step8").is_dir() and fig17_lm_exact.trained(Scale.quick) == folder
+
+
+def test_seeds_that_are_measured_are_not_trained_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(_lm_data, "OUT", tmp_path)
+    assert len(fig16_intervention.training(Scale.quick)) == 1
+    (fig16_intervention.folder() / "seed0.json").write_text("{}")
+    assert fig16_intervention.training(Scale.quick) == []
+
+
+def test_runs_of_other_figures_are_trained_meanwhile(monkeypatch, tmp_path):
+    made = tmp_path / "made"
+
+    def waiting(scale):
+        until = time.monotonic() + 60
+        while not made.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(_lm_data, "ladder", waiting)
+    started = time.monotonic()
+    _lm_data.train_together(_lm_data.LmScale.quick, [partial(Path.touch, made)])
+    assert made.exists() and time.monotonic() - started < 60
 
 
 def test_rows_whose_effects_are_too_large_to_predict_a_removal_are_left_out(monkeypatch):
