@@ -315,7 +315,7 @@ def save(array: xr.DataArray, path: str | PathLike[str]) -> Path:
     Raises
     ------
     TypeError, ValueError
-        If `array` is not an influence result.
+        If `array` is not an influence result, or `path` is a folder.
     """
     check(array)
     path = Path(path)

@@ -256,8 +256,19 @@ def test_load_refuses_other_files(tmp_path):
         dln.load(tmp_path / "none.nc")
 
 
-def test_nothing_is_left_behind_where_the_file_cannot_be_replaced(tmp_path):
-    (tmp_path / "influence.nc").mkdir()
-    with pytest.raises(OSError, match="influence"):
-        dln.save(_example(), tmp_path / "influence.nc")
+def test_nothing_is_left_behind_where_the_file_cannot_be_replaced(tmp_path, monkeypatch):
+    """As on Windows, while another program has it open."""
+
+    def busy(*_):
+        raise PermissionError("in use")
+
+    path = dln.save(_example(), tmp_path / "influence.nc")
+    monkeypatch.setattr(type(path), "replace", busy)
+    with pytest.raises(OSError, match="in use"):
+        dln.save(_example(), path)
+    assert os.listdir(tmp_path) == ["influence.nc"]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"influence\.nc is a folder; give the name of a file"):
+        dln.save(_example(), path)
     assert os.listdir(tmp_path) == ["influence.nc"]

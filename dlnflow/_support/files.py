@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = r"^\..*\.[0-9a-f]{12}(\.[^.]*)?$"
-"""Names that `atomic_path` makes up."""
+"""Names that `atomic_path` makes up,"""
+KEPT = 50
+"""and how many letters of the file's name they have, so that none is longer than a name may be."""
 FULL = r"^\d+ requested and \d+ written|No space left on device|PytorchStreamWriter failed writing"
 """How numpy, safetensors and torch say that a disk is full: without an error number."""
 
@@ -20,6 +22,28 @@ def disk_is_full(error: Exception) -> bool:
     """Whether an error means that there is no room for a file."""
     number = error.errno if isinstance(error, OSError) else None
     return number in (errno.ENOSPC, errno.EDQUOT) or bool(re.search(FULL, str(error)))
+
+
+def place(path: str | os.PathLike[str]) -> Path:
+    """Return where a file of this name is written: what a symbolic link leads to, if it is one.
+
+    Raises
+    ------
+    ValueError
+        If it is a folder, lies in a file, is a device or a pipe, in whose place a file would be
+        put, or a link to itself.
+    """
+    given, path = Path(path), Path(os.path.realpath(path) if Path(path).is_symlink() else path)
+    if path.is_symlink():
+        raise ValueError(f"{given} is a link that leads back to itself; give the name of a file.")
+    if path.is_dir() or path.name in ("", ".."):
+        raise ValueError(f"{given} is a folder; give the name of a file, which may lie in it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{given} is a device or a pipe; give the name of a file.")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"{given} cannot be made: {there} is a file; name one in a folder.")
+    return path
 
 
 @contextmanager
@@ -33,19 +57,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     ValueError
-        If `path` is a device or a pipe, in whose place a file would be put, or a link to itself.
+        If `path` cannot be a file, as `place`.
     OSError
-        ENOSPC with the name `path`, whatever library met the full disk.
+        With the name `path`: ENOSPC, whatever library met the full disk; what keeps a file from
+        being made there.
     """
-    given, path = Path(path), Path(os.path.realpath(path) if Path(path).is_symlink() else path)
-    if path.is_symlink():
-        raise ValueError(f"{given} is a link that leads back to itself; give the name of a file.")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{given} is a device or a pipe; give the name of a file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    given, path = Path(path), place(path)
     # The suffix stays last: writers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{given.suffix}")
-    temporary.touch(exist_ok=False)
+    name = f".{path.stem[:KEPT]}.{secrets.token_hex(6)}{given.suffix}"
+    temporary = path.with_name(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        named = OSError(error.errno, error.strerror, str(given))
+        if not disk_is_full(error):
+            named.add_note("Name a file in a folder where files can be made.")
+        raise named from error
     try:
         yield temporary
         with open(temporary, "rb+") as written:

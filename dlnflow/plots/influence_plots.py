@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from dlnflow import analysis, checks, result
 from dlnflow._support import Progress
-from dlnflow._support.files import atomic_path
+from dlnflow._support.files import atomic_path, place
 from dlnflow.analysis.shapes import log_time
 from dlnflow.dynamics.protocol import Dynamics
 from dlnflow.influence.estimator import ESTIMATORS, title
@@ -188,6 +188,9 @@ def save_figure(
     """
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".png", ".pdf", ".svg") else path
+    targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf", "svg")}
+    for target in targets.values():
+        place(target)  # all three or none
     # Dates and program versions would make two identical figures differ.
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Title": title, "Description": alt},
@@ -205,10 +208,9 @@ def save_figure(
         figure.set_layout_engine(None)
         try:
             for kind, about in metadata.items():
-                target = stem.with_name(f"{stem.name}.{kind}")
-                with atomic_path(target) as temporary:
+                with atomic_path(targets[kind]) as temporary:
                     figure.savefig(temporary, format=kind, metadata=about)
-                written.append(target)
+                written.append(targets[kind])
                 progress.advance()
         finally:
             figure.set_layout_engine(layout)

@@ -156,6 +156,8 @@ def test_bad_input_leaves_the_old_page(traces, classes, words, tmp_path):
     with pytest.raises(TypeError):
         write_page(traces, classes, [*words[1:], object()], out)  # fails after the numbers
     assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(ValueError, match="is a folder"):
+        write_page(traces, classes, words, tmp_path, done=lambda *_: pytest.fail("began"))
 
 
 @pytest.mark.slow

@@ -194,6 +194,8 @@ def test_curves_that_a_page_cannot_show_are_refused(table_run, table_curves, tmp
         of_table(dln.Run(dln.semantic_hierarchy()), one, out)
     with pytest.raises(ValueError, match="analytic are not finite"):
         of_table(table_run, one * np.nan, out)
+    with pytest.raises(ValueError, match="is a folder"):
+        of_table(table_run, one, tmp_path, done=lambda *_: pytest.fail("began"))
     assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
 
 

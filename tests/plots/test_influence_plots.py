@@ -148,6 +148,13 @@ def test_failed_save_leaves_the_old_file(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_all_three_files_are_saved_or_none(tmp_path):
+    (tmp_path / "figure.svg").mkdir()
+    with pytest.raises(ValueError, match=r"figure\.svg is a folder"):
+        influence_plots.save_figure(Figure(), tmp_path / "figure")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]
+
+
 def test_refusals():
     curves = paper_curves()
     with pytest.raises(ValueError, match="columns"):

@@ -1,6 +1,8 @@
 """Files are absent or complete, on the disk, and readable to whom the umask allows."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,42 @@ def test_a_link_to_itself_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"loop\.json is a link that leads back to itself"):
         write_json(link, 1)
     assert link.is_symlink() and os.listdir(tmp_path) == ["loop.json"]
+
+
+@pytest.mark.parametrize("name", ["there", "there/", "link", "there/..", ".", "", "/"])
+def test_a_folder_is_not_taken_for_a_file(tmp_path, monkeypatch, name):
+    """It was found by the rename after the work, which named the temporary file."""
+    (tmp_path / "there" / "kept").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{Path(name)} is a folder; give the name of a file"):
+        with atomic_path(name):
+            pytest.fail("began to work")
+    assert sorted(os.listdir()) == ["link", "there"] and os.listdir("there") == ["kept"]
+
+
+def test_a_file_has_no_files_in_it(tmp_path):
+    (tmp_path / "a").write_text("kept")
+    with pytest.raises(ValueError, match=r"b/c\.json cannot be made: .*/a is a file"):
+        write_json(tmp_path / "a" / "b" / "c.json", 1)
+    assert (tmp_path / "a").read_text() == "kept"
+
+
+def test_what_cannot_be_made_is_named_and_not_a_temporary_name(tmp_path, monkeypatch):
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", denied)
+    with pytest.raises(PermissionError) as caught:
+        write_json(tmp_path / "a.json", 1)
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert "where files can be made" in caught.value.__notes__[0]
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / ("n" * 250 + ".json")
+    write_json(path, 1)
+    assert path.read_text() == "1\n"
+    with pytest.raises(OSError, match="n" * 251) as caught:
+        write_json(tmp_path / ("n" * 251 + ".json"), 1)
+    assert caught.value.errno == errno.ENAMETOOLONG and os.listdir(tmp_path) == [path.name]
