@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from dlnflow import checks
+from dlnflow.lm.data.batches import check_fits, token_ids
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.lm.runs.losses import token_losses
 
@@ -65,16 +67,26 @@ def repeated_sequences(
     Raises
     ------
     ValueError
-        If the vocabulary has too few ids that occur, or there are more deals than sequences.
+        If the vocabulary has too few ids that occur, there are more deals than sequences, or an
+        argument is out of range.
+
+    Warns
+    -----
+    UserWarning
+        If `deals` has no effect.
     """
-    each = -(-n_sequences // deals) if deals > 0 else 0
-    if each < 1 or -(-n_sequences // each) != deals:
+    counts = _occurrences(counts, special)
+    named = {"n_sequences": n_sequences, "period": period, "deals": deals}
+    n_sequences, period, deals = (checks.positive_integer(*one) for one in named.items())
+    if not checks.flag("disjoint", disjoint) and deals > 1:
+        warnings.warn(f"`deals` {deals} has no effect with disjoint=False.", stacklevel=2)
+        deals = 1
+    each = -(-n_sequences // deals)
+    if -(-n_sequences // each) != deals:
         raise ValueError(
             f"`deals` must leave a sequence for each of them, got {deals} for `n_sequences` "
             f"{n_sequences}."
         )
-    counts = np.array(counts, dtype=np.float64)
-    counts[list(special)] = 0
     needed = each * period if disjoint else period
     available = int(np.count_nonzero(counts))
     if needed > available:
@@ -83,7 +95,7 @@ def repeated_sequences(
             f"need {needed} different ids that occur in the text; there are {available}. Use fewer "
             "or shorter sequences, or more text (in Python also more `deals`, or disjoint=False)."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checks.whole_number("seed", seed))
     if disjoint:
         frequent = np.argsort(-counts, kind="stable")[:needed]
         half = np.concatenate([rng.permutation(frequent) for _ in range(deals)])
@@ -120,14 +132,17 @@ def dealt(
     Raises
     ------
     ValueError
-        If fewer than two ids occur, of which no sequence can be made.
+        If fewer than two ids occur, of which no sequence can be made, or an argument is out of
+        range.
 
     Warns
     -----
     UserWarning
         If a deal has fewer sequences than `deal` and than `n_sequences`, or they are shorter.
     """
-    known = np.count_nonzero(np.delete(np.asarray(counts), list(special)))
+    named = {"n_sequences": n_sequences, "period": period, "deal": deal}
+    n_sequences, period, deal = (checks.positive_integer(*one) for one in named.items())
+    known = np.count_nonzero(_occurrences(counts, special))
     if known < 2:
         raise ValueError(
             f"sequences that repeat themselves need at least 2 different ids that occur in the "
@@ -146,6 +161,54 @@ def dealt(
     return repeated_sequences(
         counts, n_sequences=n_sequences, period=short, special=special, deals=deals
     )
+
+
+def _occurrences(counts: ArrayLike, special: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return how often every id occurs that may be drawn.
+
+    Returns
+    -------
+    (V,) array
+
+    Raises
+    ------
+    ValueError
+        If `counts` are no list of numbers >= 0, or `special` no ids among them.
+    """
+    found = np.array(checks.nonnegative("counts", counts))
+    if found.ndim != 1:
+        raise ValueError(f"`counts` must be one number for each id, got shape {found.shape}.")
+    if np.size(special):
+        ids = token_ids(special, "`special` must be ids of special tokens")
+        if ids.max() >= len(found):
+            raise ValueError(
+                f"`special` has id {ids.max()}, `counts` are of {len(found)} ids: those of another "
+                "tokenizer. Give both from one (`special_ids`, `Tokens.counts`)."
+            )
+        found[ids] = 0
+    return found
+
+
+def repeating(sequences: ArrayLike) -> NDArray[np.int64]:
+    """Return rows that repeat their first half, checked.
+
+    Returns
+    -------
+    (n, 2 p) int64 array
+
+    Raises
+    ------
+    ValueError
+        If they are no token ids or do not repeat themselves, or p < 2.
+    """
+    rows = token_ids(sequences, "`sequences` must be token ids, (n, 2 p)")
+    half = rows.shape[-1] // 2 if rows.ndim == 2 else 0
+    if half < 2 or not np.array_equal(rows[:, :half], rows[:, half:]):
+        raise ValueError(
+            "`sequences` must be rows that repeat their first half, (n, 2 p) with p >= 2, as "
+            f"repeated_sequences gives them; got shape {rows.shape}."
+        )
+    return rows.astype(np.int64)
 
 
 def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:
@@ -167,9 +230,16 @@ def scores(model: PreTrainedModel, sequences: NDArray[np.int64]) -> xr.Dataset:
     Dataset
         With dims layer, head and half. All NaN but for the losses if a loss is not finite: what
         attention such weights give means nothing.
+
+    Raises
+    ------
+    ValueError
+        If the sequences do not repeat themselves, or the model does not take them.
     """
     import torch
 
+    sequences = repeating(sequences)
+    check_fits("sequences", sequences, sequences.shape[1], model.config)
     ids = torch.as_tensor(sequences, device=model.device)
     period = ids.shape[1] // 2
     with torch.inference_mode(), plain_attention(model):
@@ -239,8 +309,19 @@ def crossing(steps: ArrayLike, values: ArrayLike, threshold: float) -> float:
     -------
     float
         In the unit of `steps`; NaN if it is never reached.
+
+    Raises
+    ------
+    ValueError
+        If steps do not increase or are not one for each value, or something is no number.
     """
-    steps, values = np.asarray(steps, float), np.asarray(values, float)
+    steps, values = checks.finite("steps", steps), checks.real_array("values", values)
+    threshold = checks.real_number("threshold", threshold)
+    if steps.ndim != 1 or steps.shape != values.shape or not (np.diff(steps) > 0).all():
+        raise ValueError(
+            f"`steps` must increase, one for each of `values`; got shapes {steps.shape} and "
+            f"{values.shape}."
+        )
     above = np.flatnonzero(values >= threshold)
     if len(above) == 0:
         return float("nan")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dlnflow import checks
 from dlnflow.lm.data.batches import check_fits, token_ids
-from dlnflow.lm.induction import scores
+from dlnflow.lm.induction import repeating, scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,18 +52,10 @@ class InductionScore:
     def __post_init__(self) -> None:
         for name in ("layer", "head"):
             checks.whole_number(name, getattr(self, name))
-        rows = token_ids(self.sequences, "`sequences` must be token ids, (n, 2 p)")
-        half = rows.shape[-1] // 2 if rows.ndim == 2 else 0
-        if half < 2 or not np.array_equal(rows[:, :half], rows[:, half:]):
-            raise ValueError(
-                "`sequences` must be rows that repeat their first half, (n, 2 p), as "
-                f"repeated_sequences gives them; got shape {rows.shape}."
-            )
-        object.__setattr__(self, "sequences", rows.astype(np.int64))
+        object.__setattr__(self, "sequences", repeating(self.sequences))
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Return the score."""
-        check_fits("sequences", self.sequences, self.sequences.shape[1], model.config)
         found = scores(model, self.sequences).induction
         for name in ("layer", "head"):
             if getattr(self, name) >= found.sizes[name]:

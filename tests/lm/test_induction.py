@@ -33,9 +33,9 @@ def test_several_deals_share_ids_only_between_them():
     for deal in three.reshape(3, 4, 10):
         assert sorted(deal[:, :5].ravel()) == list(range(2, 22))
     assert not (three[4:8] == one).all()
-    for deals in (0, 3):  # of two and two sequences; nothing is left for a third
-        with pytest.raises(ValueError, match="leave a sequence for each"):
-            repeated_sequences(COUNTS, special=(0, 1), n_sequences=4, period=5, deals=deals)
+    with pytest.raises(ValueError, match="leave a sequence for each"):
+        # of two and two sequences; nothing is left for a third
+        repeated_sequences(COUNTS, special=(0, 1), n_sequences=4, period=5, deals=3)
 
 
 def test_the_last_deal_may_be_smaller():
@@ -99,6 +99,39 @@ def test_ids_that_deals_share_do_not_enter_class_means():
     assert np.all(within < -0.02)
 
 
+GOOD = {"counts": COUNTS, "special": (), "n_sequences": 4, "period": 5}
+HOSTILE = [
+    *(("counts", wrong) for wrong in (-COUNTS, COUNTS * np.nan, np.ones((2, 50)), ["a"], 5, None)),
+    *(("special", wrong) for wrong in ((100,), (-1,), (1.0,), (True,), "01", None)),
+    *((name, wrong) for name in ("n_sequences", "period") for wrong in (0, -2, 1.5, True, "4")),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), HOSTILE)
+def test_what_makes_no_sequence_is_named(name, wrong):
+    """An id beyond the counts ended in an IndexError, a period of 0 in a ZeroDivisionError."""
+    options = GOOD | {name: wrong}
+    for more in ({}, {"disjoint": False}):
+        with pytest.raises(ValueError, match=f"^`{name}` "):
+            repeated_sequences(**options, **more)
+    with pytest.raises(ValueError, match=f"^`{name}` "):
+        dealt(**options, deal=16)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": "a"}, {"disjoint": "no"}, {"deals": 0}])
+def test_choices_of_the_draw_are_checked(wrong):
+    with pytest.raises(ValueError, match=f"^`{next(iter(wrong))}` must be"):
+        repeated_sequences(**GOOD, **wrong)
+    with pytest.raises(ValueError, match=r"^`deal` must be a whole number >= 1, got 0"):
+        dealt(**GOOD, deal=0)
+
+
+def test_deals_without_effect_are_said():
+    alone = repeated_sequences(**GOOD, disjoint=False)
+    with pytest.warns(UserWarning, match="`deals` 3 has no effect with disjoint=False"):
+        assert (repeated_sequences(**GOOD, disjoint=False, deals=3) == alone).all()
+
+
 def test_too_small_a_vocabulary():
     with pytest.raises(ValueError, match="need 100 different ids"):
         repeated_sequences(COUNTS, special=(0, 1), n_sequences=10, period=10)
@@ -150,6 +183,23 @@ def test_the_models_own_attention_is_put_back():
     assert model.config._attn_implementation == before == "sdpa"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.tile([7, 7], (2, 1)), "p >= 2"),
+        (np.arange(12).reshape(2, 6), "repeat their first half"),
+        (np.tile([1.0, 2.0], (2, 2)), "token ids"),
+        (np.tile([1, 2], 2), "repeat their first half"),
+        (np.tile([5, 60_000], (2, 2)), "has id 60000"),
+        (np.tile(np.arange(300), (1, 2)), "rows of 600 inputs"),
+    ],
+)
+def test_scores_are_of_rows_that_repeat_themselves(uniform, wrong, words):
+    """An odd or other row gave numbers that mean nothing, one id a NaN."""
+    with pytest.raises(ValueError, match=f"`sequences` .*{words}"):
+        scores(uniform, wrong)
+
+
 def test_over_checkpoints(tiny):
     _, _, ladder = tiny
     found = measure(ladder, repeated_sequences(COUNTS, special=(0, 1), n_sequences=2, period=6))
@@ -162,3 +212,22 @@ def test_crossing_interpolates():
     assert crossing([0, 10, 20], [0.0, 0.2, 0.6], 0.4) == 15
     assert crossing([5, 10], [0.9, 1.0], 0.4) == 5
     assert np.isnan(crossing([0, 10], [0.0, 0.2], 0.4))
+
+
+@pytest.mark.parametrize(
+    ("steps", "values", "threshold", "name"),
+    [
+        ([0, 1], [0, 1, 2], 0.5, "steps"),
+        ([2, 0, 1], [0, 1, 2], 0.5, "steps"),
+        ([1, 1], [0, 1], 0.5, "steps"),
+        ([[0, 1]], [[0, 1]], 0.5, "steps"),
+        ([0, np.nan], [0, 1], 0.5, "steps"),
+        ([0, 1], ["a", "b"], 0.5, "values"),
+        ([0, 1], [0, 1], np.nan, "threshold"),
+        ([0, 1], [0, 1], "0.5", "threshold"),
+    ],
+)
+def test_a_crossing_needs_a_curve(steps, values, threshold, name):
+    """Unsorted steps gave a step between two that were no neighbours."""
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        crossing(steps, values, threshold)
