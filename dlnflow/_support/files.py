@@ -99,5 +99,19 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically."""
-    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))
+    """Write `value` as JSON, atomically; numbers of numpy like those of Python."""
+    text = json.dumps(value, indent=1, default=_number) + "\n"
+    write_atomic(path, lambda p: p.write_text(text))
+
+
+def _number(value: Any) -> Any:
+    """Return a number of numpy as one of Python.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r:.80} cannot be written as JSON.")

@@ -55,7 +55,25 @@ class Crossing:
         checks.whole_number("beyond", self.beyond)
 
     def step(self, scores: xr.DataArray) -> float:
-        """Return the step at which scores (time) first reach the threshold; NaN if never."""
+        """Return the step at which scores (time) first reach the threshold; NaN if never.
+
+        Parameters
+        ----------
+        scores : DataArray, dim time
+            NaN where they were not measured.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If `scores` are something else, or their times do not increase.
+        """
+        if getattr(scores, "dims", None) != ("time",) or "time" not in scores.coords:
+            got = getattr(scores, "dims", type(scores).__name__)
+            raise ValueError(f"`scores` must be a DataArray over time with its steps, got {got}.")
         measured = scores.dropna("time")
         return lm.induction.crossing(measured.time, measured, self.threshold)
 
@@ -145,6 +163,8 @@ class _Scores:
     def __init__(self, folder: Path, runs: Branching) -> None:
         self.path, self.runs = folder / SCORES, runs
         found = read_record(self.path, ("every", "steps", "scores"), remedy=f"Delete {folder}.")
+        if len(found["steps"]) != len(found["scores"]):
+            raise ValueError(f"{self.path} is damaged (not one score per step). Delete {folder}.")
         self.known: dict[int, float] = dict(zip(found["steps"], found["scores"], strict=True))
 
     def measure(self, step: int, model: GPTNeoXForCausalLM) -> None:
@@ -216,6 +236,8 @@ def _check(folder: Path, weights: dict[str, Any] | None, every: int) -> None:
             f"`out` {folder} holds a run that was measured every {there} steps; `transition` asks "
             f"for every {every}. Use another folder."
         )
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"`out` {folder} is damaged (no {WEIGHTS}). {remedy}")
     plain = (folder / WEIGHTS).read_text().strip() == "null"
     theirs = None if plain else read_record(folder / WEIGHTS, remedy=remedy)
     if theirs != weights:

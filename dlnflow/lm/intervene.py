@@ -8,6 +8,7 @@ should a window in which as many rows, drawn at random, have the same factor.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlnflow import checks, lm
 from dlnflow.lm.branches import Branching, Crossing, claim
+from dlnflow.lm.data.batches import token_ids
 from dlnflow.lm.data.token_classes import repeated_pairs
 from dlnflow.lm.runs.folder import check_inputs
 from dlnflow.traces.intervals import t_quantile
@@ -59,10 +61,16 @@ class Window:
     rows: str = "patterns"
 
     def __post_init__(self) -> None:
-        checks.positive("factor", self.factor)
+        object.__setattr__(self, "factor", checks.positive("factor", self.factor))
         checks.one_of("rows", self.rows, ROWS)
-        checks.whole_number("start", self.start)
-        checks.whole_number("stop", self.stop)
+        for name in ("start", "stop"):
+            object.__setattr__(self, name, checks.whole_number(name, getattr(self, name)))
+        if self.special is not None:
+            given = np.ravel(self.special)
+            ids = (
+                token_ids(given, "`special` must be ids of special tokens") if len(given) else given
+            )
+            object.__setattr__(self, "special", tuple(map(int, ids)))
         if not 0 <= self.start < self.stop:
             raise ValueError(
                 f"`start` and `stop` must satisfy 0 <= start < stop, got "
@@ -128,22 +136,24 @@ def windows(
     ------
     ValueError
         If the influence never is helpful, its rise starts at the first checkpoint or beside one
-        without a number, or steps do not increase.
+        without a number, steps do not increase, or an argument is out of range.
     """
-    steps, curve = np.asarray(steps), -np.asarray(influence, float)
+    checks.positive("factor", factor)
+    steps, curve = checks.nonnegative("steps", steps), -checks.real_array("influence", influence)
+    curve = np.where(np.isfinite(curve), curve, np.nan)
     if steps.ndim != 1 or steps.shape != curve.shape or not (np.diff(steps) > 0).all():
         raise ValueError(
             f"`steps` must increase, one for each `influence`; got shapes {steps.shape} and "
             f"{curve.shape}."
         )
-    top = curve.max(initial=0, where=np.isfinite(curve))
+    top = np.nanmax(curve, initial=0)
     if not top > 0:
         raise ValueError("`influence` is nowhere negative: there is no rise to choose windows by.")
     low, high = (lm.induction.crossing(steps, curve, r * top) for r in RISE)
     if not np.isfinite([low, high]).all():
         raise ValueError(
             f"`influence` must be finite where it rises; at steps "
-            f"{steps[~np.isfinite(curve)].tolist()} it is not. Leave these steps out."
+            f"{[*map(int, steps[np.isnan(curve)])]} it is not. Leave these steps out."
         )
     start = round(low)
     if length is None:
@@ -168,7 +178,7 @@ def sweep(
     choices : mapping of str to Window
         From `windows`, or chosen by hand.
     factors : sequence of float
-        Other weights in the window.
+        Other weights in the window, all different.
     of : str
         Which window is varied.
 
@@ -180,11 +190,44 @@ def sweep(
     Raises
     ------
     ValueError
-        If there is no such window.
+        If there is no such window, factors are the same, or a name is that of another window.
     """
-    window = choices[checks.one_of("of", of, list(choices))]
-    others = {f"{of}-x{factor:g}": replace(window, factor=factor) for factor in factors}
-    return dict(choices) | others | {CONTROL: replace(window, rows="random")}
+    window = checked(choices)[checks.one_of("of", of, list(choices))]
+    weights = checks.positive_list("factors", factors)[0].tolist() if np.size(factors) else []
+    added = {f"{of}-x{weight:g}": replace(window, factor=weight) for weight in weights}
+    if len(added) < len(weights):
+        raise ValueError(
+            f"`factors` must differ in six digits, by which they are named: {weights}."
+        )
+    added[CONTROL] = replace(window, rows="random")
+    taken = [name for name, one in added.items() if choices.get(name, one) != one]
+    if taken:
+        raise ValueError(f"`choices` have another window called {taken[0]!r}; rename yours.")
+    return dict(choices) | added
+
+
+def checked(choices: Mapping[str, Window]) -> Mapping[str, Window]:
+    """Return windows whose names can be those of folders.
+
+    Returns
+    -------
+    mapping of str to Window
+
+    Raises
+    ------
+    ValueError
+        If they are no windows, or a name has no folder.
+    """
+    if not isinstance(choices, Mapping):
+        raise ValueError(f"`choices` must map names to windows, got {type(choices).__name__}.")
+    for name, window in choices.items():
+        if not isinstance(window, Window):
+            raise ValueError(f"`choices` {name!r} must be a Window, got {checks.shown(window)}.")
+        if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
+            raise ValueError(f"`choices` {name!r} cannot name a folder; rename the window.")
+    if "never" in choices:
+        raise ValueError('`choices`: "never" is the run without a window; rename yours.')
+    return choices
 
 
 def intervene(
@@ -238,12 +281,28 @@ def intervene(
     Raises
     ------
     ValueError
-        If a window is called "never", or a run in `out` was made with another window, corpus,
-        tokenizer or spacing of measurements, or by an earlier version.
+        If `choices` are no windows or one is called "never", seeds are not different whole
+        numbers, or a run in `out` was made with another window, corpus, tokenizer or spacing of
+        measurements, or by an earlier version.
+
+    Warns
+    -----
+    UserWarning
+        If a window begins after the run, and has no effect.
     """
-    if "never" in choices:
-        raise ValueError('`choices`: "never" is the run without a window; rename yours.')
-    out, transition = Path(out), transition or Crossing()
+    checks.whole_numbers("seeds", checks.number_list("seeds", seeds)[0], smallest=0)
+    seeds = np.atleast_1d(seeds).astype(int).tolist()
+    late = [name for name, w in checked(choices).items() if w.start >= settings.n_steps]
+    if late:
+        warnings.warn(
+            f"`choices` {', '.join(late)} begin at or after the end of the run, {settings.n_steps} "
+            "(`n_steps`), and have no effect.",
+            stacklevel=2,
+        )
+    transition = Crossing() if transition is None else transition
+    if not isinstance(transition, Crossing):
+        raise ValueError(f"`transition` must be a Crossing, got {checks.shown(transition)}.")
+    out = Path(out)
     data = data or lm.train.prepare(settings, out / "data")
     check_inputs(out, data.training, data.tokenizer)
     period = min(lm.induction.PERIOD, settings.context // 2)  # the model takes all of u u
@@ -347,9 +406,9 @@ def effects(result: xr.Dataset, *, against: str | None = None, level: float = 0.
     Raises
     ------
     ValueError
-        If there is no such window.
+        If there is no such window, `result` is no such result, or has a seed or a window twice.
     """
-    shift = result["shift"].drop_sel(window="never")
+    shift = _shifts(result)
     if against is not None:
         known = [str(name) for name in shift.window.values]
         shift = shift - shift.sel(window=checks.one_of("against", against, known), drop=True)
@@ -361,3 +420,32 @@ def effects(result: xr.Dataset, *, against: str | None = None, level: float = 0.
     half = t_quantile((n - 1).where(n > 1, 1), level) * error.where(n > 1)
     mean = shifts.mean("seed")
     return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+
+
+def _shifts(result: xr.Dataset) -> xr.DataArray:
+    """Return the shifts of a result but for those of the run without a window.
+
+    Returns
+    -------
+    DataArray, dims (window, seed)
+
+    Raises
+    ------
+    ValueError
+        If there are none, or a window or a seed stands twice.
+    """
+    names = ("shift", "start", "stop")
+    if not isinstance(result, xr.Dataset) or any(
+        name not in result or set(result[name].dims) != {"window", "seed"} for name in names
+    ):
+        raise ValueError(
+            "`result` must be a Dataset with shift, start and stop (window, seed), as `intervene` "
+            f"returns it; got {type(result).__name__} {dict(getattr(result, 'sizes', {}))}."
+        )
+    for dim in ("window", "seed"):
+        values = result[dim].values.tolist()
+        if len(set(values)) < len(values) or not values:
+            raise ValueError(f"`result` must have every {dim} once, at least one; got {values}.")
+    if "never" not in result.window.values:
+        raise ValueError('`result` must have the window "never", the run that others are from.')
+    return result["shift"].drop_sel(window="never")

@@ -182,14 +182,10 @@ def test_shifts_are_those_of_the_crossings_and_branches_end_soon_after(tiny, tmp
 
 def test_what_is_late_is_not_trained(tiny, tmp_path):
     settings, folder, _ = tiny
-    found = intervene(
-        settings,
-        tmp_path,
-        {"all": Window(0, 12), "late": Window(9, 12), "over": Window(12, 20)},
-        seeds=[0],
-        transition=Crossing(0.0, every=1, beyond=0),
-        data=load_data(folder),
-    )
+    choices = {"all": Window(0, 12), "late": Window(9, 12), "over": Window(12, 20)}
+    options = {"seeds": [0], "transition": Crossing(0.0, every=1, beyond=0)}
+    with pytest.warns(UserWarning, match="over begin at or after the end of the run"):
+        found = intervene(settings, tmp_path, choices, data=load_data(folder), **options)
     assert (found.crossing == 0).all() and (found["shift"] == 0).all()
     assert len(np.load(tmp_path / "never-seed0" / "losses.npy")) == 12
     for name in ("all", "late", "over"):
@@ -199,10 +195,13 @@ def test_what_is_late_is_not_trained(tiny, tmp_path):
 def test_a_window_after_the_end_is_no_error(tiny, tmp_path):
     settings, folder, _ = tiny
     options = {"seeds": [0], "transition": NEVER, "data": load_data(folder)}
-    found = intervene(settings, tmp_path, {"over": Window(12, 20)}, **options)
+    with pytest.warns(UserWarning, match=r"over begin at or after the end of the run, 12 "):
+        found = intervene(settings, tmp_path, {"over": Window(12, 20)}, **options)
     score = found.score.values
     assert score[1].tolist() == score[0].tolist()
-    assert intervene(settings, tmp_path, {"over": Window(12, 20)}, **options).identical(found)
+    with pytest.warns(UserWarning, match="no effect"):
+        again = intervene(settings, tmp_path, {"over": Window(12, 20)}, **options)
+    assert again.identical(found)
 
 
 def test_interrupted_runs_go_on_with_the_same_bits(tiny, tmp_path, monkeypatch):
@@ -252,6 +251,14 @@ def test_folders_of_other_runs_are_refused(tiny, tmp_path):
         again(Window(8, 12, rows="random"))
     with pytest.raises(ValueError, match="measured every 4 steps; `transition` asks for every 2"):
         again(Window(8, 12), every=2)
+    (tmp_path / "w-seed0" / "window.json").rename(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"w-seed0 is damaged \(no window\.json\)\. Delete"):
+        again(Window(8, 12))
+    (tmp_path / "kept").rename(tmp_path / "w-seed0" / "window.json")
+    scores = json.loads((tmp_path / "w-seed0" / "scores.json").read_text())
+    (tmp_path / "w-seed0" / "scores.json").write_text(json.dumps(scores | {"scores": []}))
+    with pytest.raises(ValueError, match=r"scores\.json is damaged \(not one score per step"):
+        again(Window(8, 12))
     (tmp_path / "w-seed0" / "scores.json").write_text("[")
     with pytest.raises(ValueError, match=r"scores\.json is damaged.*Delete .*w-seed0"):
         again(Window(8, 12))
@@ -277,6 +284,91 @@ def shifts(**values):
         },
         coords={"window": list(rows), "seed": seeds},
     )
+
+
+@pytest.mark.parametrize("wrong", [[0.1, 0.5], xr.DataArray([0.1, 0.5], dims="time"), None])
+def test_a_step_needs_scores_over_time(wrong):
+    with pytest.raises(ValueError, match=r"^`scores` must be a DataArray over time"):
+        Crossing().step(wrong)
+
+
+def test_windows_are_what_a_file_can_hold(tmp_path):
+    """Numbers of numpy and lists were taken, and failed when the folder had been made."""
+    window = Window(np.int64(1), 3.0, np.float32(2), special=[np.int32(4), 5])
+    assert window == Window(1, 3, 2.0, (4, 5)) and hash(window)
+    assert json.loads(json.dumps(window.record()))["special"] == [4, 5]
+    for wrong in ("ab", (1.5,), (-1,), (True,)):
+        with pytest.raises(ValueError, match=r"^`special` must be ids"):
+            Window(0, 5, special=wrong)
+
+
+STEPS, CURVE = [0, 10, 20, 30], [0, -0.1, -0.5, -1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "curve", "words"),
+    [
+        ([*"abcd"], CURVE, "`steps` must be numeric"),
+        ([-10, 0, 10, 20], CURVE, "`steps` must be >= 0"),
+        (STEPS, [*"abcd"], "`influence` must be numeric"),
+        (STEPS, [0, -0.1, -np.inf, -1], r"`influence` must be finite .* steps \[20"),
+    ],
+)
+def test_windows_need_a_curve(steps, curve, words):
+    """An infinite influence made a window of one step."""
+    with pytest.raises(ValueError, match=words):
+        windows(steps, curve)
+
+
+@pytest.mark.parametrize(
+    ("choices", "factors", "words"),
+    [
+        ({}, (2.0, 2.0), "`factors` must list different numbers"),
+        ({}, (2.0, 2.0 + 1e-9), "`factors` must differ in six digits"),
+        ({}, "28", "`factors`"),
+        ({"random": Window(3, 4)}, (2.0,), "another window called 'random'; rename yours"),
+        ({"before-x2": Window(3, 4)}, (2.0,), "another window called 'before-x2'"),
+        ({"late": (3, 4)}, (2.0,), "`choices` 'late' must be a Window"),
+    ],
+)
+def test_no_window_of_a_sweep_is_lost(choices, factors, words):
+    """Two of one name became one, and a window of a control's name was replaced."""
+    with pytest.raises(ValueError, match=words):
+        sweep({"before": Window(0, 5)} | choices, factors)
+    again = sweep(sweep({"before": Window(0, 5)}, 2.0), [8.0])
+    assert list(again) == ["before", "before-x2", "random", "before-x8"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        *(({"choices": {name: Window(1, 2)}}, "`choices`") for name in ("../x", "a/b", "\0", 1)),
+        ({"choices": [Window(1, 2)]}, "`choices` must map"),
+        *(({"seeds": s}, "`seeds`") for s in ((), (0, 0), (1.5,), (True,), "01", (-1,), None)),
+        ({"transition": 0.3}, "`transition` must be a Crossing"),
+    ],
+)
+def test_runs_that_cannot_be_named_are_refused_before_work(tiny, tmp_path, wrong, words):
+    """A name with a slash left the folder of the runs."""
+    options = {"choices": {"w": Window(1, 2)}} | wrong
+    with pytest.raises(ValueError, match=words):
+        intervene(tiny[0], tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_effects_are_of_a_whole_result_without_repeats():
+    """Seeds that stood twice made intervals too narrow, without a word."""
+    found = shifts(before=[-4.0, -3.0, -2.0])
+    twice = xr.concat([found, found], "seed")
+    with pytest.raises(ValueError, match=r"every seed once, at least one; got \[0, 1, 2, 0"):
+        effects(twice)
+    with pytest.raises(ValueError, match="every window once"):
+        effects(xr.concat([found, found], "window"))
+    with pytest.raises(ValueError, match='the window "never"'):
+        effects(found.sel(window=["before"]))
+    for wrong in (found["shift"], found.drop_vars("stop"), found.isel(seed=0), {}, None):
+        with pytest.raises(ValueError, match=r"^`result` must be a Dataset with shift"):
+            effects(wrong)
 
 
 def test_effects_are_those_of_a_t_test():

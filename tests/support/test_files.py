@@ -1,9 +1,11 @@
 """Files are absent or complete, on the disk, and readable to whom the umask allows."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dlnflow as dln
@@ -92,6 +94,14 @@ def test_a_link_to_itself_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"loop\.json is a link that leads back to itself"):
         write_json(link, 1)
     assert link.is_symlink() and os.listdir(tmp_path) == ["loop.json"]
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path):
+    write_json(tmp_path / "a.json", {"a": np.int64(3), "b": [np.float32(0.5), np.bool_(True)]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 3, "b": [0.5, True]}
+    with pytest.raises(TypeError, match=r"set .* cannot be written as JSON"):
+        write_json(tmp_path / "new" / "a.json", {1})
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("name", ["there", "there/", "link", "there/..", ".", "", "/"])
