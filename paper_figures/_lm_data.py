@@ -87,9 +87,17 @@ SIZES = {
         "natural",
         5,
         8,
-        {"repeats": 40, "text": 75},
+        {"repeats": 40, "text": 60},
         {"repeats": 64, "text": 24},
         "cpu",
+        # chosen by `dlnflow lm suggest` for this run; choosing again would take minutes
+        settings=(
+            ("n_beta", 3_500),
+            ("localization", 12_000),
+            ("step_size", 1.8e-6),
+            ("burn_in", 150),
+            ("thin", 7),
+        ),
         figures=(5, 14, 15),
     ),
     LmScale.gpu: Size(
@@ -223,12 +231,11 @@ def around(measured: xr.Dataset, size: Size) -> list[int]:
     """
     ladder, count = measured.time.values, size.steps
     score = measured.layer_induction.max("layer").values
-    even = ladder[np.unique(np.linspace(0, len(ladder) - 1, count).round().astype(int))]
+    late = np.flatnonzero(ladder >= ladder[-1] // 20)  # the first, dense ones are all alike
     if not np.nanmax(score) >= LEAST_SCORE:
         say("no induction head has formed: checkpoints are evenly spaced")
-        return even.tolist()
+        return ladder[_spread(late, count)].tolist()
     low, high = (int(np.flatnonzero(score >= p * np.nanmax(score))[0]) for p in (0.1, 0.9))
-    late = np.flatnonzero(ladder >= ladder[-1] // 20)  # the first, dense ones are all alike
     before = _spread(late[late < low], BEFORE)
     after = _spread(np.arange(high + 1, len(ladder)), AFTER)
     # what a score that rises to the end leaves for "after" goes into the rise
@@ -265,6 +272,7 @@ def with_settings(scale: LmScale, given: list[str]) -> Size:
         If there is no such setting, or the scale lacks its text.
     """
     size, run = SIZES[scale], CONFIGURATIONS[SIZES[scale].configuration]
+    chosen: dict[str, float] = {}
     of_run = [f.name for f in fields(RunSettings) if f.name not in ("corpus", "seed")]
     own = ("text", "tokenizer", "device", "chains", "draws", "checkpoints")
     for one in given:
@@ -279,8 +287,7 @@ def with_settings(scale: LmScale, given: list[str]) -> Size:
         elif name in ("tokenizer", "device"):
             size = replace(size, **{name: value})
         elif name in SAMPLING:
-            number = int(value) if name in ("burn_in", "thin") else float(value)
-            size = replace(size, settings=(*size.settings, (name, number)))
+            chosen[name] = int(value) if name in ("burn_in", "thin") else float(value)
         elif name in of_run:
             changes = size.changes | {name: getattr(changed(run, [one]), name)}
             size = replace(size, changes=changes)
@@ -294,7 +301,9 @@ def with_settings(scale: LmScale, given: list[str]) -> Size:
             "`--scale twin` goes the same way on a CPU, with text that is always there."
         )
     replace(run, **size.changes)  # refuses what cannot be a run
-    return size
+    # those of the scale were chosen for its own run
+    known = {} if size.changes != SIZES[scale].changes else dict(size.settings)
+    return replace(size, settings=tuple((known | chosen).items()))
 
 
 def train_together(scale: LmScale, others: Sequence[Callable[[], object]]) -> None:
