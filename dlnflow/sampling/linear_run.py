@@ -18,7 +18,7 @@ from dlnflow._support.progress import Progress
 from dlnflow.dynamics import Dynamics
 from dlnflow.sampling import chains, suggested
 from dlnflow.sampling.evaluators.linear import LinearEvaluator, pack
-from dlnflow.sampling.restriction import Restrict, described, masks
+from dlnflow.sampling.restriction import Restrict, as_given, described, masks
 from dlnflow.sampling.settings import Settings
 from dlnflow.sampling.step_checks import check_stable
 from dlnflow.task import Task
@@ -80,6 +80,7 @@ def trace_run(
             + checks.did_you_mean(unknown[0], list(Settings.__dataclass_fields__))
         )
     suggested.require_two_layers(run)
+    restrict = None if restrict is None else as_given(restrict)
     full = Settings(**suggested.complete(run, settings, kernel))
     _check_precision(run.task, full.dtype)
     if trained_weights is None:

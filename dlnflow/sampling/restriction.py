@@ -40,10 +40,10 @@ def matching(known: Iterable[str], patterns: str | Sequence[str] | None) -> list
     Raises
     ------
     ValueError
-        If a pattern matches no name.
+        If a pattern matches no name, or they are no names.
     """
     known = list(known)
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or "*")
+    patterns = listed("parameters", "*" if patterns is None else patterns) or ("*",)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
             more = ", ..." if len(known) > 8 else ""
@@ -54,6 +54,64 @@ def matching(known: Iterable[str], patterns: str | Sequence[str] | None) -> list
                 + (hint if any(pattern in name for name in known) else "")
             )
     return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def as_given(restrict: Restrict) -> tuple[str, ...] | dict[str, NDArray]:
+    """Return a restriction as it is kept: names as a tuple, masks as arrays.
+
+    Parameters
+    ----------
+    restrict : str, sequence of str, or mapping
+        As in `masks`; shapes and names are not known here.
+
+    Returns
+    -------
+    tuple of str, or dict of str to bool array
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if not isinstance(restrict, Mapping):
+        return listed("restrict", restrict)
+    listed("restrict", list(restrict))
+    found = {}
+    for name, mask in restrict.items():
+        try:
+            found[name] = np.asarray(mask)
+        except ValueError as error:
+            raise ValueError(f"`restrict` of {name!r} has rows of several lengths.") from error
+        if found[name].dtype != bool:
+            raise ValueError(
+                f"`restrict` of {name!r} must be True or an array of bool, got "
+                f"{found[name].dtype} {found[name].shape}."
+            )
+    return found
+
+
+def listed(argument: str, given: object) -> tuple[str, ...]:
+    """Return one name or several as a tuple.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If they are no names, or have no order.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence | np.ndarray) or not all(
+        isinstance(one, str) for one in names
+    ):
+        more = ", or a mapping of names to masks" if argument == "restrict" else ""
+        raise ValueError(
+            f"`{argument}` must be a name or a list of names{more}; got {type(given).__name__} "
+            f"{given!r:.60}."
+        )
+    return tuple(names)
 
 
 def masks(
@@ -83,6 +141,7 @@ def masks(
     ValueError
         If a name matches nothing, a mask has another shape or is no mask, or nothing would move.
     """
+    restrict = as_given(restrict)
     known: dict[str, Mapping[str, Any]] = {name: {name: True} for name in shapes}
     if isinstance(restrict, Mapping):
         chosen = [
@@ -90,8 +149,7 @@ def masks(
         ]
     else:
         known = {**(components or {}), **known}
-        patterns = (restrict,) if isinstance(restrict, str) else tuple(restrict)
-        chosen = [known[name] for pattern in patterns for name in _matching(known, pattern)]
+        chosen = [known[name] for pattern in restrict for name in _matching(known, pattern)]
     found = {name: np.zeros(shape, bool) for name, shape in shapes.items()}
     for part in chosen:
         for name, mask in part.items():
@@ -117,7 +175,7 @@ def described(restrict: Restrict, count: int) -> str:
     return ", ".join(restrict)
 
 
-def _matching(known: Iterable[str], pattern: object) -> list[str]:
+def _matching(known: Iterable[str], pattern: str) -> list[str]:
     """Return the names that match a pattern.
 
     Returns
@@ -130,12 +188,12 @@ def _matching(known: Iterable[str], pattern: object) -> list[str]:
         If there are none.
     """
     names = list(known)
-    found = [name for name in names if fnmatch.fnmatchcase(name, str(pattern))]
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not found:
         more = ", ..." if len(names) > 12 else ""
         raise ValueError(
             f"`restrict` {pattern!r} is none of {', '.join(names[:12])}{more}."
-            + checks.did_you_mean(str(pattern), names)
+            + checks.did_you_mean(pattern, names)
         )
     return found
 

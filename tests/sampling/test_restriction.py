@@ -11,7 +11,7 @@ from dlnflow.sampling import Settings, chains
 from dlnflow.sampling.kernels import KERNELS
 from dlnflow.sampling.noise import Streams
 from dlnflow.sampling.posterior import Evaluation, FullBatch, Restricted
-from dlnflow.sampling.restriction import masks, positions
+from dlnflow.sampling.restriction import masks, matching, positions
 
 HESSIAN = np.array([[4.0, 1.0, 0.5, 0], [1.0, 3.0, 0, -0.7], [0.5, 0, 2.0, 0.3], [0, -0.7, 0.3, 1]])
 SHIFT = np.array([0.3, -0.2, 0.5, 0.1])
@@ -194,3 +194,32 @@ def test_noise_is_drawn_for_what_moves_alone(monkeypatch):
     run = dln.Run(dln.semantic_hierarchy(2), hidden=3)
     sampling.trace_run(run, [0], restrict="layer2", draws=4, burn_in=0, chains=1)
     assert sizes == [run.initial_weights()[1].size]
+
+
+SMALL = {"a.weight": (2, 3), "a.bias": (3,)}
+NO_NAMES = [None, 3, True, [1], {"a.bias"}, iter(["a.bias"]), [["a.bias"]], b"a.bias"]
+"""Sets have no order, and what is read once is read for nothing the second time."""
+
+
+@pytest.mark.parametrize("wrong", [*NO_NAMES, {0: True}])
+def test_what_is_no_restriction_is_refused_before_work(wrong):
+    with pytest.raises(ValueError, match=r"^`restrict` must be a name or a list of names"):
+        masks(SMALL, wrong)
+    if wrong is not None:
+        run = dln.Run(dln.semantic_hierarchy(2), hidden=3)
+        with pytest.raises(ValueError, match=r"^`restrict` must be"):
+            sampling.trace_run(run, [0], restrict=wrong)
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 1], [0, 2], None, [np.nan] * 3, [[True], [True, False]]])
+def test_what_is_no_mask_is_refused(mask):
+    with pytest.raises(ValueError, match=r"^`restrict` of 'a.bias' (must be True or|has rows)"):
+        masks(SMALL, {"a.bias": mask})
+
+
+def test_names_in_an_array_are_names():
+    assert list(masks(SMALL, np.array(["a.bias"]))) == ["a.bias"]
+    assert matching(SMALL, []) == matching(SMALL, None) == list(SMALL)
+    for wrong in NO_NAMES[1:]:
+        with pytest.raises(ValueError, match=r"^`parameters` must be a name or a list of names"):
+            matching(SMALL, wrong)

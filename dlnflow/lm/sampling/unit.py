@@ -27,6 +27,7 @@ from dlnflow.lm.sampling.inputs import Inputs, opened
 from dlnflow.lm.sampling.recorded import checked, try_out
 from dlnflow.lm.sampling.store import Store
 from dlnflow.sampling import kernels
+from dlnflow.sampling.restriction import as_given, listed
 from dlnflow.sampling.settings import REVISION, Settings
 
 if TYPE_CHECKING:
@@ -88,11 +89,9 @@ class Sampler:
     def __post_init__(self) -> None:
         checks.one_of("precision", self.precision, PRECISIONS)
         kernels.named(self.kernel).check_minibatches()
-        one = isinstance(self.parameters, str)
-        object.__setattr__(
-            self, "parameters", (self.parameters,) if one else tuple(self.parameters)
-        )
-        object.__setattr__(self, "restrict", _as_given(self.restrict))
+        object.__setattr__(self, "parameters", listed("parameters", self.parameters))
+        some = () if self.restrict is None else as_given(self.restrict)
+        object.__setattr__(self, "restrict", some)
         object.__setattr__(self, "observables", checked(self.observables))
         _identities(self.observables)
         if self.parameters and self.restrict:
@@ -142,13 +141,6 @@ class Sampler:
         if self.observables:
             own["observables"] = _identities(self.observables)
         return settings | own | {"device": torch.device(self.device).type, "revision": REVISION}
-
-
-def _as_given(restrict: Any) -> tuple[str, ...] | dict[str, NDArray]:
-    """Return a restriction as it is kept: names as a tuple, masks as arrays."""
-    if isinstance(restrict, Mapping):
-        return {str(name): np.asarray(mask) for name, mask in restrict.items()}
-    return (restrict,) if isinstance(restrict, str) else tuple(restrict)
 
 
 def _identities(observables: Sequence[Any]) -> list[dict[str, Any]]:

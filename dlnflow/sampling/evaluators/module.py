@@ -14,7 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from dlnflow import checks
 from dlnflow.sampling.posterior import Evaluation
-from dlnflow.sampling.restriction import Mask, Restrict, masks, matching
+from dlnflow.sampling.restriction import Mask, Restrict, as_given, masks, matching
 
 Batch = tuple[Tensor, ...]
 ItemLosses = Callable[[Callable[..., Any], Batch], Tensor]
@@ -145,6 +145,8 @@ class EvaluationOptions:
             checks.positive_integer("batch_size", self.batch_size)
         if self.parameters is not None and len(self.parameters) == 0:
             raise ValueError("`parameters` is empty: nothing would move. Leave it out for all.")
+        if self.restrict is not None:
+            object.__setattr__(self, "restrict", as_given(self.restrict))
         if self.parameters is not None and self.restrict is not None:
             raise ValueError(
                 "`parameters` names whole parameters and `restrict` entries of them; give one."

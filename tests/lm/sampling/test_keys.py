@@ -257,3 +257,11 @@ def test_samplers_are_equal_when_their_arrays_are():
     longer = dataclasses.replace(SAMPLER.settings, draws=99)
     assert dataclasses.replace(SAMPLER, settings=longer) != SAMPLER
     assert SAMPLER != "a sampler"
+
+
+@pytest.mark.parametrize("wrong", [{"a", "b"}, 3, [1], iter(["a"])])
+def test_names_without_an_order_make_no_key(wrong):
+    for field in ("parameters", "restrict"):
+        with pytest.raises(ValueError, match=f"^`{field}` must be a name or a list of names"):
+            Sampler(SETTINGS, **{field: wrong})
+    assert Sampler(SETTINGS, restrict=None) == SAMPLER
