@@ -37,6 +37,8 @@ BESIDE = 1.02
 """Ratio of n at which slopes are taken."""
 PILOTS = (10_000, 20_000)
 """Draws of the first steps towards half of a strength."""
+PRIORS = (1e-100, 1e100)
+"""Precisions whose squares are numbers."""
 LARGEST = 1e4
 """n s_j^2 / N beyond which a mode is not followed."""
 
@@ -334,15 +336,21 @@ def _checked(strengths: ArrayLike, widths: Sequence[int], prior: float) -> _Netw
     if not np.isfinite(squares).all():
         raise ValueError(f"`strengths` must have finite squares, got {strengths.max():g}.")
     prior = checks.positive("prior", prior)
+    if not PRIORS[0] <= prior <= PRIORS[1]:
+        raise ValueError(
+            f"`prior` must be a precision from {PRIORS[0]:g} to {PRIORS[1]:g}, got {prior:g}; "
+            "take another unit of the weights."
+        )
     return _Network(squares, hidden, max(n_in, n_out), prior, n_in)
 
 
 def _learnable(modes: int | Sequence[int], network: _Network) -> FloatArray:
     """Return the numbers of modes, all among those that hidden units can learn."""
-    which = checks.whole_numbers("modes", np.atleast_1d(modes), smallest=0).astype(int)
+    given, _ = checks.number_list("modes", modes)
+    which = checks.whole_numbers("modes", given, smallest=0).astype(int)
     squares = network.squares
     last = len(squares) - 1
-    if which.ndim != 1 or not len(which) or which.max() > last:
+    if which.max() > last:
         raise ValueError(f"`modes` must be numbers from 0 to {last}, got {modes!r}.")
     stronger = (squares[:, None] >= squares[which]).sum(0)
     if stronger.max() > network.hidden or not squares[which].all():

@@ -137,6 +137,15 @@ def test_same_seed_same_numbers():
         (lambda: phases.half_learned([1.0, 1.0], [2, 1, 3]), "1 hidden units learn"),
         (lambda: phases.half_learned([1.0], [2, 1, 3], 1), "strength is above 0"),
         (lambda: phases.half_learned([1.0], [2, 1, 3], 2), "from 0 to 1"),
+        *(
+            (lambda m=m: phases.half_learned([2.0, 1.0], [2, 2, 3], m), "`modes` must")
+            for m in (True, "0", None, [], [0, 0], [[0]], 1.5, -1)
+        ),
+        *(
+            (lambda f=f, m=m, p=p: f([2.0], [1, 2, 3], *m, prior=p), "`prior` must be a precision")
+            for f, m in ((phases.evidence, [1.0]), (phases.half_learned, []))
+            for p in (1e-300, 1e300)
+        ),
         (lambda: phases.half_learned([0.1], [1, 1, 3], prior=1e5), "holds them back"),
         (lambda: phases.half_learned([1e6], [1, 1, 1]), "n = 1.*e-08, where n s.2 / N is 10000"),
         (lambda: phases.evidence([1e200], [1, 1, 1], 1.0), "finite squares"),
