@@ -29,6 +29,8 @@ from dlnflow.traces.format import DIMS, check_traces
 METHODS = ("pca", "mds", "umap")
 MAX_MDS_ITEMS = 3_000
 """Multidimensional scaling holds the matrix of all distances."""
+NEIGHBORS = 15
+"""Default size of neighbourhoods of UMAP, its own."""
 DIMENSIONS = 10
 """Principal components in which clusters are found."""
 LEAST_CHAINS = 4
@@ -42,7 +44,7 @@ def loss_map(
     method: str = "pca",
     align: bool = True,
     seed: int = 0,
-    neighbors: int = 15,
+    neighbors: int = NEIGHBORS,
 ) -> xr.DataArray:
     """Place items so that those of like influence profiles lie together, at every checkpoint.
 
@@ -78,6 +80,11 @@ def loss_map(
     ModuleNotFoundError
         If umap-learn is not installed.
 
+    Warns
+    -----
+    UserWarning
+        If `seed` or `neighbors` have no effect.
+
     Examples
     --------
     >>> import dlnflow as dln
@@ -87,12 +94,12 @@ def loss_map(
     (8, ('time', 'item', 'component'))
     """
     checks.one_of("method", method, list(METHODS))
-    count = checks.positive_integer("n_components", n_components)
+    seed, neighbors = _seed(seed), checks.positive_integer("neighbors", neighbors)
+    align = checks.flag("align", align)
+    if method != "umap" and (seed, neighbors) != (0, NEIGHBORS):
+        warnings.warn(f"`seed` and `neighbors` have no effect on {method!r}.", stacklevel=2)
     names, time = _named(source)
-    if count >= len(names):
-        raise ValueError(
-            f"`n_components` must be below the number of items, {len(names)}, got {count}."
-        )
+    count = _below_items("n_components", n_components, len(names))
     if method == "mds" and len(names) > MAX_MDS_ITEMS:
         raise ValueError(
             f"`method` 'mds' takes at most {MAX_MDS_ITEMS} items, got {len(names)}; select "
@@ -179,12 +186,13 @@ def clusters(
     ValueError
         If there are fewer items than clusters or components.
     """
-    traces = check_traces(traces)
+    traces, seed = check_traces(traces), _seed(seed)
     n_items = traces.sizes["item"]
     n_components = min(DIMENSIONS, n_items - 1) if n_components is None else n_components
-    for name, value in (("n_clusters", n_clusters), ("n_components", n_components)):
-        if checks.positive_integer(name, value) >= n_items:
-            raise ValueError(f"`{name}` must be below the number of items, {n_items}, got {value}.")
+    n_clusters, n_components = (
+        _below_items(name, value, n_items)
+        for name, value in (("n_clusters", n_clusters), ("n_components", n_components))
+    )
     number = np.full((traces.sizes["time"], n_items), -1)
     stability = np.full((traces.sizes["time"], 2), np.nan)
     last = None
@@ -212,6 +220,40 @@ def clusters(
     )
 
 
+def _below_items(name: str, value: int, n_items: int) -> int:
+    """Return a whole number from 1 to below the number of items.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if checks.positive_integer(name, value) >= n_items:
+        raise ValueError(f"`{name}` must be below the number of items, {n_items}, got {value}.")
+    return int(value)
+
+
+def _seed(seed: int) -> int:
+    """Return a seed that the libraries take.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number of 32 bits.
+    """
+    if checks.whole_number("seed", seed) >= 2**32:
+        raise ValueError(f"`seed` must be less than 2**32, got {seed}.")
+    return int(seed)
+
+
 def _named(source: xr.DataArray) -> tuple[NDArray, NDArray]:
     """Return the names of the items and the times.
 
@@ -222,12 +264,20 @@ def _named(source: xr.DataArray) -> tuple[NDArray, NDArray]:
     Raises
     ------
     ValueError
-        If it is neither loss traces nor influence.
+        If it is neither loss traces nor influence, of no or of equal items, or of no numbers.
     """
+    if not isinstance(source, xr.DataArray):
+        raise ValueError(f"`source` must be an xarray.DataArray, got {type(source).__name__}.")
     if set(source.dims) == set(DIMS):
         source = check_traces(source)
         return source["item"].values.astype(str), source.time.values
     if set(source.dims) == {"time", "query", "train"}:
+        if source.dtype.kind not in "iuf" or 0 in source.shape:
+            raise ValueError(
+                f"`source` must be real numbers, got {source.dtype} of sizes {dict(source.sizes)}."
+            )
+        if not source.get_index("query").is_unique:
+            raise ValueError("`source` must have different names of queries.")
         return source["query"].values.astype(str), source.time.values
     raise ValueError(
         "`source` must be loss traces (time, chain, draw, item) or influence (time, query, train); "

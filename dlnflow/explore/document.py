@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlnflow._support.files import place as place
 from dlnflow._support.files import write_atomic
 
 FORMAT = 2

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from dlnflow import lm
-from dlnflow._support.files import place
 from dlnflow.explore.page import write_page
 
 
@@ -46,7 +45,6 @@ def of_language_model(
     ValueError
         If the store holds no finished sample, or ids that the tokenizer does not have.
     """
-    place(out)
     traces, classes = lm.experiment.read(folder, store)
     if tokenizer is None:
         local = None if Path(folder).is_dir() else traces.time.values

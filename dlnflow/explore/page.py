@@ -9,7 +9,6 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from dlnflow import traces as readers
-from dlnflow._support.files import place
 from dlnflow.explore import document
 from dlnflow.explore.quantised import QuantisedTraces, quantise
 from dlnflow.traces import interval, summary
@@ -64,7 +63,7 @@ def write_page(
     """
     if len(words) != traces.sizes["item"]:
         raise ValueError(f"`words` must be one per item, {traces.sizes['item']}; got {len(words)}.")
-    place(out)
+    document.place(out)
     total = traces.sizes["time"]
     finished = iter(range(1, total + 1))
     judged = summary(traces)

@@ -10,7 +10,6 @@ import xarray as xr
 
 from dlnflow import influence, result
 from dlnflow._support import IntArray
-from dlnflow._support.files import place
 from dlnflow.analysis.extrema import CURVE_FRACTION, OVERALL_FRACTION
 from dlnflow.dynamics import Dynamics
 from dlnflow.explore import document, table_run
@@ -87,7 +86,7 @@ def of_table(
     (8, ['analytic'], True)
     """
     curves = _checked(run, curves)
-    place(out)
+    document.place(out)
     given = [list(map(str, curves[dim].values)) for dim in ("query", "train")]
     train, joins = table_run.in_order(run, given[1])
     query = _rows(run, given[0], train)

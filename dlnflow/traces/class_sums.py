@@ -29,7 +29,7 @@ from dlnflow.traces.format import (
     mean_excess,
     means_of_items,
 )
-from dlnflow.traces.membership import membership
+from dlnflow.traces.membership import members_of, membership
 from dlnflow.traces.pair_sums import EXCLUDED, Layout, Sums, deviations, squares
 
 KINDS = ("pooled", "single", "plain")
@@ -227,7 +227,7 @@ def class_sums(traces: xr.DataArray, classes: xr.DataArray | ArrayLike) -> Class
         If a class has no tokens, draws are too few, or shapes disagree.
     """
     traces = enough_draws(traces, differences=True)
-    members, names = membership(classes, traces.sizes["item"])
+    members, names = members_of(classes, traces)
     found = [of_checkpoint(traces.isel(time=[t]), members) for t in range(len(traces))]
     coords = {name: traces[name].values for name in ("row", "token") if name in traces.coords}
     return ClassSums(tuple(names), traces.time.values, found, traces.attrs, coords)

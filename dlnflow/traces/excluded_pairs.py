@@ -22,7 +22,8 @@ def excluded(exclude: str | Sequence[str]) -> frozenset[str]:
     ValueError
         If one is unknown.
     """
-    asked = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    one = isinstance(exclude, str) or not np.iterable(exclude)
+    asked = (exclude,) if one else tuple(exclude)
     for one in asked:
         one_of("exclude", one, KINDS)
     return frozenset(asked) - {"item"} or frozenset({"item"})
@@ -34,13 +35,19 @@ def numbered(traces: xr.DataArray, kind: str) -> IntArray:
     Raises
     ------
     ValueError
-        If the traces do not say them.
+        If the traces do not say them of every item.
     """
     if kind not in traces.coords:
         what = "vocabulary ids" if kind == "token" else "sequences"
         raise ValueError(
             f'`exclude` has "{kind}", but `traces` have no coordinate "{kind}" with the {what} of '
             "the items; assign one."
+        )
+    labels = traces[kind]
+    if labels.dims != ("item",) or labels.isnull().any():
+        raise ValueError(
+            f'`traces` must have one number for each item in the coordinate "{kind}", got dims '
+            f"{labels.dims}" + (" with gaps." if labels.isnull().any() else ".")
         )
     return np.unique(traces[kind].values, return_inverse=True)[1]
 

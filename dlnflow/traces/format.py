@@ -140,7 +140,7 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
         If it is not a DataArray.
     ValueError
         If dims, attributes or the coordinate checkpoint_loss are missing, an attribute is out of
-        range, or there are fewer than four draws.
+        range, losses are no real numbers, item names repeat, or there are fewer than four draws.
     """
     if isinstance(traces, KeptSums):
         raise ValueError(
@@ -163,12 +163,35 @@ def check_traces(traces: xr.DataArray) -> xr.DataArray:
     checks.positive("n_beta", traces.attrs["n_beta"], hint="It is an attribute of `traces`.")
     for name in ("n_train", "n_parameters"):
         checks.positive_integer(name, traces.attrs[name])
+    _check_values(traces)
     if traces.sizes["draw"] < LEAST_DRAWS:
         raise ValueError(
             f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "
             f"least {LEAST_DRAWS}. Sample more."
         )
     return traces.transpose(*DIMS)
+
+
+def _check_values(traces: xr.DataArray) -> None:
+    """Check the kind of losses and what labels them; nothing is read.
+
+    Raises
+    ------
+    ValueError
+        If losses are no real numbers, there are none, or labels do not fit the items.
+    """
+    if traces.dtype.kind not in "iuf":
+        raise ValueError(f"`traces` must be real numbers, losses in nats; got {traces.dtype}.")
+    empty = [dim for dim in ("time", "chain", "item") if traces.sizes[dim] == 0]
+    if empty:
+        raise ValueError(f"`traces` have no {empty[0]}: sizes {dict(traces.sizes)}.")
+    if set(traces.checkpoint_loss.dims) != {"time", "item"}:
+        raise ValueError(
+            "`traces` must have the coordinate `checkpoint_loss` of dims (time, item), got "
+            f"{traces.checkpoint_loss.dims}."
+        )
+    if not traces.get_index("item").is_unique:
+        raise ValueError("`traces` must have different names of items.")
 
 
 def enough_draws(traces: xr.DataArray, differences: bool) -> xr.DataArray:
@@ -179,10 +202,10 @@ def enough_draws(traces: xr.DataArray, differences: bool) -> xr.DataArray:
     TypeError
         If they are no DataArray.
     ValueError
-        If they are no loss traces, or have too few draws.
+        If they are no loss traces, have too few draws, or `differences` is neither True nor False.
     """
     traces = check_traces(traces)
-    least = LEAST_DRAWS + differences
+    least = LEAST_DRAWS + checks.flag("differences", differences)
     if traces.sizes["draw"] < least:
         raise ValueError(
             f"`traces` have {traces.sizes['draw']} draws; a covariance with an error bar needs at "

@@ -23,12 +23,13 @@ from numpy.typing import ArrayLike
 
 from dlnflow import result
 from dlnflow._support import FloatArray
+from dlnflow.checks import flag
 from dlnflow.traces import diagnostics
 from dlnflow.traces.class_sums import KINDS, ClassSums, class_weights, means_of, reduced, weighed
 from dlnflow.traces.columns import about, scale_of
 from dlnflow.traces.excluded_pairs import excluded
 from dlnflow.traces.format import enough_draws, labelled
-from dlnflow.traces.membership import membership
+from dlnflow.traces.membership import members_of
 from dlnflow.traces.pair_sums import Layout, Sums
 
 
@@ -76,7 +77,8 @@ def groups(
         If a class has no tokens, draws are too few, or shapes disagree.
     """
     without = excluded(exclude)
-    options = {"normalised": normalised, "differences": differences, "exclude": without}
+    options = {"normalised": normalised, "differences": differences}
+    options = {name: flag(name, value) for name, value in options.items()} | {"exclude": without}
     if isinstance(traces, ClassSums):
         read = _from_sums(traces, traces.chosen(classes), **options)
     else:
@@ -131,7 +133,7 @@ def _from_losses(
         raise ValueError(
             "`classes` must say of each item which classes it is in; only class sums know theirs."
         )
-    members, names = membership(classes, traces.sizes["item"])
+    members, names = members_of(classes, traces)
     layout = Layout.of(traces, members, [exclude])
     pairs = layout.pairs(exclude)
     weights = class_weights(members, traces.dtype)

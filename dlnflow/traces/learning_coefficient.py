@@ -23,7 +23,7 @@ from dlnflow.traces.class_means import Estimated, class_means
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import KeptSums, at, averages, check_traces, labelled, mean_excess
 from dlnflow.traces.intervals import t_quantile
-from dlnflow.traces.membership import membership
+from dlnflow.traces.membership import members_of
 
 
 def llc(
@@ -124,7 +124,7 @@ def _items(traces: xr.DataArray) -> xr.Dataset:
 
 def _classes(traces: xr.DataArray | KeptSums, classes: xr.DataArray | ArrayLike) -> xr.Dataset:
     """Return the coefficient of every class."""
-    members, names = membership(classes, traces.sizes["item"])
+    members, names = members_of(classes, traces)
     rows = numbered(traces, "row") if "row" in traces.coords else None
     if isinstance(traces, KeptSums):
         excesses, means = traces.item_excess(), traces.averages(members, names)

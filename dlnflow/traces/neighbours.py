@@ -15,11 +15,12 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dlnflow._support import FloatArray
+from dlnflow.checks import whole_number
 from dlnflow.traces.columns import BLOCK, about, standardised
 from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs, excluded, numbered
 from dlnflow.traces.format import enough_draws
-from dlnflow.traces.membership import membership
+from dlnflow.traces.membership import members_of
 from dlnflow.traces.pairs import ENTRIES, checked_k, nearest
 
 TOO_RARE = 30
@@ -74,8 +75,8 @@ def neighbours(
     """
     kinds = sorted(excluded(exclude))
     traces = enough_draws(traces, differences)
-    k = checked_k(k, traces)
-    members, names = membership(classes, traces.sizes["item"])
+    k, seed = checked_k(k, traces), whole_number("seed", seed)
+    members, names = members_of(classes, traces)
     without = ExcludedPairs.of(traces, kinds)
     tokens = np.flatnonzero(members.any(1))
     frequency = _frequencies(members, without, tokens, k)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dlnflow import result
 from dlnflow._support import FloatArray
-from dlnflow.checks import positive_integer
+from dlnflow.checks import flag, positive_integer
 from dlnflow.traces.columns import BLOCK, about, scale_of, standardised
 from dlnflow.traces.diagnostics import checkpoints
 from dlnflow.traces.excluded_pairs import ExcludedPairs
@@ -49,7 +49,7 @@ def matrix(
     ValueError
         If draws are too few or an item was not observed.
     """
-    traces = enough_draws(traces, differences)
+    traces, normalised = enough_draws(traces, differences), flag("normalised", normalised)
     rows = positions(traces, query, "query")
     names = traces["item"].values.astype(str)
     values = np.full((len(traces), len(rows), len(names)), np.nan)
@@ -104,7 +104,7 @@ def top_k(
     ValueError
         If `k` is not below the number of items.
     """
-    traces = enough_draws(traces, differences)
+    traces, normalised = enough_draws(traces, differences), flag("normalised", normalised)
     k = checked_k(k, traces)
     rows = positions(traces, query, "query")
     names = traces["item"].values.astype(str)

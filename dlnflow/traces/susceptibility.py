@@ -13,6 +13,7 @@ See docs/derivations/susceptibility.md for the terms of Baker et al. (2025), "St
 interpreting small language models with susceptibilities", whose chi is ours divided by n_beta.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from dlnflow.traces.class_means import Estimated, class_means
 from dlnflow.traces.columns import BLOCK, about
 from dlnflow.traces.excluded_pairs import numbered
 from dlnflow.traces.format import check_traces
-from dlnflow.traces.membership import membership
+from dlnflow.traces.membership import members_of
 
 SIGN = "negative = more of the item lowers the observable (the mean loss: it helps)"
 UNITS = {"mixture": "per share of the data", "weight": "per unit of item weight"}
@@ -86,6 +87,11 @@ def susceptibility(
         If they are no loss traces.
     """
     checks.one_of("perturbation", perturbation, list(UNITS))
+    checks.flag("normalised", normalised)
+    if not checks.flag("errors", errors) and classes is not None:
+        warnings.warn(
+            "`errors` has no effect with `classes`, which always have them.", stacklevel=2
+        )
     if isinstance(traces, Mapping):
         return _by_component(
             traces,
@@ -97,7 +103,7 @@ def susceptibility(
         )
     traces = check_traces(traces)
     phi, name = _observable(traces, observable)
-    members, names = (None, []) if classes is None else membership(classes, traces.sizes["item"])
+    members, names = (None, []) if classes is None else members_of(classes, traces)
     rows = numbered(traces, "row") if "row" in traces.coords else None
     found, judged = [], []
     for t, one in enumerate(diagnostics.checkpoints(traces)):
@@ -236,14 +242,25 @@ def _observable(
             )
         array, name = traces.coords[observable], observable
     else:
-        array, name = observable, str(observable.name or "observable")
+        array, name = observable, str(getattr(observable, "name", None) or "observable")
     dims = PER_DRAW
+    if not isinstance(array, xr.DataArray):
+        raise ValueError(
+            "`observable` must be a name or a DataArray with one value per draw, got "
+            f"{type(array).__name__}."
+        )
     if set(array.dims) != set(dims) or any(array.sizes[d] != traces.sizes[d] for d in dims):
         raise ValueError(
             f"`observable` must have one value per draw, dims {dims} of sizes "
             f"{tuple(traces.sizes[d] for d in dims)}; got {dict(array.sizes)}."
         )
-    return array.transpose(*dims).values.astype(np.float64), name
+    for dim in dims:
+        if dim in array.coords and dim in traces.coords and not array[dim].equals(traces[dim]):
+            raise ValueError(
+                f"`observable` has other values of `{dim}` than `traces`, or in another order; "
+                "reindex it to those of the traces."
+            )
+    return checks.real_array("observable", array.transpose(*dims).values), name
 
 
 def _kept(values: FloatArray, one: diagnostics.Checkpoint) -> FloatArray:
@@ -256,6 +273,12 @@ def _by_component(traces: Mapping[str, xr.DataArray], classes: Any, **options: A
     """Return the susceptibilities of all components along a leading dim."""
     if not traces:
         raise ValueError("`traces` must map at least one component to its traces.")
+    for name, one in traces.items():
+        if isinstance(one, Mapping) or not isinstance(name, str):
+            raise ValueError(
+                f"`traces` must map names of components to loss traces, got {name!r} with a "
+                f"{type(one).__name__}."
+            )
     found = {name: susceptibility(one, classes, **options) for name, one in traces.items()}
     first = next(iter(found.values()))
     for name, one in found.items():

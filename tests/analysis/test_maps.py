@@ -220,3 +220,52 @@ def test_what_cannot_be_placed_is_refused():
         loss_map(xr.DataArray(np.zeros((2, 2)), dims=("a", "b")))
     with pytest.raises(ValueError, match="`method`"):
         loss_map(traces, method="tsne")
+
+
+TRACES, _ = planted(shape=(1, 4, 20))
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        *(("seed", wrong) for wrong in (-1, 1.5, "a", None, True, 2**40)),
+        *(("neighbors", wrong) for wrong in (0, -1, 1.5, "no", None)),
+        *(("align", wrong) for wrong in ("no", None, 1)),
+    ],
+)
+def test_options_of_maps_are_checked_whatever_the_method(option, wrong):
+    for method in ("pca", "mds"):
+        with pytest.raises(ValueError, match=f"^`{option}` must be"):
+            loss_map(TRACES, method=method, **{option: wrong})
+    if option == "seed":
+        with pytest.raises(ValueError, match=r"^`seed` must be"):
+            clusters(TRACES, 2, seed=wrong)
+
+
+def test_options_of_maps_without_effect_are_said():
+    expected = loss_map(TRACES)
+    for option in ({"seed": 3}, {"neighbors": 4}):
+        with pytest.warns(UserWarning, match="have no effect on 'pca'"):
+            assert loss_map(TRACES, **option).identical(expected)
+
+
+def test_whole_numbers_of_clusters_may_be_floats():
+    expected = clusters(TRACES, 3, n_components=2)
+    assert clusters(TRACES, 3.0, n_components=2.0).identical(expected)
+
+
+def test_maps_are_of_numbers_and_of_different_items():
+    """Imaginary parts were dropped, and no train item at all made a map of one point."""
+    found = influence(TRACES)
+    names = ["a"] * found.sizes["query"]
+    for wrong, words in (
+        (found * 1j, "real numbers"),
+        (found.astype(str), "real numbers"),
+        (found.isel(train=[]), "real numbers, got float64 of sizes"),
+        (found.assign_coords(query=names), "different names"),
+        (found.to_dataset(name="x"), "must be an xarray.DataArray"),
+        (found.values, "must be an xarray.DataArray"),
+    ):
+        for reader in (loss_map, profile_distances):
+            with pytest.raises(ValueError, match=f"^`source` .*{words}"):
+                reader(wrong)
