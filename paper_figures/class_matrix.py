@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dlnflow._support.files import write_json
+from dlnflow._support.files import place, write_json
 from dlnflow.lm import experiment
 from dlnflow.lm.runs.folder import read_settings
 from dlnflow.lm.runs.model import CONFIGURATIONS, RunSettings
@@ -160,6 +160,7 @@ def configuration(settings: RunSettings) -> str:
 
 def main(run: Path, store: Path, out: Path) -> Mapping[str, Any]:
     """Write what a store says, and of which run it is."""
+    place(out)  # before the work
     found = identity(run) | measure(*experiment.read(run, store))
     write_json(out, found)
     return found

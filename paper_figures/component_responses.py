@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from dlnflow import lm
-from dlnflow._support.files import write_json
+from dlnflow._support.files import place, write_json
 from dlnflow._support.progress import Progress
 from dlnflow.plots.panels import SIGNED
 from dlnflow.traces import susceptibility
@@ -169,6 +169,7 @@ def _claims(components: dict[str, Any]) -> dict[str, float]:
 
 def main(run: Path, stores: Path, whole: Path, out: Path) -> None:
     """Sample what is missing, and write what the stores say."""
+    place(out)  # before the work
     traces, classes = lm.experiment.read(run, whole)
     found = {ALL: traces.sel(time=list(STEPS))} | sample(run, stores)
     write_json(out, identity(run) | {"settings": SETTINGS} | measure(found, classes))

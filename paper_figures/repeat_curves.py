@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dlnflow._support.files import write_json
+from dlnflow._support.files import place, write_json
 from dlnflow.lm import experiment, induction
 from dlnflow.lm.runs.checkpoints import Checkpoints
 from dlnflow.traces import groups
@@ -81,6 +81,7 @@ def crossings(
 
 def main(run: Path, store: Path, out: Path) -> None:
     """Write what a store says, and of which run it is."""
+    place(out)  # before the work
     ladder = Checkpoints.from_directory(run)
     scores = induction.measure(ladder, experiment.probe(ladder, run))
     write_json(out, identity(run) | measure(*experiment.read(run, store), scores))

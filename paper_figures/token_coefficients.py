@@ -16,11 +16,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-from dlnflow._support.files import write_json
+from dlnflow._support.files import place, write_json
 from dlnflow.lm import experiment
 from dlnflow.plots.panels import SIGNED
 from dlnflow.plots.tokens import color_of, steps_axis
-from dlnflow.traces import groups, llc
+from dlnflow.traces import check_traces, groups, llc
 from dlnflow.traces.membership import membership
 from paper_figures._records import curve, ends, estimated, finish, records, source
 from paper_figures.class_matrix import identity, rounded, sampled
@@ -45,6 +45,7 @@ def measure(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
         l(theta_t)), standard error, degrees of freedom] at every step; `influence`: the same of a
         class on itself, pairs of one id left out. "all tokens" is the mean over what is observed.
     """
+    traces = check_traces(traces)
     whole, parts = llc(traces, "observed"), llc(traces, classes)
     own = groups(traces, classes, exclude="token")
     names = [str(name) for name in parts.token_class.values]
@@ -138,6 +139,7 @@ def _claims(record: dict[str, Any]) -> dict[str, float]:
 
 def main(run: Path, store: Path, out: Path) -> None:
     """Write what a store says, and of which run it is."""
+    place(out)  # before the work
     write_json(out, identity(run) | measure(*experiment.read(run, store)))
 
 

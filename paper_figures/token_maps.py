@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
-from dlnflow._support.files import write_json
+from dlnflow._support.files import place, write_json
 from dlnflow.analysis import clusters, loss_map
 from dlnflow.lm import experiment
 from dlnflow.plots.tokens import color_of, steps_axis
@@ -192,6 +192,7 @@ def _claims(record: dict[str, Any]) -> dict[str, float]:
 
 def main(run: Path, store: Path, out: Path) -> None:
     """Write what a store says, and of which run it is."""
+    place(out)  # before the work
     write_json(out, identity(run) | measure(*experiment.read(run, store)))
 
 

@@ -5,7 +5,14 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from dlnflow.traces import groups, interval
+from dlnflow.traces import class_sums, groups, interval
+from paper_figures import (
+    class_matrix,
+    component_responses,
+    repeat_curves,
+    token_coefficients,
+    token_maps,
+)
 from paper_figures._records import ends
 from paper_figures.token_coefficients import ALL, measure
 from tests.traces import samples
@@ -72,3 +79,21 @@ def test_ends_are_those_of_student_s_law():
     half = 0.5 * stats.t.ppf(0.975, 7), 0.1 * stats.norm.ppf(0.975)
     np.testing.assert_allclose(high - value, half, rtol=1e-6)
     np.testing.assert_allclose(value - low, half, rtol=1e-6)
+
+
+def test_class_sums_hold_no_tokens(sampled):
+    """They ended in an AttributeError after the coefficients had been computed."""
+    with pytest.raises(ValueError, match=r"`traces` are class sums.* Keep the losses of tokens"):
+        measure(class_sums(*sampled), sampled[1])
+
+
+@pytest.mark.parametrize(
+    ("script", "given"),
+    [
+        *((script, 2) for script in (class_matrix, repeat_curves, token_coefficients, token_maps)),
+        (component_responses, 3),
+    ],
+)
+def test_a_folder_for_the_numbers_is_refused_before_the_work(tmp_path, script, given):
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        script.main(*[tmp_path / "nothing"] * given, tmp_path)
