@@ -249,7 +249,8 @@ def encode(
     tokenizer : tokenizers.Tokenizer
         Any byte-level tokenizer; its own special tokens at the ends of a text are left out.
     held_out : float
-        Share of the documents that is set aside, drawn with a fixed seed.
+        Share of the documents that is set aside, drawn with a fixed seed; of a single document
+        the end.
     separator : str
         Token after every document: the name of a special token; ``"auto"``, the one that ends
         texts if the tokenizer has it; ``"none"``, as in the files that Pythia was trained on.
@@ -257,25 +258,34 @@ def encode(
     Returns
     -------
     (Tokens, Tokens)
-        Training and held-out ids. They share no document.
+        Training and held-out ids. They share no document, unless there is only one.
 
     Raises
     ------
     ValueError
         If the ids do not spell the text, or there is no such separator.
     """
-    order = np.random.default_rng(0).permutation(len(corpus.documents))
-    n_held_out = max(1, round(held_out * len(order))) if len(order) > 1 and held_out > 0 else 0
     encoded = encode_documents(corpus.documents, tokenizer, separator=separator)
     size = vocabulary_size(tokenizer)
     return tuple(
-        Tokens(
-            np.concatenate([np.empty(0, np.int32), *(encoded[i] for i in sorted(part))]),
-            size,
-            corpus.sha256,
-        )
-        for part in (order[n_held_out:], order[:n_held_out])
+        Tokens(np.concatenate([np.empty(0, np.int32), *part]), size, corpus.sha256)
+        for part in _split(encoded, held_out)
     )
+
+
+def _split(
+    encoded: list[NDArray[np.int32]], held_out: float
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
+    """Set a share of the documents aside, or the end of the only one."""
+    if len(encoded) == 1:
+        (ids,) = encoded
+        start, end = np.split(ids, [len(ids) - round(held_out * len(ids))])
+        return [start], [end]
+    order = np.random.default_rng(0).permutation(len(encoded))
+    aside = max(1, round(held_out * len(order))) if held_out > 0 else 0
+    parts = order[aside:], order[:aside]
+    training, others = ([encoded[i] for i in sorted(part)] for part in parts)
+    return training, others
 
 
 def encode_documents(

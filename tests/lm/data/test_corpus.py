@@ -115,6 +115,14 @@ def test_encode_splits_by_documents(bpe):
     assert training.text_sha256 == held_out.text_sha256
 
 
+def test_the_end_of_a_single_document_is_held_out(bpe):
+    document = " ".join(f"word {k}" for k in range(200))
+    whole, nothing = encode(Corpus("t", (document,)), bpe, held_out=0)
+    training, held_out = encode(Corpus("t", (document,)), bpe, held_out=0.25)
+    assert not len(nothing.ids) and len(held_out.ids) == round(0.25 * len(whole.ids))
+    assert np.array_equal(np.concatenate([training.ids, held_out.ids]), whole.ids)
+
+
 def test_rows_do_not_overlap():
     tokens = Tokens(np.arange(100, dtype=np.int32), 100, "")
     rows = tokens.rows(9, 11, seed=3)
