@@ -58,6 +58,11 @@ def components(model: PreTrainedModel) -> dict[str, dict[str, NDArray[np.bool_]]
     dict of str to dict of str to bool array
         What `restrict` of `dlnflow.lm.Sampler` and `dlnflow.sampling.sample` takes.
 
+    Raises
+    ------
+    TypeError
+        If it is no language model.
+
     Examples
     --------
     >>> from dlnflow.lm.runs.model import RunSettings, build
@@ -65,6 +70,11 @@ def components(model: PreTrainedModel) -> dict[str, dict[str, NDArray[np.bool_]]
     >>> sorted(components(model))[-4:]
     ['layer0.head1', 'layer0.mlp', 'layer0.norms', 'unembedding']
     """
+    if not hasattr(model, "get_output_embeddings"):
+        raise TypeError(
+            f"`model` must be a transformers.PreTrainedModel, got {type(model).__name__}; entries "
+            "of another module are given to `restrict` as masks."
+        )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found: dict[str, dict[str, NDArray[np.bool_]]] = {}
     for name, shape in shapes.items():

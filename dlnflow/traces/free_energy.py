@@ -48,7 +48,8 @@ def free_energy(losses: ArrayLike, pressure: ArrayLike) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If there are fewer than two rungs or ladders, shapes do not fit, or losses are not finite.
+        If there are fewer than two rungs or ladders, shapes do not fit, or losses or
+        their products with pressure are not finite.
 
     Warns
     -----
@@ -68,8 +69,13 @@ def free_energy(losses: ArrayLike, pressure: ArrayLike) -> xr.Dataset:
             f"{(rungs, losses.shape[3])}, got {pressure.shape}."
         )
     steps = np.diff(pressure, axis=0)
-    lower = np.einsum("kcdn,kn->kcd", losses[:-1], steps)
-    upper = np.einsum("kcdn,kn->kcd", losses[1:], steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lower = np.einsum("kcdn,kn->kcd", losses[:-1], steps)
+        upper = np.einsum("kcdn,kn->kcd", losses[1:], steps)
+    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+        raise ValueError(
+            "`losses` times steps of `pressure` overflow; take another unit of either."
+        )
     every = np.arange(ladders)
     whole = np.array([_bennett(a, b) for a, b in zip(lower, upper, strict=True)])
     left_out = np.array(

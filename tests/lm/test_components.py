@@ -153,3 +153,9 @@ def test_only_a_head_moves_while_a_run_is_sampled(tiny):
     np.testing.assert_array_equal(found.values, same.values)
     with pytest.raises(ValueError, match="give one of the two"):
         dataclasses.replace(sampler, parameters=("*dense*",))
+
+
+@pytest.mark.parametrize("wrong", [None, "model", torch.nn.Linear(2, 2)])
+def test_only_language_models_have_components(wrong):
+    with pytest.raises(TypeError, match=r"`model` must be a transformers.PreTrainedModel, got"):
+        lm.components(wrong)

@@ -73,3 +73,9 @@ def test_bad_input_is_refused():
     losses[0, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="`losses` must be finite"):
         free_energy(losses, N[:, None])
+
+
+def test_products_that_overflow_are_refused():
+    losses, pressure = np.full((2, 2, 3, 4), 1e300), np.outer([1, 2], np.full(4, 1e300))
+    with pytest.raises(ValueError, match="`losses` times steps of `pressure` overflow"):
+        free_energy(losses, pressure)
