@@ -87,7 +87,7 @@ SIZES = {
         "natural",
         5,
         8,
-        {"repeats": 40, "text": 60},
+        {"repeats": 40, "text": 45},
         {"repeats": 64, "text": 24},
         "cpu",
         # chosen by `dlnflow lm suggest` for this run; choosing again would take minutes

@@ -1,11 +1,11 @@
 """Which part of a language model answers to which class of tokens: sampled, and written as JSON.
 
-    python -m paper_figures.component_responses RUN STORES WHOLE OUT.json
+    python -m paper_figures.component_responses RUN STORES OUT.json
 
 The posterior is restricted to one component at a time, at the settings that were chosen for the
-whole model, so that components can be compared with each other and with WHOLE, a store in which all
-weights moved. What STORES lacks is sampled first (about 11 CPU s a chain); it goes on where it was
-stopped. Figure susceptibility draws ``expected/component_responses_*.json``.
+whole model, so that components can be compared with each other and with all weights. What STORES
+lacks is sampled first (about 10 CPU s a chain); it goes on where it was stopped. Figure
+susceptibility draws ``expected/component_responses_*.json``.
 """
 
 import sys
@@ -23,28 +23,32 @@ from dlnflow import lm
 from dlnflow._support.files import place, write_json
 from dlnflow._support.progress import Progress
 from dlnflow.plots.panels import SIGNED
-from dlnflow.traces import susceptibility
+from dlnflow.traces import llc, susceptibility
 from paper_figures._records import ends, estimated, finish, records, source
 from paper_figures.class_matrix import identity, recorded, rounded
 
-COMPONENTS = {"embedding": ("embedding",), "layer1.attention": ("layer1.attention",)}
-"""Folder of STORES, and what moves."""
 ALL = "all weights"
+PARTS = [f"layer{n}.{part}" for n in range(2) for part in ("attention", "mlp")]
+COMPONENTS = {ALL: ()} | {name: (name,) for name in ("embedding", *PARTS, "unembedding")}
+"""What moves, and its names; a store of STORES each. Norms alone were left out."""
 STEPS = (1200, 1500, 4500)
 """Before the induction circuit, while it forms, and at the end."""
-CHAINS, DRAWS = 4, 130
+CHAINS, DRAWS = 6, 130
 SETTINGS = {"n_beta": 2100, "localization": 9200, "step_size": 2.4e-6, "burn_in": 150, "thin": 7}
 """Those that `dlnflow lm suggest` chooses for the whole of `fast`."""
 PROBE = 8
 """Repeated sequences on which induction scores are recorded."""
 SCORE = "induction_1_1"
 """Of the head that is drawn."""
+LOSS = "mean loss"
+COLUMNS = 4
+"""Of panels: components go from left to right, and on below."""
 COLORS = ("#56B4E9", "#0072B2", "#D55E00")
 """Of the steps."""
 
 
 def sample(run: Path, stores: Path) -> dict[str, xr.DataArray]:
-    """Sample the components that STORES lacks, wholly or in part, and return all their traces."""
+    """Sample the components that `stores` lacks, wholly or in part, and return all traces."""
     ladder = lm.Checkpoints.from_directory(run, STEPS)
     probe = lm.experiment.probe(ladder, run, n_sequences=PROBE)
     heads = range(ladder.config().num_attention_heads)
@@ -62,7 +66,7 @@ def sample(run: Path, stores: Path) -> dict[str, xr.DataArray]:
             found[name] = lm.experiment.sample(
                 plan,
                 replace(whole, restrict=restrict),
-                stores / name,
+                stores / name.replace(" ", "_"),
                 lambda k, _, done=done: bar.advance(done + k - bar.done),
             )
     return found
@@ -82,8 +86,9 @@ def measure(traces: Mapping[str, xr.DataArray], classes: xr.DataArray) -> dict[s
     -------
     dict
         JSON. `components`: name -> what was sampled, and `responses`: observable ("mean loss", or
-        a recorded one) -> class -> [d E[observable] / d share, standard error, degrees of freedom]
-        at every step.
+        a recorded one that it moves) -> class -> [d E[observable] / d share, standard error,
+        degrees of freedom] at every step; `coefficient`: the local learning coefficient at every
+        step, in the same form.
     """
     first = next(iter(traces.values()))
     return {
@@ -95,6 +100,8 @@ def measure(traces: Mapping[str, xr.DataArray], classes: xr.DataArray) -> dict[s
 def _component(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
     loss = susceptibility(traces, classes)
     found = {n: susceptibility(traces, classes, observable=n) for n in recorded(traces)}
+    found = {n: one for n, one in found.items() if np.any(one.standard_error > 0)}
+    coefficient = llc(traces, "observed")
     return {
         "chains": traces.sizes["chain"],
         "draws": traces.sizes["draw"],
@@ -102,7 +109,8 @@ def _component(traces: xr.DataArray, classes: xr.DataArray) -> dict[str, Any]:
         "verdict": [str(v) for v in loss.verdict.values],
         "r_hat": rounded(loss.r_hat.values),
         "ess": rounded(loss.ess.values),
-        "responses": {name: _rows(one) for name, one in ({"mean loss": loss} | found).items()},
+        "coefficient": estimated(coefficient, coefficient.llc),
+        "responses": {name: _rows(one) for name, one in ({LOSS: loss} | found).items()},
     }
 
 
@@ -112,7 +120,7 @@ def _rows(found: xr.DataArray) -> dict[str, list[list[float]]]:
 
 
 def draw(figure: SubFigure, start: str) -> dict[str, float]:
-    """Draw responses of the loss and of an induction score, a column for each component.
+    """Draw responses of the loss, and of an induction score below, and learning coefficients.
 
     Parameters
     ----------
@@ -128,51 +136,85 @@ def draw(figure: SubFigure, start: str) -> dict[str, float]:
     """
     (record,) = records("component_responses")
     components = record["components"]
-    axes = figure.subplots(2, len(components), sharex=True, squeeze=False)
-    for (above, below), (name, one) in zip(axes.T, components.items(), strict=True):
-        _responses(above, record["steps"], one, "mean loss")
+    grid = figure.add_gridspec(4, COLUMNS)
+    rows: list[list[Axes]] = [[], [], [], []]
+    for number, (name, one) in enumerate(components.items()):
+        row, column = 2 * (number // COLUMNS), number % COLUMNS
+        above = figure.add_subplot(grid[row, column])
+        below = figure.add_subplot(grid[row + 1, column], sharex=above)
+        _responses(above, record["steps"], one, LOSS)
         _responses(below, record["steps"], one, SCORE)
-        above.set_title(f"{name}, {one['parameters']:,} move" if name != ALL else f"{name} move")
-    axes[0, 0].set_ylabel(f"{source(record)}\nresponse of the mean loss\n{SIGNED}")
-    axes[1, 0].set_ylabel("response of an\ninduction score")
-    finish(figure, axes, start)
+        above.tick_params(labelbottom=False)
+        above.set_title(name)
+        if not column:
+            above.set_ylabel(f"response of\nthe mean loss\n{SIGNED}")
+            below.set_ylabel("response of an\ninduction score")
+        rows[row].append(above)
+        rows[row + 1].append(below)
+    rows[2].append(figure.add_subplot(grid[2:, COLUMNS - 1]))
+    _coefficients(rows[2][-1], record)
+    figure.suptitle(source(record), fontsize=8, x=0.02, ha="left")
+    finish(figure, np.array([[axis for row in rows for axis in row]]), start)
     return _claims(components)
 
 
 def _responses(axis: Axes, steps: Sequence[int], one: dict[str, Any], of: str) -> None:
-    found = one["responses"][of]
-    value, low, high = (x.T for x in ends([*found.values()]))  # (step, class)
-    place = np.arange(len(found))
+    names = [name.replace("_", " ") for name in one["responses"][LOSS]]
+    found = one["responses"].get(of)
+    if found is None:
+        axis.text(0.5, 0.5, "is not moved", ha="center", transform=axis.transAxes, fontsize=7)
+        axis.set_yticks([])
+    else:
+        _estimates(axis, steps, [*found.values()], [one["verdict"]] * len(found))
+    axis.set_xticks(np.arange(len(names)), names, fontsize=6, rotation=90)
+
+
+def _coefficients(axis: Axes, record: dict[str, Any]) -> None:
+    components = record["components"]
+    verdicts = [one["verdict"] for one in components.values()]
+    _estimates(axis, record["steps"], [c["coefficient"] for c in components.values()], verdicts)
+    axis.set_xticks(np.arange(len(components)), [*components], fontsize=6, rotation=90)
+    axis.set_title("learning coefficient")
+    axis.set_ylabel(r"$n\beta\,(E[\ell]-\ell(\theta_t))$")
+
+
+def _estimates(
+    axis: Axes, steps: Sequence[int], found: list[Any], verdicts: Sequence[Sequence[str]]
+) -> None:
+    """Draw estimates side by side, three steps each; crosses are those that have not mixed."""
+    value, low, high = ends(found)  # (thing, step)
+    bad = np.array(verdicts) == "not mixed"
     for k, (step, color) in enumerate(zip(steps, COLORS, strict=True)):
-        bad = one["verdict"][k] == "not mixed"
-        error = np.abs([value[k] - low[k], high[k] - value[k]])
-        style = {"color": color, "markersize": 4 if bad else 3, "elinewidth": 0.9}
-        style |= {"fmt": "x" if bad else "o", "label": f"step {step}"}
-        axis.errorbar(place + (k - 1) * 0.22, value[k], error, **style)
+        place = np.arange(len(found)) + (k - 1) * 0.22
+        error = np.abs([value[:, k] - low[:, k], high[:, k] - value[:, k]])
+        style = {"color": color, "markersize": 3, "elinewidth": 0.9, "fmt": "o"}
+        axis.errorbar(place, value[:, k], error, label=f"step {step}", **style)
+        axis.plot(place[bad[:, k]], value[bad[:, k], k], "x", color=color, markersize=5)
     axis.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    names = [name.replace("_", "\n") for name in found]
-    axis.set_xticks(place, names, fontsize=6, rotation=60)
 
 
 def _claims(components: dict[str, Any]) -> dict[str, float]:
     """Return how many intervals leave out 0, and what induction patterns do to the score."""
     claims = {}
     for name, one in components.items():
-        for of in ("mean loss", SCORE):
-            _, low, high = ends([*one["responses"][of].values()])
+        responses = {of: found for of, found in one["responses"].items() if of in (LOSS, SCORE)}
+        for of, found in responses.items():
+            _, low, high = ends([*found.values()])
             claims[f"{name}.{of}.without_0"] = float(((low > 0) | (high < 0)).sum())
-        value, *_ = ends(one["responses"][SCORE]["induction"])
-        claims[f"{name}.induction_on_score.last"] = float(value[-1])
+        if SCORE in responses:
+            value, *_ = ends(responses[SCORE]["induction"])
+            claims[f"{name}.induction_on_score.last"] = float(value[-1])
+        claims[f"{name}.coefficient.last"] = one["coefficient"][-1][0]
         claims[f"{name}.largest_r_hat"] = float(max(one["r_hat"]))
     return claims
 
 
-def main(run: Path, stores: Path, whole: Path, out: Path) -> None:
+def main(run: Path, stores: Path, out: Path) -> None:
     """Sample what is missing, and write what the stores say."""
     place(out)  # before the work
-    traces, classes = lm.experiment.read(run, whole)
-    found = {ALL: traces.sel(time=list(STEPS))} | sample(run, stores)
-    write_json(out, identity(run) | {"settings": SETTINGS} | measure(found, classes))
+    classes = lm.experiment.plan(run, observe="delimiters", steps=STEPS).classes
+    found = measure(sample(run, stores), classes)
+    write_json(out, identity(run) | {"settings": SETTINGS} | found)
 
 
 if __name__ == "__main__":

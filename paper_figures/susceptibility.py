@@ -26,8 +26,8 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Response of one item's loss, layer by layer, and z-scores; then of language models."""
     claims: dict[str, float] = {}
     with mpl.rc_context(influence_plots.STYLE):
-        figure = _style.figure(_style.PAGE_WIDTH, 2.7 + 3.8)
-        toy, language = figure.subfigures(2, height_ratios=[2.7, 3.8])
+        figure = _style.figure(_style.PAGE_WIDTH, 2.7 + 6.6)
+        toy, language = figure.subfigures(2, height_ratios=[2.7, 6.6])
         axes = toy.subplots(1, 4)
         scores = []
         for axis, (name, layer) in zip(axes, LAYERS.items(), strict=False):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from paper_figures.component_responses import ALL, measure
+from paper_figures.component_responses import ALL, LOSS, measure
 from tests.traces import samples
 
 N_BETA = 40.0
@@ -22,11 +22,14 @@ def sampled():
         cause = rng.standard_normal((2, 8, 400, 1))
         losses = 3 + cause * (members @ mix) + 0.1 * rng.standard_normal((2, 8, 400, 24))
         array = samples.traces(losses, N_BETA, step_size=0.1, burn_in=10, thin=2)
+        array = array.assign_coords(checkpoint_loss=(("time", "item"), np.full((2, 24), 2.0)))
         found[name] = array.assign_coords(
             time=[100, 200],
             row=("item", np.tile(np.arange(6), 4)),
             score=(("time", "chain", "draw"), 0.5 * cause[..., 0]),
             checkpoint_score=("time", [0.0, 0.0]),
+            still=(("time", "chain", "draw"), np.full((2, 8, 400), 0.25)),
+            checkpoint_still=("time", [0.25, 0.25]),
         )
     names = {"token_class": ["word_part", "word_end"]}
     return found, xr.DataArray(members, dims=("item", "token_class"), coords=names)
@@ -50,3 +53,15 @@ def test_every_component_says_how_it_was_sampled(sampled):
     one = measure(*sampled)["components"]["embedding"]
     assert (one["chains"], one["draws"], one["parameters"]) == (8, 400, 4)
     assert one["verdict"] == ["mixed", "mixed"] and max(one["r_hat"]) < 1.05
+
+
+def test_coefficients_are_those_of_the_mean_loss(sampled):
+    """Losses are 3 on average and 2 at the checkpoints: n_beta (3 - 2)."""
+    for one in measure(*sampled)["components"].values():
+        for value, error, _ in one["coefficient"]:
+            assert abs(value - N_BETA) < 5 * error < 0.1 * N_BETA
+
+
+def test_what_a_component_cannot_move_is_left_out(sampled):
+    for one in measure(*sampled)["components"].values():
+        assert set(one["responses"]) == {LOSS, "score"}
