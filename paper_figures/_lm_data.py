@@ -232,10 +232,11 @@ def around(measured: xr.Dataset, size: Size) -> list[int]:
     ladder, count = measured.time.values, size.steps
     score = measured.layer_induction.max("layer").values
     late = np.flatnonzero(ladder >= ladder[-1] // 20)  # the first, dense ones are all alike
-    if not np.nanmax(score) >= LEAST_SCORE:
+    largest = np.nanmax(score[late])
+    if not largest >= LEAST_SCORE:
         say("no induction head has formed: checkpoints are evenly spaced")
         return ladder[_spread(late, count)].tolist()
-    low, high = (int(np.flatnonzero(score >= p * np.nanmax(score))[0]) for p in (0.1, 0.9))
+    low, high = (late[np.flatnonzero(score[late] >= p * largest)[0]] for p in (0.1, 0.9))
     before = _spread(late[late < low], BEFORE)
     after = _spread(np.arange(high + 1, len(ladder)), AFTER)
     # what a score that rises to the end leaves for "after" goes into the rise

@@ -251,6 +251,13 @@ def test_checkpoints_are_dense_around_the_transition():
     _lm_data.tell.clear()
 
 
+def test_checkpoints_of_a_score_that_is_never_low():
+    """Chance is more than a tenth of a circuit that has hardly formed."""
+    steps = np.array([0, 1, 2, 4, 8, 16, 32, 64, *range(100, 2_001, 100)])
+    chosen = _lm_data.around(scored(steps, 0.06 + steps / 2e4), _lm_data.SIZES["natural"])
+    assert chosen == [100, 900, 1_700, 1_800, 2_000]
+
+
 def test_checkpoints_of_a_score_that_rises_to_the_end():
     steps = np.array([0, *(2**k for k in range(7)), *range(100, 1_501, 100)])
     score = 0.8 / (1 + np.exp(-(steps - 1_300) / 100))
