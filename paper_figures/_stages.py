@@ -1,5 +1,6 @@
 """Posteriors over all small networks: the toy task, a Gaussian prior around 0, ladders in n."""
 
+import warnings
 from dataclasses import replace
 from functools import cache
 
@@ -8,7 +9,7 @@ import numpy as np
 import dlnflow as dln
 from dlnflow._support import FloatArray
 from dlnflow.sampling.tempering import Ladder, Lengths, ladder
-from dlnflow.theory.phases import HalfLearned, Phase, half_learned, transition
+from dlnflow.theory.phases import HalfLearned, Phase, evidence, half_learned, transition
 from dlnflow.theory.rlct import learning_coefficient
 from paper_figures import _data
 
@@ -44,6 +45,8 @@ TILTED = {
 }
 INTEGRATED = {_data.Scale.quick: 60_000, _data.Scale.paper: 400_000}
 """Draws of the integral that predicts where a level is half learned."""
+FOLLOWED = {_data.Scale.quick: 20_000, _data.Scale.paper: 200_000}
+"""The same at every rung, for strengths over n."""
 TILTED_AT = 20.0
 """n beta at which item weights are changed: the first level is half learned, siblings help most."""
 DIRECTIONS = {"dog": {"dog": 1}, "both": {"dog": 1, "cat": 1}, "against": {"dog": 1, "cat": -1}}
@@ -62,6 +65,11 @@ def levels() -> list[np.ndarray]:
     return list(task().modes.blocks[:3])
 
 
+def rungs(prior: float) -> FloatArray:
+    """Return n beta of the passage with a prior."""
+    return RUNGS if prior == PRIOR else RUNGS[3:19]
+
+
 def strengths(maps: FloatArray) -> FloatArray:
     """Return the mean of u_j^T W v_j / s_j over the modes of each level, (..., 3)."""
     modes = task().modes
@@ -70,12 +78,11 @@ def strengths(maps: FloatArray) -> FloatArray:
 
 
 @cache
-def passage(scale: _data.Scale, prior: float = PRIOR) -> Ladder:
+def passage(scale: _data.Scale, prior: float) -> Ladder:
     """Sample the posterior of the task over n, with the strengths of the levels."""
-    usual = prior == PRIOR
     about = {"localization": prior, "observe": strengths}
-    lengths = PASSAGE[scale] if usual else BROADLY[scale]
-    return ladder(task().y, HIDDEN, RUNGS if usual else RUNGS[3:19], lengths=lengths, **about)
+    lengths = PASSAGE[scale] if prior == PRIOR else BROADLY[scale]
+    return ladder(task().y, HIDDEN, rungs(prior), lengths=lengths, **about)
 
 
 @cache
@@ -128,10 +135,27 @@ def widths() -> tuple[int, int, int]:
     return task().x.shape[0], HIDDEN, task().y.shape[0]
 
 
-def predicted_half(scale: _data.Scale, level: int, prior: float = PRIOR) -> HalfLearned:
+def predicted_half(scale: _data.Scale, level: int, prior: float) -> HalfLearned:
     """Return n at which a level is half learned, from the free energy with all its terms."""
     about = {"prior": prior, "draws": INTEGRATED[scale]}
     return half_learned(task().modes.s, widths(), levels()[level], **about)
+
+
+@cache
+def predicted_strengths(scale: _data.Scale, prior: float) -> tuple[FloatArray, FloatArray]:
+    """Return the strengths of the levels at the rungs by integration, (K, 3), and their errors.
+
+    The modes of a level are averaged, and their errors too, as if they were wrong together.
+    """
+    about = {"prior": prior, "draws": FOLLOWED[scale]}
+    with warnings.catch_warnings():  # few draws are effective at some rungs of quick scale
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = evidence(task().modes.s, widths(), rungs(prior), **about)
+    value, error = (
+        np.stack([each[:, block].mean(1) for block in levels()], axis=1)
+        for each in (found.strength, found.strength_error)
+    )
+    return value, error
 
 
 def crossing(level: int) -> float:

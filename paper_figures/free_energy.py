@@ -1,5 +1,6 @@
 """Figure free_energy: stages of a small network as phases in n, and how the posterior passes."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -26,6 +27,12 @@ FINE = np.geomspace(2, 400, 400)
 DENSITY_AT = (6.0, 13.0, 30.0)
 """n beta near, at and beyond the passage of the first level."""
 
+OPEN = {
+    "marker": "o", "markersize": 2.2, "markerfacecolor": "white", "markeredgewidth": 0.6,
+    "linestyle": "", "zorder": 3,
+}  # fmt: skip
+"""Dots of the broader prior."""
+
 HEADLINES = {
     "half.0": "rank 1 is reached at n = {:.1f}",
     "predicted_half.0": "2 dlambda / dL says {:.1f}",
@@ -38,7 +45,7 @@ HEADLINES = {
 def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
     """Free energies, coefficients, strengths, their density, influence, and identity (8)."""
     gaps, pairs = _gaps(scale), _kin(scale)
-    sampled, broad = _strengths(scale), _strengths(scale, _stages.BROAD)
+    sampled, broad = (_strengths(scale, prior) for prior in (_stages.PRIOR, _stages.BROAD))
     with mpl.rc_context(influence_plots.STYLE):
         figure = _style.figure(_style.PAGE_WIDTH, 4.4)
         axes = figure.subplots(2, 3).ravel()
@@ -57,6 +64,7 @@ def draw(scale: _data.Scale) -> tuple[Figure, dict[str, float]]:
         | _of_gaps(gaps)
         | _of_constants(scale)
         | _of_passage(sampled, broad)
+        | _of_curves([sampled, broad])
         | _of_integral(scale, {"": sampled, "_broad_prior": broad})
     )
     return figure, claims | _of_influence(pairs) | _mixing(scale)
@@ -147,9 +155,10 @@ def _coefficients(axis: Axes, scale: _data.Scale) -> dict[str, float]:
     return claims
 
 
-def _strengths(scale: _data.Scale, prior: float = _stages.PRIOR) -> xr.Dataset:
-    """Return mean strengths of the levels over n and where each is half learned, with errors."""
+def _strengths(scale: _data.Scale, prior: float) -> xr.Dataset:
+    """Return mean strengths of levels over n, sampled and predicted, and n of the half."""
     ladder = _stages.passage(scale, prior)
+    predicted, predicted_error = _stages.predicted_strengths(scale, prior)
     each, c = ladder.observed.mean(2), ladder.observed.shape[1]  # (K, C, level)
     half = np.array(
         [[_half(each[:, k, level], ladder.n_beta) for k in range(c)] for level in range(3)]
@@ -158,6 +167,8 @@ def _strengths(scale: _data.Scale, prior: float = _stages.PRIOR) -> xr.Dataset:
         {
             "strength": (("n", "level"), each.mean(1)),
             "strength_error": (("n", "level"), each.std(1, ddof=1) / np.sqrt(c)),
+            "predicted": (("n", "level"), predicted),
+            "predicted_error": (("n", "level"), predicted_error),
             "half": ("level", np.array([_half(one, ladder.n_beta) for one in each.mean(1).T])),
             "half_error": ("level", half.std(1, ddof=1) / np.sqrt(c)),
         },
@@ -177,19 +188,28 @@ def _passage(axis: Axes, sampled: xr.Dataset, broad_prior: xr.Dataset) -> None:
     for level, color in enumerate(COLORS):
         value, error = sampled.strength[:, level], sampled.strength_error[:, level]
         style = {"fmt": "o", "color": color, "markersize": 2.2, "elinewidth": 0.7}
-        axis.errorbar(sampled.n, value, 2 * error, **style)
-        axis.plot(
-            broad_prior.n, broad_prior.strength[:, level], "o", color=color, markersize=2.2,
-            markerfacecolor="white", markeredgewidth=0.6, zorder=1,
-        )  # fmt: skip
+        axis.errorbar(sampled.n, value, 2 * error, zorder=3, **style)
+        axis.plot(broad_prior.n, broad_prior.strength[:, level], color=color, **OPEN)
+        for one, width in ((sampled, 1.0), (broad_prior, 0.5)):
+            value, error = one.predicted[:, level], one.predicted_error[:, level]
+            axis.errorbar(one.n, value, 2 * error, color=color, linewidth=width, elinewidth=0.5)
         broad, narrow = (1 - half / (2 * fine) for half in _stages.half_strength(level))
         shown = broad > 0.35
         band = fine[shown], np.maximum(narrow[shown], 0), broad[shown]
         axis.fill_between(*band, color=color, alpha=0.25, linewidth=0)
-        axis.axvline(_stages.crossing(level), color=color, linewidth=0.8, linestyle="--", zorder=0)
+        style = {"color": color, "linewidth": 0.8, "linestyle": "--", "zorder": 0}
+        axis.axvline(_stages.crossing(level), ymax=0.74, **style)
     axis.axhline(0.5, color="0.7", linewidth=0.5, zorder=0)
     axis.set(xscale="log", xlim=(2, 400), ylim=(0, 1), xlabel=N_BETA)
     axis.set_ylabel("strength of a level / $s$")
+    style = {"color": "0.3", "markersize": 2.2}
+    handles = [
+        axis.plot([], [], "o", **style)[0],
+        axis.plot([], [], linewidth=1, **style)[0],
+        axis.plot([], [], **OPEN | {"color": "0.3", "linestyle": "-", "linewidth": 0.5})[0],
+    ]
+    style = _legend("upper left") | {"handlelength": 1.0, "handletextpad": 0.4}
+    axis.legend(handles, ["sampled", "predicted", "broader prior"], **style)
 
 
 def _of_passage(sampled: xr.Dataset, broad_prior: xr.Dataset) -> dict[str, float]:
@@ -207,6 +227,18 @@ def _of_passage(sampled: xr.Dataset, broad_prior: xr.Dataset) -> dict[str, float
             f"half_broad_prior_error.{level}": float(broad_prior.half_error[level]),
         }
     return claims
+
+
+def _of_curves(sampled: Sequence[xr.Dataset]) -> dict[str, float]:
+    """Return how far predicted strengths are from sampled ones, over all rungs and levels."""
+    gaps = [(one.predicted - one.strength).values.ravel() for one in sampled]
+    errors = [np.hypot(one.predicted_error, one.strength_error).values.ravel() for one in sampled]
+    gap, error = map(np.concatenate, (gaps, errors))
+    return {
+        "curve.largest_gap": float(abs(gap).max()),
+        "curve.rms_gap": float(np.sqrt((gap**2).mean())),
+        "curve.rms_z": float(np.sqrt(((gap / error) ** 2).mean())),
+    }
 
 
 def _of_integral(scale: _data.Scale, sampled: dict[str, xr.Dataset]) -> dict[str, float]:
@@ -229,7 +261,7 @@ def _of_integral(scale: _data.Scale, sampled: dict[str, xr.Dataset]) -> dict[str
 
 def _density(axis: Axes, scale: _data.Scale) -> dict[str, float]:
     """Density of the strength of the first mode before, at and after its passage."""
-    ladder, claims = _stages.passage(scale), {}
+    ladder, claims = _stages.passage(scale, _stages.PRIOR), {}
     grid = np.linspace(-0.4, 1.4, 400)
     for n, color, style in zip(DENSITY_AT, ("0.6", "black", "0.4"), ("--", "-", ":"), strict=True):
         rung = int(np.abs(np.log(ladder.n_beta / n)).argmin())
@@ -248,7 +280,7 @@ def _density(axis: Axes, scale: _data.Scale) -> dict[str, float]:
 
 def _kin(scale: _data.Scale) -> xr.Dataset:
     """Return influence over n by kinship: sampled, its part between stages, two-phase formula."""
-    ladder = _stages.passage(scale)
+    ladder = _stages.passage(scale, _stages.PRIOR)
     members = {kin: _members(_stages.task().items, kin) for kin in KIN}
     found = [_pair_means(ladder.losses[k], n, members) for k, n in enumerate(ladder.n_beta)]
     total = np.array([one.mean(1) for one in found])  # (K, 3)
@@ -400,7 +432,7 @@ def _both_sides(scale: _data.Scale, direction: int) -> FloatArray:
 
 def _mixing(scale: _data.Scale) -> dict[str, float]:
     """Return shares of verdicts over the rungs of all ladders."""
-    ladders = [_stages.passage(scale), _stages.passage(scale, _stages.BROAD)]
+    ladders = [_stages.passage(scale, prior) for prior in (_stages.PRIOR, _stages.BROAD)]
     ladders.append(_stages.tilted(scale))
     ladders += [_stages.stage(scale, rank) for rank in _stages.STAGES]
     verdicts = [
