@@ -88,12 +88,9 @@ def test_class_sums_hold_no_tokens(sampled):
 
 
 @pytest.mark.parametrize(
-    ("script", "given"),
-    [
-        *((script, 2) for script in (class_matrix, repeat_curves, token_coefficients, token_maps)),
-        (component_responses, 3),
-    ],
+    "script",
+    [class_matrix, component_responses, repeat_curves, token_coefficients, token_maps],
 )
-def test_a_folder_for_the_numbers_is_refused_before_the_work(tmp_path, script, given):
+def test_a_folder_for_the_numbers_is_refused_before_the_work(tmp_path, script):
     with pytest.raises(ValueError, match="is a folder; give the name of a file"):
-        script.main(*[tmp_path / "nothing"] * given, tmp_path)
+        script.main(tmp_path / "nothing", tmp_path / "nothing", tmp_path)
