@@ -9,6 +9,7 @@ trains into OUT, going on where it was stopped, and writes all seeds that are th
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -116,7 +117,10 @@ def _run(
     run = settings(seed)
     data = lm.train.prepare(run, out / "data")
     same = {"seeds": [seed], "transition": TRANSITION, "data": data}
-    return intervene(run, out, choices, **same, executor=executor, progress=tell)
+    with warnings.catch_warnings():
+        # what begins after the run has a shift of 0, which is one of the results
+        warnings.filterwarnings("ignore", "`choices` .* begin at or after the end of the run")
+        return intervene(run, out, choices, **same, executor=executor, progress=tell)
 
 
 def chosen(curve: Mapping[str, Any]) -> dict[str, Window]:

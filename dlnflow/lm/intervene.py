@@ -266,7 +266,7 @@ def intervene(
     data : Data, optional
         Prepared ids; by default prepared once in `out`.
     executor : concurrent.futures.Executor, optional
-        Where runs are trained; by default here, one after another.
+        Where runs are trained, each with as many threads as here; by default here, in turn.
     progress : callable, optional
         Called with the name of every run when it is finished.
 
@@ -331,8 +331,12 @@ def _done(
     progress: Callable[[str], None] | None,
 ) -> dict[str, xr.DataArray]:
     """Train runs that do not need each other; return their scores."""
+    import torch
+
+    threads = torch.get_num_threads()  # bits depend on it, and other processes take all cores
     started = {
-        name: executor.submit(_train, *run) if executor else run for name, run in runs.items()
+        name: executor.submit(_train_with, threads, *run) if executor else run
+        for name, run in runs.items()
     }
     scores = {}
     for name, run in started.items():
@@ -340,6 +344,13 @@ def _done(
         if progress is not None:
             progress(name)
     return scores
+
+
+def _train_with(threads: int, *run: Any) -> xr.DataArray:
+    import torch
+
+    torch.set_num_threads(threads)
+    return _train(*run)
 
 
 def _train(

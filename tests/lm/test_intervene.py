@@ -1,9 +1,11 @@
 import json
 import shutil
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy import stats
 
@@ -202,6 +204,33 @@ def test_a_window_after_the_end_is_no_error(tiny, tmp_path):
     with pytest.warns(UserWarning, match="no effect"):
         again = intervene(settings, tmp_path, {"over": Window(12, 20)}, **options)
     assert again.identical(found)
+
+
+class Elsewhere(Executor):
+    """Runs jobs at once, as a process whose number of threads is its own."""
+
+    def __init__(self):
+        self.seen = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        here, done = torch.get_num_threads(), Future()
+        torch.set_num_threads(here + 1)
+        try:
+            done.set_result(fn(*args, **kwargs))
+            self.seen.append(torch.get_num_threads() - here)
+        finally:
+            torch.set_num_threads(here)
+        return done
+
+
+def test_runs_elsewhere_have_as_many_threads_as_here(tiny, tmp_path):
+    """Bits depend on it, and processes that share the cores would wait for each other."""
+    settings, folder, _ = tiny
+    executor, choices = Elsewhere(), {"w": Window(0, 3)}
+    options = {"seeds": [0], "transition": NEVER, "data": load_data(folder)}
+    found = intervene(settings, tmp_path / "a", choices, **options, executor=executor)
+    assert executor.seen == [0, 0]
+    assert found.identical(intervene(settings, tmp_path / "b", choices, **options))
 
 
 def test_interrupted_runs_go_on_with_the_same_bits(tiny, tmp_path, monkeypatch):
