@@ -214,8 +214,8 @@ def traces(scale: Scale, observe: str, seed: int = 0) -> tuple[xr.DataArray, xr.
 def around(measured: xr.Dataset, size: Size) -> list[int]:
     """Choose checkpoints before, in and after the rise of the induction score.
 
-    The rise goes from a tenth to nine tenths of the largest score of a layer. Without one the
-    checkpoints are evenly spaced, and that is said.
+    The rise is that of the best layer (`dlnflow.lm.induction.rise`). Without one the checkpoints
+    are evenly spaced, and that is said.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def around(measured: xr.Dataset, size: Size) -> list[int]:
     if not largest >= LEAST_SCORE:
         say("no induction head has formed: checkpoints are evenly spaced")
         return ladder[_spread(late, count)].tolist()
-    low, high = (late[np.flatnonzero(score[late] >= p * largest)[0]] for p in (0.1, 0.9))
+    low, high = np.searchsorted(ladder, induction.rise(ladder[late], score[late]))
     before = _spread(late[late < low], BEFORE)
     after = _spread(np.arange(high + 1, len(ladder)), AFTER)
     # what a score that rises to the end leaves for "after" goes into the rise

@@ -6,7 +6,7 @@ The claims of section 4 (`paper_figures.claims`) are judged by these files.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,13 +158,38 @@ def configuration(settings: RunSettings) -> str:
     )
 
 
-def main(run: Path, store: Path, out: Path) -> Mapping[str, Any]:
-    """Write what a store says, and of which run it is."""
+def written(
+    measure: Callable[[xr.DataArray, xr.DataArray], dict[str, Any]],
+    run: Path,
+    store: Path,
+    out: Path,
+) -> None:
+    """Write what a store of text says, and of which run it is.
+
+    Parameters
+    ----------
+    measure : callable
+        Takes traces and classes, and returns JSON.
+    run, store : path
+        As `dlnflow.lm.experiment.read` takes them.
+    out : path
+        A JSON file.
+
+    Raises
+    ------
+    ValueError
+        If the store is of repeated sequences, whose classes are not those of text, or cannot be
+        read, or the file cannot be written.
+    """
     place(out)  # before the work
-    found = identity(run) | measure(*experiment.read(run, store))
-    write_json(out, found)
-    return found
+    traces, classes = experiment.read(run, store)
+    if tuple(classes.token_class.values) == experiment.REPEATS:
+        raise ValueError(
+            f"`store` {store} is of repeated sequences, which have no classes of text; give one "
+            "that was sampled with observe=text or delimiters."
+        )
+    write_json(out, identity(run) | measure(traces, classes))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    written(measure, *map(Path, sys.argv[1:]))

@@ -16,14 +16,12 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-from dlnflow._support.files import place, write_json
-from dlnflow.lm import experiment
 from dlnflow.plots.panels import SIGNED
 from dlnflow.plots.tokens import color_of, steps_axis
 from dlnflow.traces import check_traces, groups, llc
 from dlnflow.traces.membership import membership
 from paper_figures._records import curve, ends, estimated, finish, records, source
-from paper_figures.class_matrix import identity, rounded, sampled
+from paper_figures.class_matrix import rounded, sampled, written
 
 ALL = "all tokens"
 
@@ -137,11 +135,5 @@ def _claims(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def main(run: Path, store: Path, out: Path) -> None:
-    """Write what a store says, and of which run it is."""
-    place(out)  # before the work
-    write_json(out, identity(run) | measure(*experiment.read(run, store)))
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    written(measure, *map(Path, sys.argv[1:]))

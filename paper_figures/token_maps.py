@@ -16,15 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
-from dlnflow._support.files import place, write_json
 from dlnflow.analysis import clusters, loss_map
-from dlnflow.lm import experiment
 from dlnflow.plots.tokens import color_of, steps_axis
 from dlnflow.traces import llc, neighbours
 from dlnflow.traces.membership import membership
 from paper_figures import _style
 from paper_figures._records import curve, ends, finish, records, rows, source
-from paper_figures.class_matrix import PAIRS, identity, sampled
+from paper_figures.class_matrix import PAIRS, sampled, written
 
 CLUSTERS = 6
 """As many as there are classes."""
@@ -190,11 +188,5 @@ def _claims(record: dict[str, Any]) -> dict[str, float]:
     return claims
 
 
-def main(run: Path, store: Path, out: Path) -> None:
-    """Write what a store says, and of which run it is."""
-    place(out)  # before the work
-    write_json(out, identity(run) | measure(*experiment.read(run, store)))
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    written(measure, *map(Path, sys.argv[1:]))

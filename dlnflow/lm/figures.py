@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from dlnflow import traces as readers
-from dlnflow.lm import experiment
-from dlnflow.lm.induction import crossing, measure
+from dlnflow.lm import experiment, induction
 from dlnflow.lm.runs.checkpoints import Checkpoints, find
 from dlnflow.plots import influence_plots, tokens
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 30
 """k of the recall; a thirtieth of the tokens where there are few."""
-RISE = (0.1, 0.9)
-"""Shares of the largest induction score between which the circuit forms."""
 
 
 def draw(folder: str | Path, store: str | Path, out: str | Path) -> list[Path]:
@@ -92,18 +88,16 @@ def of_repeats(
     plain, fast = (
         readers.groups(traces, classes, exclude=exclude, differences=d) for d in (False, True)
     )
-    scores = measure(ladder, experiment.sequences(traces))
+    scores = induction.measure(ladder, experiment.sequences(traces))
     return tokens.repeats(plain, fast, scores, rise(scores))
 
 
 def rise(scores: xr.Dataset) -> tuple[float, float]:
-    """Return the steps at which the best head passes a tenth and nine tenths of its largest score.
+    """Return the steps between which the score of the best head rises.
 
     Returns
     -------
     (float, float)
-        Both steps, by lines between checkpoints.
+        As `dlnflow.lm.induction.rise`.
     """
-    best = scores.induction.max(("layer", "head"))
-    low, high = (crossing(scores.time, best, share * float(np.max(best))) for share in RISE)
-    return low, high
+    return induction.rise(scores.time, scores.induction.max(("layer", "head")))

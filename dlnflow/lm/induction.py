@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+RISE = (0.1, 0.9)
+"""Shares of the largest score between which a circuit forms."""
 PERIOD = 24
 """Ids of u in repeated sequences u u, unless the model's context is shorter than 2 u."""
 
@@ -330,6 +332,42 @@ def crossing(steps: ArrayLike, values: ArrayLike, threshold: float) -> float:
         return float(steps[0])
     share = (threshold - values[k - 1]) / (values[k] - values[k - 1])
     return float(steps[k - 1] + share * (steps[k] - steps[k - 1]))
+
+
+def rise(steps: ArrayLike, values: ArrayLike) -> tuple[float, float]:
+    """Return the steps between which a score goes from a tenth to nine tenths of its largest value.
+
+    Of several times at which it passes a tenth the last one before nine tenths counts. A score that
+    is never so low, since chance is more than a tenth of a circuit that has hardly formed, counts
+    from its lowest value before the largest one: shares are then of the way from there.
+
+    Parameters
+    ----------
+    steps, values : (T,) arrays
+        A curve; values without a number are left out.
+
+    Returns
+    -------
+    (float, float)
+        In the unit of `steps`, by lines between checkpoints; NaN if there is no positive value.
+
+    Raises
+    ------
+    ValueError
+        As `crossing`.
+    """
+    crossing(steps, values, 0.0)  # for what it refuses
+    known = np.isfinite(np.asarray(values, float))
+    steps, score = np.asarray(steps)[known], np.asarray(values, float)[known]
+    if not (score > 0).any():
+        return float("nan"), float("nan")
+    top = int(score.argmax())
+    lowest = score[: top + 1].min()
+    least = 0.0 if lowest < RISE[0] * score[top] else lowest
+    low, high = (least + share * (score[top] - least) for share in RISE)
+    end = np.flatnonzero(score >= high)[0]
+    start = max(np.flatnonzero(score[: end + 1] < low), default=0)
+    return crossing(steps[start:], score[start:], low), crossing(steps, score, high)
 
 
 @contextmanager

@@ -4,10 +4,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from dlnflow.lm import Observed
 from dlnflow.lm.experiment import halves, left_out
-from dlnflow.lm.induction import crossing, dealt, measure, repeated_sequences, scores
+from dlnflow.lm.induction import crossing, dealt, measure, repeated_sequences, rise, scores
 from dlnflow.lm.runs.model import build
 from dlnflow.traces import groups
 from tests.lm.conftest import TINY
@@ -212,6 +215,46 @@ def test_crossing_interpolates():
     assert crossing([0, 10, 20], [0.0, 0.2, 0.6], 0.4) == 15
     assert crossing([5, 10], [0.9, 1.0], 0.4) == 5
     assert np.isnan(crossing([0, 10], [0.0, 0.2], 0.4))
+
+
+def test_a_rise_is_between_a_tenth_and_nine_tenths():
+    assert rise([0, 10, 20, 30], [0.0, 0.2, 1.0, 0.95]) == pytest.approx((5, 18.75))
+
+
+def test_a_rise_begins_where_a_tenth_is_passed_for_good():
+    assert rise([0, 10, 20, 30], [0.3, 0.0, 0.2, 1.0]) == pytest.approx((15, 28.75))
+    assert rise([0, 10, 20], [0.3, 0.0, 0.0]) == (0, 0)
+
+
+def test_a_rise_from_chance_is_counted_from_there():
+    """All training was shaded where chance is more than a tenth of a circuit that hardly formed."""
+    steps, values = [0, 10, 20, 30, 40], [0.06, 0.04, 0.04, 0.14, 0.06]
+    assert rise(steps, values) == pytest.approx((21, 29))
+    assert rise([0, 10], [0.06, 0.04]) == (0, 0)
+
+
+@given(
+    base=st.floats(0, 1),
+    top=st.floats(0.01, 1),
+    values=hnp.arrays(float, st.integers(2, 12), elements=st.floats(0, 1)),
+)
+def test_a_rise_lies_between_neighbours_that_are_low_and_high(base, top, values):
+    steps, score = np.arange(len(values)) * 10.0, base + top * values
+    low, high = rise(steps, score)
+    if score.max() == 0:
+        assert np.isnan([low, high]).all()
+        return
+    assert 0 <= low <= high <= steps[-1]
+    least = score[: score.argmax() + 1].min()
+    inside = np.interp([low, high], steps, score)
+    assert (inside >= least - 1e-12).all() and inside[1] >= 0.9 * score.max() * (1 - 1e-9)
+
+
+def test_a_rise_of_a_score_without_numbers():
+    assert np.isnan(rise([0, 1], [np.nan, 0.0])).all()
+    assert rise([0, 5, 10, 30], [0.0, np.nan, 0.2, 1.0]) == pytest.approx((5, 27.5))
+    with pytest.raises(ValueError, match="`steps`"):
+        rise([1, 0], [0.0, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """What a store of text says about learning coefficients, against means by hand and known laws."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 
+from dlnflow.lm import experiment
 from dlnflow.traces import class_sums, groups, interval
 from paper_figures import (
     class_matrix,
@@ -88,9 +91,23 @@ def test_class_sums_hold_no_tokens(sampled):
 
 
 @pytest.mark.parametrize(
-    "script",
-    [class_matrix, component_responses, repeat_curves, token_coefficients, token_maps],
+    "main",
+    [
+        component_responses.main,
+        repeat_curves.main,
+        partial(class_matrix.written, class_matrix.measure),
+    ],
 )
-def test_a_folder_for_the_numbers_is_refused_before_the_work(tmp_path, script):
+def test_a_folder_for_the_numbers_is_refused_before_the_work(tmp_path, main):
     with pytest.raises(ValueError, match="is a folder; give the name of a file"):
-        script.main(tmp_path / "nothing", tmp_path / "nothing", tmp_path)
+        main(tmp_path / "nothing", tmp_path / "nothing", tmp_path)
+
+
+@pytest.mark.parametrize("script", [class_matrix, token_coefficients, token_maps])
+def test_a_store_of_repeats_is_refused_before_it_is_measured(monkeypatch, sampled, script):
+    """Maps of one were written, and failed when they were drawn."""
+    traces, classes = sampled
+    repeats = classes.assign_coords(token_class=["repeated", "other"])
+    monkeypatch.setattr(experiment, "read", lambda *_: (traces, repeats))
+    with pytest.raises(ValueError, match=r"`store` .* repeated sequences.* observe=text"):
+        class_matrix.written(script.measure, "run", "store", "out.json")
