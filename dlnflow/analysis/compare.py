@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
-from scipy.stats import rankdata
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray, IntArray
@@ -170,7 +170,7 @@ def _compare_rows(
     pair = [(k, floors[0][part]), (r, floors[1][part])]
     columns: dict[str, FloatArray] = {
         "pearson": _pearson(k, r),
-        "spearman": _pearson(rankdata(k, axis=1), rankdata(r, axis=1)),
+        "spearman": _pearson(*(scipy.stats.rankdata(x, axis=1) for x in (k, r))),
         "relative_l2": _ratio(_norm(k - r), _norm(r)),
     }
     for name, side in (("peak", 1.0), ("trough", -1.0)):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
-from scipy.stats import binomtest
 
 from dlnflow import checks, result
 from dlnflow._support import FloatArray
@@ -97,7 +97,7 @@ def event_null(
         if sampled or not multiple:
             observed = _rates(_counts(given, multiple * _width(given) if multiple else None))
         for kind, count in found.items():
-            some = binomtest(int((count > 0).sum()), curves).proportion_ci(LEVEL)
+            some = scipy.stats.binomtest(int((count > 0).sum()), curves).proportion_ci(LEVEL)
             share = float((count > 0).mean())
             unit = "standard errors" if multiple else DEFAULT
             about = (multiple, unit, kind, share, some.low, some.high)
@@ -280,7 +280,7 @@ def _over_runs(rates: FloatArray) -> tuple[float, float]:
     """Interval of the mean of shares of several runs."""
     spread = rates.std(ddof=1) / np.sqrt(len(rates))
     if spread == 0 and rates[0] in (0.0, 1.0):
-        some = binomtest(int(rates.sum()), len(rates)).proportion_ci(LEVEL)
+        some = scipy.stats.binomtest(int(rates.sum()), len(rates)).proportion_ci(LEVEL)
         return float(some.low), float(some.high)
     half = stdtrit(len(rates) - 1, (1 + LEVEL) / 2) * spread
     return max(0.0, float(rates.mean() - half)), min(1.0, float(rates.mean() + half))

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import find_peaks, peak_prominences
+import scipy
 
 from dlnflow._support import FloatArray, IntArray
 
@@ -211,9 +211,9 @@ def maxima(curves: FloatArray, floor: FloatArray) -> Maxima:
     fenced = np.full((len(curves), width), np.inf)
     fenced[:, :-1] = curves
     signal = fenced.ravel()
-    peaks, _ = find_peaks(signal)
+    peaks, _ = scipy.signal.find_peaks(signal)
     peaks = peaks[np.isfinite(signal[peaks])]
     peaks = peaks[np.abs(signal[peaks]) >= floor[peaks // width]]
-    prominence = peak_prominences(signal, peaks)[0]
+    prominence = scipy.signal.peak_prominences(signal, peaks)[0]
     peaks, prominence = (a[prominence >= floor[peaks // width]] for a in (peaks, prominence))
     return Maxima(peaks // width, peaks % width, prominence)

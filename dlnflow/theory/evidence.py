@@ -13,8 +13,9 @@ from math import ceil, exp, log, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from dlnflow import checks
 from dlnflow._support import FloatArray
@@ -261,7 +262,7 @@ class _Network:
         """Log density of the squared diagonal and of what is right of it, (B,)."""
         square = _squared_diagonal(a)
         right = a[:, *_right(a)]
-        return stats.gamma.logpdf(square, self.powers, scale=2 / self.prior).sum(1) - 0.5 * (
+        return scipy.stats.gamma.logpdf(square, self.powers, scale=2 / self.prior).sum(1) - 0.5 * (
             self.prior * (right**2).sum(1) + right.shape[1] * log(2 * pi / self.prior)
         )
 
@@ -299,10 +300,9 @@ class _Proposal:
         """Log density like `_Network.log_prior`."""
         spread = self.spread[_right(a)]
         square = _squared_diagonal(a)
-        found = stats.gamma.logpdf(square, self.shape, scale=self.scale).sum(1)
-        return (
-            found + stats.t.logpdf(a[:, *_right(a)] / spread, TAILS).sum(1) - np.log(spread).sum()
-        )
+        found = scipy.stats.gamma.logpdf(square, self.shape, scale=self.scale).sum(1)
+        found += scipy.stats.t.logpdf(a[:, *_right(a)] / spread, TAILS).sum(1)
+        return found - np.log(spread).sum()
 
     def wider(self, powers: FloatArray) -> "_Proposal":
         """Return one with larger entries, and the power at 0 that the prior has."""
