@@ -2,6 +2,10 @@
 
 import os
 
+# Tests run in as many processes as there are cores: threads of theirs would wait for each other.
+# Libraries read it when they are loaded, so that it comes before them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 
