@@ -15,8 +15,8 @@ HEADLINES = {
     "rise_in_errors": "repeated on repeated rises by {:.1f} standard errors",
     "rise_in_errors.differences": "with slow drift removed by {:.1f}",
     "steepest_rise": "steepest at step {:.0f}",
-    "score_from": "induction score at a tenth of its end: step {:.0f}",
-    "score_to": "at nine tenths: {:.0f}",
+    "score_from": "induction score rises from step {:.0f}",
+    "score_to": "to step {:.0f}",
 }
 
 

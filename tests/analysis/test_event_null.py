@@ -112,9 +112,7 @@ def torch_run(loss="mse"):
     )
 
 
-@pytest.mark.parametrize(
-    "kind", ["linear", "mse", pytest.param("cross_entropy", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", ["linear", "mse", "cross_entropy"])
 def test_shuffled_targets_give_the_rates_of_a_plain_loop(kind):
     run = small_run() if kind == "linear" else torch_run(kind)
     steps = np.arange(0, 61, 2)

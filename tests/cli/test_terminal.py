@@ -62,7 +62,7 @@ def hostile(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
 def test_no_encoding_fails_and_names_are_shown_as_they_are_spelled(encoding, hostile):
     longer = [*FAST, "--run", "n_steps=400", "--points", "60"]  # so that there are events
     done = _command("influence", hostile, *longer, encoding=encoding)

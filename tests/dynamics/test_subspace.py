@@ -113,7 +113,7 @@ def test_several_items_at_once_and_weights_that_change(name, optimizer):
         close(run.tangents(steps, directions, matrix=matrix), wanted)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     n_items=st.integers(2, 14),
     n_out=st.integers(1, 9),
